@@ -1,0 +1,1 @@
+"""gpu-dra-driver: a Dynamic Resource Allocation kubelet plugin for GPUs."""

@@ -1,0 +1,99 @@
+"""The settings of a node agent: validated once, here, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MAX_SOCKET_PATH = 107
+"""Bytes that fit into sockaddr_un, less the closing zero."""
+
+_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_POD_UID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+
+
+class Settings(BaseModel):
+    """Everything that an operator can choose. Each field is a flag of ``gpu-dra run`` and an environment variable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    node_name: str
+    driver_name: str = "gpu.nvidia.com"
+    pod_uid: str = ""
+    kubeconfig: Path | None = None
+    kubelet_plugins_dir: Path = Path("/var/lib/kubelet/plugins")
+    kubelet_registry_dir: Path = Path("/var/lib/kubelet/plugins_registry")
+    cdi_root: Path = Path("/var/run/cdi")
+    devices: str = "nvml"
+    health_port: int = Field(default=51515, ge=0, le=65535)
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("node_name")
+    @classmethod
+    def _check_node_name(cls, value: str) -> str:
+        if len(value) > 253 or not _DNS_SUBDOMAIN.fullmatch(value):
+            raise ValueError("a node's name is expected: lower-case letters, digits, '-', '.', at most 253 characters")
+        return value
+
+    @field_validator("driver_name")
+    @classmethod
+    def _check_driver_name(cls, value: str) -> str:
+        if len(value) > 63 or not _DNS_SUBDOMAIN.fullmatch(value):
+            raise ValueError("a DNS name is expected, at most 63 characters, for example gpu.nvidia.com")
+        return value
+
+    @field_validator("pod_uid")
+    @classmethod
+    def _check_pod_uid(cls, value: str) -> str:
+        if value and not _POD_UID.fullmatch(value):
+            raise ValueError("a pod's UID is expected: letters, digits and '-', at most 63 characters, or nothing")
+        return value
+
+    @field_validator("kubelet_plugins_dir", "kubelet_registry_dir", "cdi_root")
+    @classmethod
+    def _check_absolute(cls, value: Path) -> Path:
+        if not value.is_absolute() or ".." in value.parts:
+            raise ValueError("an absolute path is expected, without '..'")
+        return value
+
+    @field_validator("devices")
+    @classmethod
+    def _check_devices(cls, value: str) -> str:
+        kind, _, argument = value.partition(":")
+        if value != "nvml" and not (kind == "fake" and argument):
+            raise ValueError("'nvml', 'fake:<profile>' or 'fake:<path to a YAML file>' is expected")
+        return value
+
+    @model_validator(mode="after")
+    def _check_socket_paths(self) -> Settings:
+        for path in (self.dra_socket, self.registrar_socket):
+            size = len(os.fsencode(path))
+            if size > MAX_SOCKET_PATH:
+                directory = len(os.fsencode(path.parent)) + 1
+                raise ValueError(
+                    f"the socket path {path} has {size} bytes ({directory} for the directory + "
+                    f"{size - directory} for the name), {MAX_SOCKET_PATH} fit: use a shorter driver name or directory"
+                )
+        return self
+
+    @property
+    def plugin_dir(self) -> Path:
+        """Our directory below the kubelet's plugins directory: sockets, records and the fake hardware's state."""
+        return self.kubelet_plugins_dir / self.driver_name
+
+    @property
+    def dra_socket(self) -> Path:
+        """Where the kubelet finds the DRA and health services. Named by pod, so that two instances never share one."""
+        return self.plugin_dir / (f"dra-{self.pod_uid}.sock" if self.pod_uid else "dra.sock")
+
+    @property
+    def registrar_socket(self) -> Path:
+        """Where the kubelet finds out that we exist."""
+        instance = f"-{self.pod_uid}" if self.pod_uid else ""
+        return self.kubelet_registry_dir / f"{self.driver_name}{instance}-reg.sock"

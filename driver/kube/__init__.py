@@ -1,0 +1,1 @@
+"""The API server at our edge: plain dicts in and out."""

@@ -1,0 +1,165 @@
+"""A thin client for the Kubernetes API: paths and dicts in, dicts out, errors with the server's own words.
+
+Credentials, TLS and connections are those of the official client (``kubernetes.aio``). Its generated models are left
+out on purpose: they reject fields that they do not know, and this API grows faster than any model.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+import aiohttp
+from kubernetes.aio import config as kube_config
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+RESOURCE = "/apis/resource.k8s.io/v1"
+
+
+class ConfigError(Exception):
+    """The cluster's address or credentials could not be loaded."""
+
+
+class ApiError(Exception):
+    """The API server's refusal, or no answer from it at all (``status`` 0)."""
+
+    def __init__(self, status: int, message: str, *, reason: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same request may well succeed in a moment."""
+        return self.status in {0, 408, 429, 500, 502, 503, 504}
+
+
+class Api:
+    """One API server, one pool of connections. Use as an async context manager, or call ``close``."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._rest = RESTClientObject(configuration)
+        self._host = str(configuration.host).rstrip("/")
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None, *, max_connections: int = 64) -> Api:
+        """Load credentials: from the kubeconfig, or those of the pod when it is None. Dials nothing yet."""
+        configuration = Configuration()
+        try:
+            if kubeconfig is None:
+                kube_config.load_incluster_config(client_configuration=configuration)
+            else:
+                await kube_config.load_kube_config(
+                    config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
+                )
+        except Exception as error:
+            where = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster credentials (no --kubeconfig given)"
+            raise ConfigError(f"cannot load {where}: {error}") from error
+        configuration.connection_pool_maxsize = max_connections
+        return cls(configuration)
+
+    async def __aenter__(self) -> Api:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._rest.close()
+
+    async def get(self, path: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10) -> dict[str, Any]:
+        """GET an object or a list."""
+        return await self.request("GET", path, params=params, timeout=timeout)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout: float = 10,
+    ) -> dict[str, Any]:
+        """Send one request and return the decoded answer. Raises ApiError for anything but success."""
+        try:
+            response = await self._send(method, path, params, body, content_type, timeout)
+            async with response:
+                data = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, f"{method} {path}: no answer from {self._host}: {_describe(error)}") from error
+        if response.status >= 400:
+            raise _api_error(method, path, response, data)
+        return json.loads(data) if data else {}
+
+    async def watch(
+        self, path: str, params: Mapping[str, Any], *, timeout_seconds: int = 300
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield watch events until the server ends the stream. ERROR events (410 and so on) raise ApiError too."""
+        query = {**params, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": timeout_seconds}
+        try:
+            # A server that has died without a word is noticed a little after the time that it was asked to end.
+            response = await self._send("GET", path, query, None, "application/json", timeout_seconds + 15)
+            async with response:
+                if response.status >= 400:
+                    raise _api_error("WATCH", path, response, await response.read())
+                async for line in response.content:
+                    if not line.strip():
+                        continue
+                    event: dict[str, Any] = json.loads(line)
+                    if event.get("type") == "ERROR":
+                        status = event.get("object") or {}
+                        raise ApiError(
+                            int(status.get("code") or 500),
+                            f"WATCH {path}: {status.get('message')}",
+                            reason=str(status.get("reason") or ""),
+                        )
+                    yield event
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise ApiError(0, f"WATCH {path}: {self._host} went away: {_describe(error)}") from error
+
+    async def _send(
+        self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, content_type: str, timeout: float
+    ) -> aiohttp.ClientResponse:
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "gpu-dra-driver"}
+        for setting in (await self._configuration.auth_settings()).values():  # reads a rotated token again
+            if setting["value"] and setting["in"] == "header":
+                headers[setting["key"]] = setting["value"]
+        url = self._host + path + (f"?{urlencode(params)}" if params else "")
+        answer = await self._rest.request(
+            method, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=timeout)
+        )
+        return answer.response  # type: ignore[no-any-return]
+
+
+def _describe(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _api_error(method: str, path: str, response: aiohttp.ClientResponse, data: bytes) -> ApiError:
+    try:
+        status = json.loads(data)
+    except ValueError:
+        status = {}
+    message = status.get("message") if isinstance(status, dict) else None
+    reason = str(status.get("reason") or "") if isinstance(status, dict) else ""
+    retry_after = response.headers.get("Retry-After", "")
+    return ApiError(
+        response.status,
+        f"{method} {path}: {message or data[:200].decode(errors='replace') or response.reason}",
+        reason=reason,
+        retry_after=float(retry_after) if retry_after.isdigit() else None,
+    )

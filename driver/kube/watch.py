@@ -1,0 +1,113 @@
+"""List and watch: a local mirror of a collection that survives every way in which a watch can end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import tenacity
+
+from driver.kube.client import Api, ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+logger = logging.getLogger(__name__)
+
+GONE = 410
+SHORT_WATCH = 1.0
+
+
+class Mirror:
+    """Keeps ``objects`` (by namespace and name) equal to a collection of the API server.
+
+    ``changed`` is called after each change with the object's key; after a relist once with None. A newer object is
+    never replaced by an older one, so that the answer to an own write may be put in with ``put``.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        changed: Callable[[tuple[str, str] | None], None] = lambda _key: None,
+    ) -> None:
+        self._api = api
+        self._path = path
+        self._params = dict(params or {})
+        self._changed = changed
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.synced = asyncio.Event()
+        """Set after the first complete list."""
+        self.error: ApiError | None = None
+        """Why the mirror is behind, None while it is in step."""
+
+    async def run(self) -> None:
+        """List and watch for ever, with jittered backoff while the server is away. Ends only by cancellation."""
+        wait = tenacity.wait_random_exponential(multiplier=0.25, max=15)
+        failures = 0
+        while True:
+            try:
+                version = await self._list()
+                failures = 0
+                while True:
+                    started = asyncio.get_running_loop().time()
+                    version = await self._watch(version)
+                    if asyncio.get_running_loop().time() - started < SHORT_WATCH:
+                        await asyncio.sleep(SHORT_WATCH)  # a server that ends each watch at once is not hammered
+            except ApiError as error:
+                if error.status == GONE:  # normal life of a watch: list again, at once
+                    failures += 1
+                    if failures == 1:
+                        continue
+                else:
+                    failures += 1
+                    self.error = error
+                    logger.warning("%s; trying again", error)
+                state = tenacity.RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+                state.attempt_number = failures
+                await asyncio.sleep(max(wait(state), error.retry_after or 0))
+
+    def put(self, obj: dict[str, Any]) -> None:
+        """Take over the server's answer to a write, unless the mirror has something newer."""
+        key = object_key(obj)
+        known = self.objects.get(key)
+        if known is None or _version(obj) >= _version(known):
+            self.objects[key] = obj
+
+    async def _list(self) -> str:
+        listing = await self._api.get(self._path, self._params, timeout=30)
+        self.objects = {object_key(item): item for item in listing.get("items") or []}
+        self.error = None
+        self.synced.set()
+        self._changed(None)
+        return str(listing["metadata"]["resourceVersion"])
+
+    async def _watch(self, version: str) -> str:
+        async for event in self._api.watch(self._path, {**self._params, "resourceVersion": version}):
+            obj = event["object"]
+            version = str(obj["metadata"]["resourceVersion"])
+            if event["type"] == "BOOKMARK":
+                continue
+            key = object_key(obj)
+            if event["type"] == "DELETED":
+                if _version(obj) >= _version(self.objects.get(key, obj)):
+                    self.objects.pop(key, None)
+            else:
+                self.put(obj)
+            self._changed(key)
+        return version
+
+
+def object_key(obj: Mapping[str, Any]) -> tuple[str, str]:
+    """``(namespace, name)``; the namespace is empty for cluster-wide objects."""
+    metadata = obj["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def _version(obj: Mapping[str, Any]) -> int:
+    # Comparable since Kubernetes 1.35 (KEP-5504); anything else counts as old, and the next event corrects it.
+    text = str(obj["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isdigit() else 0
