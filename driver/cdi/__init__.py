@@ -1,0 +1,1 @@
+"""CDI specs: the hand-over to the container runtime."""

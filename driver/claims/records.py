@@ -1,0 +1,312 @@
+"""Durable state: one small file for each prepared claim, and an index of who holds which GPU.
+
+A record is written to a temporary name and renamed, never synced: it has to outlive this process, not the machine.
+After a reboot nothing that it describes exists any more, and the boot id in it says so.
+
+Two instances of the driver may run on a node (rolling upgrade). They meet at one ``flock``, held only while records
+change. The lock file carries a stamp that every change renews first; an instance that finds a stamp which is not its
+own reads again what the other has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from driver.claims.allocation import ClaimRef
+from driver.claims.errors import ClaimError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+_SUFFIX = ".json"
+_TEMPORARY = ".tmp"
+
+
+class DamagedRecordError(Exception):
+    """A record's bytes cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedDevice:
+    """One device of a prepared claim: the kubelet's answer for it, and which hardware it is."""
+
+    requests: tuple[str, ...]
+    """Base request names; what pods refer to."""
+    pool: str
+    device: str
+    cdi_ids: tuple[str, ...]
+    gpu_uuid: str
+    share_id: str | None = None
+    admin: bool = False
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether nobody else may hold the GPU meanwhile."""
+        return not self.admin and self.share_id is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """All that is known of one prepared claim."""
+
+    claim: ClaimRef
+    allocation: str
+    """Fingerprint of the allocation that this record was made for."""
+    boot_id: str
+    devices: tuple[PreparedDevice, ...]
+    prepared_at: str
+    """RFC 3339."""
+    unknown: dict[str, Any] = field(default_factory=dict)
+    """Fields of a newer version; they are kept, so that an upgrade after a downgrade finds them again."""
+
+
+def encode(record: Record) -> bytes:
+    """The file's content."""
+    devices = [
+        {
+            "requests": device.requests,
+            "pool": device.pool,
+            "device": device.device,
+            "cdiDeviceIDs": device.cdi_ids,
+            "gpuUUID": device.gpu_uuid,
+            **({"shareID": device.share_id} if device.share_id is not None else {}),
+            **({"admin": True} if device.admin else {}),
+        }
+        for device in record.devices
+    ]
+    claim = record.claim
+    return json.dumps(
+        {
+            **record.unknown,
+            "schema": SCHEMA,
+            "claim": {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid},
+            "allocation": record.allocation,
+            "bootID": record.boot_id,
+            "devices": devices,
+            "preparedAt": record.prepared_at,
+        },
+        indent=1,
+    ).encode()
+
+
+def decode(data: bytes, *, uid: str) -> Record:
+    """Read a file's content. Raises DamagedRecordError, also for a record that belongs to another UID."""
+    try:
+        raw = json.loads(data)
+        known = {"schema", "claim", "allocation", "bootID", "devices", "preparedAt"}
+        record = Record(
+            claim=ClaimRef(raw["claim"]["namespace"], raw["claim"]["name"], raw["claim"]["uid"]),
+            allocation=raw["allocation"],
+            boot_id=raw["bootID"],
+            devices=tuple(
+                PreparedDevice(
+                    requests=tuple(device["requests"]),
+                    pool=device["pool"],
+                    device=device["device"],
+                    cdi_ids=tuple(device["cdiDeviceIDs"]),
+                    gpu_uuid=device["gpuUUID"],
+                    share_id=device.get("shareID"),
+                    admin=device.get("admin", False),
+                )
+                for device in raw["devices"]
+            ),
+            prepared_at=raw["preparedAt"],
+            unknown={key: value for key, value in raw.items() if key not in known},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedRecordError(f"{type(error).__name__}: {error}") from error
+    if record.claim.uid != uid:
+        raise DamagedRecordError(f"it belongs to claim UID {record.claim.uid}")
+    return record
+
+
+class Records:
+    """The directory of records. All methods are quick; none scans the directory unless another instance wrote."""
+
+    def __init__(self, directory: Path, *, boot_id: str, quarantined: Callable[[Path, str], None]) -> None:
+        self._directory = directory
+        self._quarantine = directory.parent / "quarantine"
+        self._lock_path = directory / ".lock"
+        self._boot_id = boot_id
+        self._quarantined = quarantined
+        self._stamp = b""
+        self._seen: dict[str, tuple[int, int]] = {}
+        """Inode and mtime of each record file that the index reflects, by UID."""
+        self._index: dict[str, Record] = {}
+        self._holders: dict[str, dict[str, Record]] = {}
+        """Records by GPU UUID and claim UID, those of this boot only."""
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterable[Record]:
+        return iter(tuple(self._index.values()))
+
+    async def open(self) -> None:
+        """Create the directories, remove what a killed process left half-written, and read all records once."""
+        self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        async with self.exclusive():
+            for leftover in self._directory.glob(f"*{_TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
+
+    def read(self, uid: str) -> Record | None:
+        """The record of a claim from disk, None where there is none. A damaged one is set aside and counts as none."""
+        path = self._path(uid)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ClaimError(Reason.RECORD, f"cannot read record {path}: {error.strerror}") from error
+        try:
+            return decode(data, uid=uid)
+        except DamagedRecordError as error:
+            self._set_aside(path, str(error))
+            return None
+
+    @contextlib.asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[Changes]:
+        """Hold the node-wide lock. The body must not await: everyone on the node waits for it."""
+        try:
+            descriptor = await _lock(self._lock_path)
+        except OSError as error:
+            raise ClaimError(Reason.RECORD, f"cannot lock {self._lock_path}: {error.strerror}") from error
+        try:
+            stamp = os.pread(descriptor, 64, 0)
+            if not stamp or stamp != self._stamp:
+                self._rescan()
+                self._stamp = stamp
+            yield Changes(self, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def holders(self, gpu_uuid: str) -> tuple[Record, ...]:
+        """Who holds a GPU since this boot. Reliable only inside ``exclusive``."""
+        return tuple(self._holders.get(gpu_uuid, {}).values())
+
+    def _put(self, descriptor: int, record: Record) -> None:
+        path = self._path(record.claim.uid)
+        temporary = path.with_suffix(_TEMPORARY)
+        try:
+            self._renew_stamp(descriptor)
+            temporary.write_bytes(encode(record))
+            temporary.rename(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise ClaimError(Reason.RECORD, f"cannot write record {path}: {error.strerror}") from error
+        self._forget(record.claim.uid)
+        self._remember(record, path.stat())
+
+    def _remove(self, descriptor: int, uid: str) -> None:
+        path = self._path(uid)
+        try:
+            self._renew_stamp(descriptor)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ClaimError(Reason.RECORD, f"cannot remove record {path}: {error.strerror}") from error
+        self._forget(uid)
+
+    def _renew_stamp(self, descriptor: int) -> None:
+        # Before the change: if we die between the two, the others only read once more than they need.
+        stamp = uuid.uuid4().hex.encode()
+        os.pwrite(descriptor, stamp, 0)
+        self._stamp = stamp
+
+    def _rescan(self) -> None:
+        """Take over what another instance changed; only files that differ from what we know are read."""
+        found: set[str] = set()
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                if not entry.name.endswith(_SUFFIX):
+                    continue
+                uid = entry.name.removesuffix(_SUFFIX)
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    found.add(uid)
+                    if self._seen.get(uid) == (status.st_ino, status.st_mtime_ns):
+                        continue
+                    self._forget(uid)
+                    try:
+                        record = self.read(uid)
+                    except ClaimError:
+                        logger.exception("record %s cannot be read; its claim is prepared anew when asked for", uid)
+                        continue
+                    if record is not None:
+                        self._remember(record, status)
+        for uid in self._seen.keys() - found:
+            self._forget(uid)
+
+    def _remember(self, record: Record, status: os.stat_result) -> None:
+        uid = record.claim.uid
+        self._seen[uid] = (status.st_ino, status.st_mtime_ns)
+        self._index[uid] = record
+        if record.boot_id == self._boot_id:
+            for device in record.devices:
+                self._holders.setdefault(device.gpu_uuid, {})[uid] = record
+
+    def _forget(self, uid: str) -> None:
+        self._seen.pop(uid, None)
+        record = self._index.pop(uid, None)
+        for device in record.devices if record else ():
+            held = self._holders.get(device.gpu_uuid, {})
+            held.pop(uid, None)
+            if not held:
+                self._holders.pop(device.gpu_uuid, None)
+
+    def _set_aside(self, path: Path, problem: str) -> None:
+        self._quarantine.mkdir(mode=0o750, exist_ok=True)
+        target = self._quarantine / f"{path.stem}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(target)
+            self._quarantined(target, problem)
+
+    def _path(self, uid: str) -> Path:
+        return self._directory / f"{uid}{_SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The right to change records, as long as the lock is held."""
+
+    _records: Records
+    _descriptor: int
+
+    def put(self, record: Record) -> None:
+        """Write a record, replacing what the claim had. Raises ClaimError; then nothing has changed."""
+        self._records._put(self._descriptor, record)
+
+    def remove(self, uid: str) -> None:
+        """Remove a claim's record, if there is one."""
+        self._records._remove(self._descriptor, uid)
+
+
+async def _lock(path: Path) -> int:
+    """Lock a file and return the descriptor; closing it unlocks. Own descriptor per holder: they exclude each other."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        waiting = asyncio.get_running_loop().run_in_executor(None, fcntl.flock, descriptor, fcntl.LOCK_EX)
+        try:
+            await asyncio.shield(waiting)
+        except BaseException:
+            # The thread cannot be interrupted: it gives the lock back as soon as it gets it.
+            waiting.add_done_callback(lambda _: os.close(descriptor))
+            raise
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,1 @@
+"""What people and machines can see of the driver: metrics, logs, health pages."""

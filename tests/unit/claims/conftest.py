@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.cdi.directory import SpecDirectory
+from driver.claims.prepare import Engine
+from driver.claims.records import Records
+from driver.devices.model import ContainerEdits, DeviceNode, Gpu
+from driver.kube.client import ApiError
+from driver.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DRIVER = "gpu.nvidia.com"
+POOL = "node-1"
+
+
+def gpu(minor: int) -> Gpu:
+    return Gpu(
+        name=f"gpu-{minor}",
+        uuid=f"GPU-{minor}",
+        index=minor,
+        minor=minor,
+        product_name="Example",
+        brand=None,
+        architecture=None,
+        compute_capability=None,
+        memory_bytes=None,
+        multiprocessors=None,
+        pci_bus_id=None,
+        pcie_root=None,
+        numa_node=None,
+    )
+
+
+class Hardware:
+    """A backend of which the engine needs only the edits."""
+
+    def common_edits(self) -> ContainerEdits:
+        return ContainerEdits(env=("COMMON=1",))
+
+    def device_edits(self, device: Gpu) -> ContainerEdits:
+        return ContainerEdits(device_nodes=(DeviceNode(path=f"/dev/nvidia{device.minor}"),))
+
+
+class ClaimApi:
+    """Answers GETs of claims; ``errors`` are raised first, one for each call."""
+
+    def __init__(self) -> None:
+        self.claims: dict[str, dict[str, Any]] = {}
+        self.errors: list[ApiError] = []
+        self.gets = 0
+        self.on_get: Any = None
+
+    async def get(self, path: str, params: Any = None, *, timeout: float = 10) -> dict[str, Any]:
+        self.gets += 1
+        if self.on_get is not None:
+            await self.on_get()
+        if self.errors:
+            raise self.errors.pop(0)
+        name = path.rsplit("/", 1)[-1]
+        if name not in self.claims:
+            raise ApiError(404, f'resourceclaims "{name}" not found', reason="NotFound")
+        return self.claims[name]
+
+
+def result(device: str = "gpu-0", *, request: str = "gpu", driver: str = DRIVER, **more: Any) -> dict[str, Any]:
+    return {"request": request, "driver": driver, "pool": POOL, "device": device, **more}
+
+
+def claim(*results: dict[str, Any], name: str = "claim", uid: str | None = None, **devices: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "default", "name": name, "uid": uid or str(uuid.uuid4())},
+        "status": {"allocation": {"devices": {"results": list(results) or [result()], **devices}}},
+    }
+
+
+class Node:
+    """One driver instance on one node's directories; make a second one for a restart or a rolling upgrade."""
+
+    def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = "boot-1", gpus: int = 4) -> None:
+        self.api = api
+        self.quarantined: list[tuple[Path, str]] = []
+        self.records = Records(
+            root / "plugin" / "claims",
+            boot_id=boot_id,
+            quarantined=lambda path, problem: self.quarantined.append((path, problem)),
+        )
+        self.cdi_root = root / "cdi"
+        self.specs = SpecDirectory(self.cdi_root, driver=DRIVER)
+        self.inventory = {f"gpu-{minor}": gpu(minor) for minor in range(gpus)}
+        self.engine = Engine(
+            api=api,  # type: ignore[arg-type]
+            records=self.records,
+            specs=self.specs,
+            backend=Hardware(),  # type: ignore[arg-type]
+            gpus=lambda: self.inventory,
+            driver_name=DRIVER,
+            pool=POOL,
+            boot_id=boot_id,
+            metrics=Metrics(driver_name=DRIVER),
+        )
+
+    async def start(self) -> Node:
+        self.specs.open()
+        await self.records.open()
+        return self
+
+    async def prepare(self, obj: dict[str, Any], *, seconds_left: float = 45) -> Any:
+        ref = (obj["metadata"]["namespace"], obj["metadata"]["name"], obj["metadata"]["uid"])
+        return (await self.engine.prepare([ref], seconds_left=seconds_left))[obj["metadata"]["uid"]]
+
+    async def unprepare(self, obj: dict[str, Any]) -> Any:
+        ref = (obj["metadata"]["namespace"], obj["metadata"]["name"], obj["metadata"]["uid"])
+        return (await self.engine.unprepare([ref]))[obj["metadata"]["uid"]]
+
+    def spec_files(self) -> list[str]:
+        return sorted(path.name for path in self.cdi_root.iterdir() if path.is_file())
+
+
+@pytest.fixture
+def api() -> ClaimApi:
+    return ClaimApi()
+
+
+@pytest.fixture
+async def node(tmp_path: Path, api: ClaimApi) -> Node:
+    return await Node(tmp_path, api).start()
+
+
+@pytest.fixture
+def allocated(api: ClaimApi) -> Any:
+    def put(*results: dict[str, Any], name: str = "claim", **more: Any) -> dict[str, Any]:
+        obj = claim(*results, name=name, **more)
+        api.claims[name] = obj
+        return obj
+
+    return put

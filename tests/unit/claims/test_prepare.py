@@ -1,0 +1,469 @@
+"""What the kubelet can rely on when it calls NodePrepareResources and NodeUnprepareResources."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driver.claims.errors import ClaimError, Reason
+from driver.kube.client import ApiError
+
+from .conftest import DRIVER, ClaimApi, Node, result
+
+
+async def test_a_prepared_claim_has_a_record_a_spec_and_an_answer(node: Node, allocated: Any) -> None:
+    claim = allocated(result("gpu-2"))
+
+    devices = await node.prepare(claim)
+
+    uid = claim["metadata"]["uid"]
+    assert [(d.requests, d.pool, d.device, d.share_id) for d in devices] == [(("gpu",), "node-1", "gpu-2", None)]
+    assert devices[0].cdi_ids == (f"k8s.{DRIVER}/claim={uid}-gpu-2",)
+    assert node.spec_files() == [f"k8s.{DRIVER}-claim_{uid}.json"]
+    assert node.records.read(uid) is not None
+
+
+async def test_the_spec_holds_the_edits_of_each_device_under_the_answered_name(node: Node, allocated: Any) -> None:
+    claim = allocated(result("gpu-0"), result("gpu-1", request="second"))
+
+    await node.prepare(claim)
+
+    spec = json.loads((node.cdi_root / node.spec_files()[0]).read_text())
+    uid = claim["metadata"]["uid"]
+    assert spec["kind"] == f"k8s.{DRIVER}/claim"
+    assert spec["containerEdits"] == {"env": ["COMMON=1"]}
+    assert [d["name"] for d in spec["devices"]] == [f"{uid}-gpu-0", f"{uid}-gpu-1"]
+    assert spec["devices"][1]["containerEdits"]["deviceNodes"][0]["path"] == "/dev/nvidia1"
+
+
+async def test_the_answer_names_the_base_request_of_a_subrequest(node: Node, allocated: Any) -> None:
+    devices = await node.prepare(allocated(result(request="gpu/big")))
+
+    assert devices[0].requests == ("gpu",)
+
+
+async def test_devices_of_other_drivers_are_left_to_them(node: Node, allocated: Any) -> None:
+    devices = await node.prepare(allocated(result("nic-0", driver="net.example.com"), result("gpu-0")))
+
+    assert [d.device for d in devices] == ["gpu-0"]
+
+
+async def test_the_same_call_again_gets_the_same_answer_and_writes_nothing(node: Node, allocated: Any) -> None:
+    claim = allocated()
+    first = await node.prepare(claim)
+    spec = node.cdi_root / node.spec_files()[0]
+    before = spec.stat().st_ino, (node.records._directory / f"{claim['metadata']['uid']}.json").stat().st_ino
+
+    second = await node.prepare(claim)
+
+    after = spec.stat().st_ino, (node.records._directory / f"{claim['metadata']['uid']}.json").stat().st_ino
+    assert second == first
+    assert after == before
+
+
+async def test_a_lost_spec_is_written_again(node: Node, allocated: Any) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    (node.cdi_root / node.spec_files()[0]).unlink()
+
+    await node.prepare(claim)
+
+    assert len(node.spec_files()) == 1
+
+
+async def test_the_whole_cdi_root_may_vanish(node: Node, allocated: Any) -> None:
+    await node.prepare(allocated(result("gpu-0"), name="first"))
+    for path in sorted(node.cdi_root.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    devices = await node.prepare(allocated(result("gpu-1"), name="second"))
+
+    assert devices[0].device == "gpu-1"
+    assert len(node.spec_files()) == 1
+
+
+async def test_unprepare_leaves_nothing(node: Node, allocated: Any) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+
+    outcome = await node.unprepare(claim)
+
+    assert outcome is None
+    assert node.spec_files() == []
+    assert node.records.read(claim["metadata"]["uid"]) is None
+    assert len(node.records) == 0
+
+
+async def test_unprepare_of_a_claim_that_was_never_prepared_succeeds_without_the_api(
+    node: Node, api: ClaimApi, allocated: Any
+) -> None:
+    outcome = await node.unprepare(allocated())
+
+    assert outcome is None
+    assert api.gets == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        (lambda c: c["metadata"].update(uid="other"), Reason.REPLACED, "has been replaced"),
+        (lambda c: c["status"].clear(), Reason.NOT_ALLOCATED, "is not allocated"),
+        (
+            lambda c: c["status"]["allocation"]["devices"]["results"][0].update(driver="net.example.com"),
+            Reason.NOT_OURS,
+            "its devices belong to: net.example.com",
+        ),
+        (
+            lambda c: c["status"]["allocation"]["devices"]["results"][0].update(device="gpu-9"),
+            Reason.UNKNOWN_DEVICE,
+            "pool 'node-1' has: gpu-0, gpu-1, gpu-2, gpu-3",
+        ),
+        (
+            lambda c: c["status"]["allocation"]["devices"]["results"][0].update(pool="node-2"),
+            Reason.UNKNOWN_DEVICE,
+            "pool 'node-2'",
+        ),
+    ],
+)
+async def test_a_claim_that_does_not_fit_is_refused_with_the_reason(
+    node: Node, api: ClaimApi, allocated: Any, change: Any, reason: Reason, words: str
+) -> None:
+    claim = allocated()
+    asked = json.loads(json.dumps(claim))
+    change(api.claims["claim"])
+
+    error = await node.prepare(asked)
+
+    assert isinstance(error, ClaimError)
+    assert error.reason is reason
+    assert words in str(error)
+    assert node.spec_files() == []
+
+
+async def test_a_missing_claim_is_an_error_of_its_own_and_not_retried(
+    node: Node, api: ClaimApi, allocated: Any
+) -> None:
+    claim = allocated()
+    api.claims.clear()
+
+    error = await node.prepare(claim)
+
+    assert error.reason is Reason.NOT_FOUND
+    assert api.gets == 1
+
+
+async def test_a_forbidden_read_says_which_permission_is_missing(node: Node, api: ClaimApi, allocated: Any) -> None:
+    claim = allocated()
+    api.errors = [ApiError(403, "forbidden", reason="Forbidden")]
+
+    error = await node.prepare(claim)
+
+    assert "needs the verb 'get' on 'resourceclaims' of resource.k8s.io" in str(error)
+
+
+async def test_a_server_that_stumbles_is_asked_again(node: Node, api: ClaimApi, allocated: Any) -> None:
+    claim = allocated()
+    api.errors = [ApiError(503, "busy"), ApiError(0, "connection refused"), ApiError(429, "slow down", retry_after=0)]
+
+    devices = await node.prepare(claim)
+
+    assert devices[0].device == "gpu-0"
+    assert api.gets == 4
+
+
+async def test_a_server_that_stays_away_is_given_up_before_the_kubelet_does(
+    node: Node, api: ClaimApi, allocated: Any
+) -> None:
+    claim = allocated()
+    api.errors = [ApiError(503, "busy")] * 1000
+
+    error = await node.prepare(claim, seconds_left=3.2)
+
+    assert error.reason is Reason.API
+    assert "busy" in str(error)
+
+
+async def test_one_bad_claim_does_not_fail_the_batch(node: Node, allocated: Any) -> None:
+    good = allocated(name="good")
+    uid = good["metadata"]["uid"]
+
+    answers = await node.engine.prepare(
+        [("default", "good", uid), ("default", "missing", "uid-2"), ("../..", "x", "uid-3"), ("a", "b", "../../etc")],
+        seconds_left=45,
+    )
+
+    assert [d.device for d in answers[uid]] == ["gpu-0"]
+    assert answers["uid-2"].reason is Reason.NOT_FOUND
+    assert answers["uid-3"].reason is Reason.INVALID_REQUEST
+    assert answers["../../etc"].reason is Reason.INVALID_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "uid"),
+    [
+        ("default", "x" * 10_000, "uid"),
+        ("default", "a/b", "uid"),
+        ("default", "..", "uid"),
+        ("n" * 64, "name", "uid"),
+        ("default", "name", "a" * 10_000),
+        ("default", "name", "."),
+        ("default", "name", ""),
+        ("", "name", "uid"),
+        ("default", "name", "uid\n"),
+        ("default", "name", "u\x00id"),
+    ],
+)
+@pytest.mark.parametrize("operation", ["prepare", "unprepare"])
+async def test_names_that_are_unsafe_are_refused_and_touch_no_file(
+    node: Node, tmp_path: Path, namespace: str, name: str, uid: str, operation: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+
+    if operation == "prepare":
+        answers: Any = await node.engine.prepare([(namespace, name, uid)], seconds_left=45)
+    else:
+        answers = await node.engine.unprepare([(namespace, name, uid)])
+
+    assert answers[uid].reason is Reason.INVALID_REQUEST
+    assert len(str(answers[uid])) < 300
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+async def test_a_device_that_another_claim_holds_is_refused_with_the_holders_name(node: Node, allocated: Any) -> None:
+    await node.prepare(allocated(name="holder"))
+
+    error = await node.prepare(allocated(name="second"))
+
+    assert error.reason is Reason.IN_USE
+    assert "still held by claim default/holder" in str(error)
+
+
+async def test_a_device_is_free_again_after_its_holder_is_unprepared(node: Node, allocated: Any) -> None:
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    await node.unprepare(holder)
+
+    devices = await node.prepare(allocated(name="second"))
+
+    assert devices[0].device == "gpu-0"
+
+
+async def test_of_two_claims_at_once_for_one_device_exactly_one_gets_it(node: Node, allocated: Any) -> None:
+    first, second = allocated(name="first"), allocated(name="second")
+
+    outcomes = await asyncio.gather(node.prepare(first), node.prepare(second))
+
+    assert sorted(isinstance(outcome, ClaimError) for outcome in outcomes) == [False, True]
+
+
+async def test_admin_access_is_never_exclusive(node: Node, allocated: Any) -> None:
+    await node.prepare(allocated(name="holder"))
+
+    devices = await node.prepare(allocated(result(adminAccess=True), name="monitor"))
+
+    assert devices[0].device == "gpu-0"
+
+
+async def test_a_holder_with_admin_access_is_in_nobodys_way(node: Node, allocated: Any) -> None:
+    await node.prepare(allocated(result(adminAccess=True), name="monitor"))
+
+    devices = await node.prepare(allocated(name="worker"))
+
+    assert devices[0].device == "gpu-0"
+
+
+async def test_shares_of_one_device_go_together_and_keep_their_ids(node: Node, allocated: Any) -> None:
+    await node.prepare(allocated(result(shareID="share-1"), name="first"))
+
+    devices = await node.prepare(allocated(result(shareID="share-2"), name="second"))
+
+    assert devices[0].share_id == "share-2"
+    assert devices[0].cdi_ids[0].endswith("-gpu-0-share-2")
+
+
+async def test_a_whole_device_is_refused_while_a_share_of_it_is_held(node: Node, allocated: Any) -> None:
+    await node.prepare(allocated(result(shareID="share-1"), name="first"))
+
+    error = await node.prepare(allocated(name="second"))
+
+    assert error.reason is Reason.IN_USE
+
+
+async def test_a_new_allocation_under_the_same_uid_gets_its_own_devices(
+    node: Node, api: ClaimApi, allocated: Any
+) -> None:
+    claim = allocated(result("gpu-0"))
+    await node.prepare(claim)
+    api.claims["claim"]["status"]["allocation"]["devices"]["results"] = [result("gpu-3")]
+
+    devices = await node.prepare(claim)
+
+    spec = json.loads((node.cdi_root / node.spec_files()[0]).read_text())
+    assert [d.device for d in devices] == ["gpu-3"]
+    assert [d["name"] for d in spec["devices"]] == [f"{claim['metadata']['uid']}-gpu-3"]
+
+
+async def test_the_old_device_is_free_after_a_new_allocation(node: Node, api: ClaimApi, allocated: Any) -> None:
+    claim = allocated(result("gpu-0"))
+    await node.prepare(claim)
+    api.claims["claim"]["status"]["allocation"]["devices"]["results"] = [result("gpu-3")]
+    await node.prepare(claim)
+
+    devices = await node.prepare(allocated(result("gpu-0"), name="next"))
+
+    assert devices[0].device == "gpu-0"
+
+
+async def test_an_unprepare_that_overtakes_a_prepare_makes_it_look_again(
+    node: Node, api: ClaimApi, allocated: Any
+) -> None:
+    claim = allocated()
+
+    async def overtake() -> None:
+        if api.gets == 1:
+            await node.unprepare(claim)
+            del api.claims["claim"]
+            api.errors = [ApiError(503, "stumble")]
+
+    api.on_get = overtake
+    error = await node.prepare(claim)
+
+    assert error.reason is Reason.NOT_FOUND
+    assert node.spec_files() == []
+
+
+async def test_a_restarted_driver_gives_the_same_answer(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    first = await node.prepare(claim)
+
+    restarted = await Node(tmp_path, api).start()
+
+    assert await restarted.prepare(claim) == first
+
+
+async def test_a_restarted_driver_knows_who_holds_what(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    await node.prepare(allocated(name="holder"))
+    restarted = await Node(tmp_path, api).start()
+
+    error = await restarted.prepare(allocated(name="second"))
+
+    assert error.reason is Reason.IN_USE
+
+
+async def test_either_of_two_instances_can_take_any_call(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    other = await Node(tmp_path, api).start()
+    holder = allocated(name="holder")
+
+    await node.prepare(holder)
+    refused = await other.prepare(allocated(name="second"))
+    await other.unprepare(holder)
+    devices = await node.prepare(allocated(name="third"))
+
+    assert refused.reason is Reason.IN_USE
+    assert devices[0].device == "gpu-0"
+
+
+async def test_after_a_reboot_the_claim_is_prepared_from_scratch(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    (node.cdi_root / node.spec_files()[0]).unlink()
+
+    rebooted = await Node(tmp_path, api, boot_id="boot-2").start()
+    devices = await rebooted.prepare(claim)
+
+    record = rebooted.records.read(claim["metadata"]["uid"])
+    assert devices[0].device == "gpu-0"
+    assert record is not None
+    assert record.boot_id == "boot-2"
+
+
+async def test_a_record_of_before_a_reboot_holds_nothing(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    await node.prepare(allocated(name="holder"))
+    rebooted = await Node(tmp_path, api, boot_id="boot-2").start()
+
+    devices = await rebooted.prepare(allocated(name="second"))
+
+    assert devices[0].device == "gpu-0"
+
+
+async def test_a_damaged_record_is_set_aside_and_the_claim_prepared_again(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    record = tmp_path / "plugin" / "claims" / f"{claim['metadata']['uid']}.json"
+    record.write_text('{"schema": 1, "claim')
+
+    restarted = await Node(tmp_path, api).start()
+    devices = await restarted.prepare(claim)
+
+    assert devices[0].device == "gpu-0"
+    assert [path.read_text() for path, _ in restarted.quarantined] == ['{"schema": 1, "claim']
+
+
+async def test_unknown_fields_of_a_newer_version_survive_a_rewrite(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    path = tmp_path / "plugin" / "claims" / f"{claim['metadata']['uid']}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fromTheFuture": [1, 2]}))
+
+    devices = await node.prepare(claim)
+
+    assert devices[0].device == "gpu-0"
+    assert json.loads(path.read_text())["fromTheFuture"] == [1, 2]
+
+
+async def test_a_cdi_directory_that_cannot_be_written_is_a_clear_error_and_cured_by_the_next_try(
+    node: Node, allocated: Any
+) -> None:
+    claim = allocated()
+    obstacle = node.specs.path(claim["metadata"]["uid"])
+    obstacle.mkdir()  # root ignores permission bits; a directory in the way stops even root
+
+    error = await node.prepare(claim)
+    obstacle.rmdir()
+    devices = await node.prepare(claim)
+
+    assert error.reason is Reason.CDI
+    assert str(obstacle) in str(error)
+    assert devices[0].device == "gpu-0"
+
+
+async def test_a_killed_process_leaves_no_half_written_file_to_the_next(
+    node: Node, api: ClaimApi, tmp_path: Path
+) -> None:
+    (tmp_path / "plugin" / "claims" / "uid.tmp").write_text("{")
+    (tmp_path / "cdi" / f".{DRIVER}" / "half.json").write_text("{")
+
+    await Node(tmp_path, api).start()
+
+    assert list((tmp_path / "plugin" / "claims").glob("*.tmp")) == []
+    assert os.listdir(tmp_path / "cdi" / f".{DRIVER}") == []
+
+
+async def test_a_thousand_claims_in_one_call_each_get_an_answer(node: Node, api: ClaimApi, allocated: Any) -> None:
+    claims = [allocated(result(f"gpu-{i % 4}", adminAccess=True), name=f"claim-{i}") for i in range(1000)]
+
+    answers = await node.engine.prepare(
+        [("default", c["metadata"]["name"], c["metadata"]["uid"]) for c in claims], seconds_left=45
+    )
+
+    assert len(answers) == 1000
+    assert not [a for a in answers.values() if isinstance(a, ClaimError)]
