@@ -19,20 +19,35 @@ _POD_UID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 class Settings(BaseModel):
     """Everything that an operator can choose. Each field is a flag of ``gpu-dra run`` and an environment variable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    node_name: str
-    driver_name: str = "gpu.nvidia.com"
-    pod_uid: str = ""
-    kubeconfig: Path | None = None
-    kubelet_plugins_dir: Path = Path("/var/lib/kubelet/plugins")
-    kubelet_registry_dir: Path = Path("/var/lib/kubelet/plugins_registry")
-    cdi_root: Path = Path("/var/run/cdi")
-    devices: str = "nvml"
-    health_port: int = Field(default=51515, ge=0, le=65535)
-    http_port: int = Field(default=8080, ge=0, le=65535)
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    node_name: str = Field(description="Name of the Node that this driver serves.")
+    driver_name: str = Field(
+        default="gpu.nvidia.com", description="DRA driver name: the domain of attributes, taints and sockets."
+    )
+    pod_uid: str = Field(default="", description="UID of our pod; lets two instances overlap during an upgrade.")
+    kubeconfig: Path | None = Field(default=None, description="Kubeconfig file; the pod's ServiceAccount without it.")
+    kubelet_plugins_dir: Path = Field(
+        default=Path("/var/lib/kubelet/plugins"), description="The kubelet's directory for plugin data."
+    )
+    kubelet_registry_dir: Path = Field(
+        default=Path("/var/lib/kubelet/plugins_registry"), description="The directory where the kubelet finds plugins."
+    )
+    cdi_root: Path = Field(
+        default=Path("/var/run/cdi"), description="Where CDI specs are written for the container runtime."
+    )
+    devices: str = Field(
+        default="nvml",
+        description="nvml for real GPUs, fake:PROFILE or fake:FILE.yaml for GPUs that are not there.",
+    )
+    health_port: int = Field(
+        default=51515, ge=0, le=65535, description="TCP port of the gRPC health service; 0 switches it off."
+    )
+    http_port: int = Field(
+        default=8080, ge=0, le=65535, description="TCP port of /metrics, /healthz and /readyz; 0 switches it off."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people or for machines.")
 
     @field_validator("node_name")
     @classmethod

@@ -21,6 +21,7 @@ from driver.cdi import spec
 from driver.claims.allocation import Allocation, ClaimRef, check_ref, read_allocation
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.plan import check_overlap, plan
+from driver.devices.backend import BackendError
 from driver.kube.client import RESOURCE, Api, ApiError
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class Engine:
         api: Api,
         records: Records,
         specs: SpecDirectory,
-        backend: Backend,
-        gpus: Callable[[], Mapping[str, Gpu]],
+        devices: Callable[[], tuple[Backend, Mapping[str, Gpu]]],
         driver_name: str,
         pool: str,
         boot_id: str,
@@ -72,8 +72,7 @@ class Engine:
         self._api = api
         self._records = records
         self._specs = specs
-        self._backend = backend
-        self._gpus = gpus
+        self._devices = devices
         self._driver = driver_name
         self._pool = pool
         self._boot_id = boot_id
@@ -155,7 +154,10 @@ class Engine:
     async def _prepare_allocated(self, allocation: Allocation) -> Record:
         claim = allocation.claim
         record = self._records.read(claim.uid)
-        gpus = self._gpus()
+        try:
+            backend, gpus = self._devices()
+        except BackendError as error:
+            raise ClaimError(Reason.HARDWARE, f"claim {claim} cannot be prepared: {error}") from error
         if (
             record is None
             or record.allocation != allocation.fingerprint
@@ -171,12 +173,12 @@ class Engine:
                     boot_id=self._boot_id,
                     prepared_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 )
-                content = self._render(record, gpus)
+                content = self._render(record, backend, gpus)
             await self._claim_devices(record)
         elif self._specs.exists(claim.uid):
             return record
         else:
-            content = self._render(record, gpus)
+            content = self._render(record, backend, gpus)
         with self._metrics.phase("cdi"):
             try:
                 self._specs.write(claim.uid, content)
@@ -239,13 +241,13 @@ class Engine:
             raise ClaimError(Reason.API, f"cannot read claim {ref}: {error}") from error
         raise AssertionError("tenacity ends with a result or an error")
 
-    def _render(self, record: Record, gpus: Mapping[str, Gpu]) -> bytes:
+    def _render(self, record: Record, backend: Backend, gpus: Mapping[str, Gpu]) -> bytes:
         try:
             return spec.render(
                 self._driver,
-                self._backend.common_edits(),
+                backend.common_edits(),
                 {
-                    spec.device_name(record.claim.uid, device.device, device.share_id): self._backend.device_edits(
+                    spec.device_name(record.claim.uid, device.device, device.share_id): backend.device_edits(
                         gpus[device.device]
                     )
                     for device in record.devices

@@ -6,7 +6,10 @@ out on purpose: they reject fields that they do not know, and this API grows fas
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -15,9 +18,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 import aiohttp
-from kubernetes.aio import config as kube_config
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.client.rest import RESTClientObject
+
+
+def _spare_synchronous_client() -> None:
+    """Keep ``import kubernetes.aio`` from importing the synchronous client too: 7 MiB that each node would pay."""
+    spec = importlib.util.find_spec("kubernetes")
+    if spec is not None and "kubernetes" not in sys.modules:
+        package = types.ModuleType("kubernetes")
+        package.__path__ = list(spec.submodule_search_locations or ())
+        sys.modules["kubernetes"] = package
+
+
+_spare_synchronous_client()
+
+from kubernetes.aio import config as kube_config  # noqa: E402
+from kubernetes.aio.client.configuration import Configuration  # noqa: E402
+from kubernetes.aio.client.rest import RESTClientObject  # noqa: E402
 
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"

@@ -97,8 +97,7 @@ class Node:
             api=api,  # type: ignore[arg-type]
             records=self.records,
             specs=self.specs,
-            backend=Hardware(),  # type: ignore[arg-type]
-            gpus=lambda: self.inventory,
+            devices=lambda: (Hardware(), self.inventory),  # type: ignore[arg-type,return-value]
             driver_name=DRIVER,
             pool=POOL,
             boot_id=boot_id,

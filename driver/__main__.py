@@ -1,0 +1,5 @@
+"""``python -m driver`` is ``gpu-dra``."""
+
+from driver.cli import main
+
+main()

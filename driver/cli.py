@@ -1,0 +1,144 @@
+"""The command ``gpu-dra``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+from pydantic import ValidationError
+
+from driver.config import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_METAVARS = {"kubeconfig": "FILE", "health_port": "PORT", "http_port": "PORT", "cdi_root": "DIR"} | {
+    name: "DIR" for name in Settings.model_fields if name.endswith("_dir")
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="gpu-dra-driver", prog_name="gpu-dra")
+def cli() -> None:
+    """Dynamic Resource Allocation for GPUs: the driver of one node, and tools around it."""
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            lines.append(message)
+            continue
+        name = str(problem["loc"][0])
+        where = f"{_flag(name)} ({name.upper()})"
+        if problem["type"] == "missing":
+            lines.append(f"{where} is required: {Settings.model_fields[name].description}")
+        else:
+            lines.append(f"{where} was given {problem['input']!r}: {message[0].lower()}{message[1:]}")
+    return "; ".join(lines)
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each setting, with its environment variable and default."""
+    for name, info in reversed(Settings.model_fields.items()):
+        choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
+        metavar = "|".join(choices) or _METAVARS.get(name, "TEXT")
+        default = "" if info.is_required() or info.default in (None, "") else str(info.default)
+        command = click.option(
+            _flag(name),
+            name,
+            envvar=name.upper(),
+            show_envvar=True,
+            metavar=metavar,
+            help=f"{info.description}{f'  [default: {default}]' if default else ''}",
+        )(command)
+    return command
+
+
+def read_settings(given: dict[str, Any]) -> Settings:
+    """Validate what flags and environment gave. Raises UsageError: one line, what was given and what is accepted."""
+    # An empty variable is what a chart writes for "not set".
+    values = {name: value for name, value in given.items() if value not in (None, "")}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise click.UsageError(_explain(error)) from None
+
+
+@cli.command()
+@settings_options
+def run(**given: Any) -> None:
+    """Serve this node's GPUs to its kubelet until SIGTERM."""
+    settings = read_settings(given)
+    # The official Kubernetes client imports a validator where one is installed; a node agent has no use for it.
+    sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
+    from driver.node import run_node
+
+    sys.exit(run_node(settings))
+
+
+@cli.command()
+@click.option("--device", required=True, metavar="NAME", help="Device name, for example gpu-3, or a GPU's UUID.")
+@click.option("--xid", type=int, metavar="N", help="An XID error that happens now (79: fallen off the bus).")
+@click.option("--lost", is_flag=True, help="The GPU is lost.")
+@click.option("--ecc", is_flag=True, help="An uncorrectable memory error.")
+@click.option("--latency-ms", type=int, metavar="N", help="How much slower the GPU's hardware operations are.")
+@click.option("--clear", is_flag=True, help="Mend everything (before the faults given along with it).")
+@click.option(
+    "--driver-name", envvar="DRIVER_NAME", default="gpu.nvidia.com", show_default=True, help="The driver to hurt."
+)
+@click.option(
+    "--kubelet-plugins-dir",
+    envvar="KUBELET_PLUGINS_DIR",
+    type=click.Path(path_type=Path),
+    default=Path("/var/lib/kubelet/plugins"),
+    show_default=True,
+    help="The kubelet's directory for plugin data, as the driver has it.",
+)
+def fault(
+    *,
+    device: str,
+    xid: int | None,
+    lost: bool,
+    ecc: bool,
+    latency_ms: int | None,
+    clear: bool,
+    driver_name: str,
+    kubelet_plugins_dir: Path,
+) -> None:
+    """Inject a fault into a fake GPU of a driver that runs with --devices fake:…, or mend it."""
+    from driver.devices.fault import FaultError, inject
+    from driver.devices.open import read_boot_id
+
+    try:
+        outcome = inject(
+            kubelet_plugins_dir / driver_name,
+            boot_id=read_boot_id(),
+            device=device,
+            xid=xid,
+            lost=lost,
+            ecc=ecc,
+            clear=clear,
+            latency_ms=latency_ms,
+        )
+    except FaultError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(outcome)
+
+
+def main() -> None:
+    """Entry point: every error is one line, with an exit status that tells usage errors from failures."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"gpu-dra: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)

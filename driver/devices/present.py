@@ -1,0 +1,36 @@
+"""What the node has at the moment: the backend, once it could be opened, and the inventory that it last read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from driver.devices.backend import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from driver.devices.backend import Backend
+    from driver.devices.model import Gpu, Inventory
+
+
+class Devices:
+    """Shared by the flows of the driver; only the node's assembly changes it."""
+
+    def __init__(self) -> None:
+        self._backend: Backend | None = None
+        self._by_name: Mapping[str, Gpu] = {}
+        self.inventory: Inventory | None = None
+        self.problem = "the driver has just started and does not know its GPUs yet"
+        """Why there is no inventory, for whoever needs one."""
+
+    def update(self, backend: Backend, inventory: Inventory) -> None:
+        """Take over what was read."""
+        self._backend = backend
+        self._by_name = inventory.by_name()
+        self.inventory = inventory
+
+    def known(self) -> tuple[Backend, Mapping[str, Gpu]]:
+        """The backend and the GPUs by device name. Raises BackendError before the first inventory."""
+        if self._backend is None:
+            raise BackendError(self.problem)
+        return self._backend, self._by_name

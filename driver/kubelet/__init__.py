@@ -1,0 +1,1 @@
+"""The gRPC services that a kubelet dials; they translate and decide nothing."""

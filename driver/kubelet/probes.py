@@ -1,0 +1,83 @@
+"""``grpc.health.v1`` for the kubelet's probes: are we really served, and are we of use?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from driver.wire import dra_v1_pb2, dra_v1_pb2_grpc, pluginregistration_pb2, pluginregistration_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+Status = health_pb2.HealthCheckResponse
+
+PROBE_TIMEOUT = 5.0
+WATCH_INTERVAL = 5.0
+# As the kubelet dials: no shared connection, so that a socket which has gone is noticed; and no escaped authority.
+CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost"))
+
+
+async def serves(registrar_socket: Path, dra_socket: Path) -> bool:
+    """Dial both sockets as the kubelet would: GetInfo, and a NodePrepareResources without claims."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT):
+            async with grpc.aio.insecure_channel(f"unix:{registrar_socket}", options=CHANNEL_OPTIONS) as channel:
+                registration = pluginregistration_pb2_grpc.RegistrationStub(channel)
+                await registration.GetInfo(pluginregistration_pb2.InfoRequest())
+            async with grpc.aio.insecure_channel(f"unix:{dra_socket}", options=CHANNEL_OPTIONS) as channel:
+                plugin = dra_v1_pb2_grpc.DRAPluginStub(channel)
+                await plugin.NodePrepareResources(dra_v1_pb2.NodePrepareResourcesRequest())
+    except (grpc.aio.AioRpcError, TimeoutError) as error:
+        logger.warning("liveness: our own sockets do not answer: %s", error)
+        return False
+    return True
+
+
+class ProbeService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """Services by name, each with a question that is asked at every check."""
+
+    def __init__(self, services: Mapping[str, Callable[[], Awaitable[bool]]]) -> None:
+        self._services = services
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve on this server."""
+        health_pb2_grpc.add_HealthServicer_to_server(self, server)
+
+    async def Check(  # noqa: N802
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
+    ) -> health_pb2.HealthCheckResponse:
+        """SERVING or NOT_SERVING; NOT_FOUND for a service that we do not have."""
+        question = self._services.get(request.service)
+        if question is None:
+            known = ", ".join(repr(name) for name in self._services)
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}, known are {known}")
+        return Status(status=Status.SERVING if await question() else Status.NOT_SERVING)
+
+    async def Watch(  # noqa: N802
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The status now and after each change."""
+        question = self._services.get(request.service)
+        last = None
+        while True:
+            if question is None:
+                status = Status.SERVICE_UNKNOWN
+            else:
+                status = Status.SERVING if await question() else Status.NOT_SERVING
+            if status != last:
+                yield Status(status=status)
+                last = status
+            await asyncio.sleep(WATCH_INTERVAL)

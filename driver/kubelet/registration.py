@@ -1,0 +1,54 @@
+"""The registration service: who we are, where we are served, and whether the kubelet took us."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from driver.wire import pluginregistration_pb2 as pb
+from driver.wire import pluginregistration_pb2_grpc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import grpc.aio
+
+    from driver.observe.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+# The kubelet takes the first that it knows.
+SERVICES = ("v1.DRAPlugin", "v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth")
+
+
+class RegistrationService(pluginregistration_pb2_grpc.RegistrationServicer):
+    """Answers from memory: the kubelet waits one second for it, also right after our start."""
+
+    def __init__(self, *, driver_name: str, endpoint: Path, metrics: Metrics) -> None:
+        self._info = pb.PluginInfo(
+            type="DRAPlugin", name=driver_name, endpoint=str(endpoint), supported_versions=SERVICES
+        )
+        self._metrics = metrics
+        self.registered = False
+
+    async def GetInfo(  # noqa: N802
+        self,
+        request: pb.InfoRequest,
+        context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
+    ) -> pb.PluginInfo:
+        """Type, name, endpoint and services."""
+        return self._info
+
+    async def NotifyRegistrationStatus(  # noqa: N802
+        self,
+        request: pb.RegistrationStatus,
+        context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
+    ) -> pb.RegistrationStatusResponse:
+        """Take note. The kubelet itself tries again after a failure."""
+        self.registered = request.plugin_registered
+        self._metrics.registered.set(self.registered)
+        if request.plugin_registered:
+            logger.info("registered with the kubelet")
+        else:
+            logger.error("the kubelet refused the registration: %s", request.error)
+        return pb.RegistrationStatusResponse()

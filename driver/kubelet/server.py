@@ -1,0 +1,140 @@
+"""gRPC servers on unix sockets and TCP: how they start, measure and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from driver.observe.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+# A request with the largest batch that a kubelet could send stays far below this.
+MAX_MESSAGE = 16 << 20
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Measures unary calls under their full method names and knows how many are under way."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._in_flight = 0
+        self.idle = asyncio.Event()
+        """Set while no unary call is under way."""
+        self.idle.set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the handler of a unary call; streams have no duration worth a histogram."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        inner: Any = handler.unary_unary
+        method = handler_call_details.method
+
+        async def measured(request: Any, context: Any) -> Any:
+            started = time.perf_counter()
+            self._in_flight += 1
+            self.idle.clear()
+            code = "Unknown"
+            try:
+                response = await inner(request, context)
+                code = "OK"
+            except asyncio.CancelledError:  # the caller went away, or its deadline passed
+                code = "Canceled"
+                raise
+            except grpc.aio.AbortError:
+                code = _code_name(context.code())
+                raise
+            else:
+                return response
+            finally:
+                self._in_flight -= 1
+                if not self._in_flight:
+                    self.idle.set()
+                self._metrics.observe_rpc(method, code, time.perf_counter() - started)
+
+        return grpc.unary_unary_rpc_method_handler(
+            measured,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def new_server(interceptor: Interceptor) -> grpc.aio.Server:
+    """A server without services and addresses."""
+    return grpc.aio.server(
+        interceptors=[interceptor],
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_send_message_length", MAX_MESSAGE),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+
+
+def bind_unix(server: grpc.aio.Server, path: Path) -> None:
+    """Add a unix socket; what a killed predecessor of the same name left behind is replaced.
+
+    Raises OSError when the address cannot be had.
+    """
+    remove_dead_socket(path)
+    if path.exists():
+        raise OSError(errno.EADDRINUSE, f"another process serves {path}; does a second driver run with this pod UID?")
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"cannot listen on {path}: {error}") from error
+    # Whoever can prepare claims can take GPUs: for the kubelet's user alone.
+    path.chmod(0o600)
+
+
+def bind_tcp(server: grpc.aio.Server, port: int) -> None:
+    """Listen on a TCP port of all addresses, IPv6 and IPv4 where there are both. Raises OSError."""
+    for address in ("[::]", "0.0.0.0"):
+        with contextlib.suppress(RuntimeError):
+            if server.add_insecure_port(f"{address}:{port}"):
+                return
+    raise OSError(errno.EADDRINUSE, f"cannot listen on TCP port {port}; is it taken? Choose another --health-port")
+
+
+def remove_dead_socket(path: Path) -> bool:
+    """Remove a socket that nobody listens on any more. A kubelet would dial it for ever."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            logger.info("removed dead socket %s", path)
+            return True
+        except OSError as error:
+            logger.debug("socket %s: %s", path, error)
+    return False
+
+
+def _code_name(code: Any) -> str:
+    # The kubelet spells codes as Go does: DeadlineExceeded, not DEADLINE_EXCEEDED.
+    name = code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
+    return {"OK": "OK", "CANCELLED": "Canceled"}.get(name) or "".join(part.capitalize() for part in name.split("_"))

@@ -1,0 +1,309 @@
+"""The node agent, assembled: start order and shutdown order are read here, nowhere else.
+
+Start: directories and records, then the DRA socket, then the registration socket (the kubelet dials as soon as it sees
+it), then probes and pages, then the slices. The API server and the hardware may be away at any time: registration and
+unprepare need neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from driver.cdi.directory import SpecDirectory
+from driver.claims.prepare import Engine
+from driver.claims.records import Records
+from driver.devices.backend import Backend, BackendError
+from driver.devices.open import open_backend, read_boot_id
+from driver.devices.present import Devices
+from driver.devices.profile import ProfileError
+from driver.health.monitor import Monitor, in_daemon_thread
+from driver.health.report import DeviceHealth, report
+from driver.health.store import ConditionStore
+from driver.health.xids import Severity
+from driver.kube.client import Api, ConfigError
+from driver.kubelet.dra import DraService
+from driver.kubelet.health import HealthFeed, HealthServiceV1, HealthServiceV1Alpha1
+from driver.kubelet.probes import ProbeService, serves
+from driver.kubelet.registration import RegistrationService
+from driver.kubelet.server import Interceptor, bind_tcp, bind_unix, new_server, remove_dead_socket
+from driver.observe import logs
+from driver.observe.metrics import Metrics
+from driver.observe.pages import serve_pages
+from driver.slices.build import build_slices
+from driver.slices.publish import Pool, Publisher
+from driver.wire import (
+    dra_health_v1_pb2_grpc,
+    dra_health_v1alpha1_pb2_grpc,
+    dra_v1_pb2_grpc,
+    pluginregistration_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import grpc.aio
+
+    from driver.config import Settings
+    from driver.health.conditions import Conditions
+
+logger = logging.getLogger(__name__)
+
+# After its registration socket is gone, the kubelet may send us calls until its next look, once a second.
+LINGER = 2.0
+GRACE = 20.0
+# A node whose NVIDIA driver is not loaded yet is asked again this often.
+HARDWARE_RETRY = 10.0
+
+
+def run_node(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT and return the exit status: 0 stopped, 1 failed, 2 a setting cannot work."""
+    logs.configure(level=settings.log_level, log_format=settings.log_format)
+    try:
+        asyncio.run(Node(settings).run())
+    except Exception as error:
+        cause = _root(error)
+        if isinstance(cause, ConfigError | ProfileError):
+            logger.error("%s", cause)
+            return 2
+        if isinstance(cause, OSError):
+            logger.error("%s", cause)
+        else:
+            logger.exception("the driver failed")
+        return 1
+    return 0
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first error of a group of tasks."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+class Node:
+    """One instance of the driver on one node."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics(driver_name=settings.driver_name)
+        self._devices = Devices()
+        self._conditions: Conditions = {}
+        self._feed = HealthFeed(pool=settings.node_name, devices=self._health)
+        self._interceptor = Interceptor(self._metrics)
+        self._registration = RegistrationService(
+            driver_name=settings.driver_name, endpoint=settings.dra_socket, metrics=self._metrics
+        )
+        self._publisher: Publisher | None = None
+        self._boot_id = read_boot_id()
+
+    async def run(self) -> None:
+        """Serve until a signal comes. Raises what made that impossible."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        settings = self._settings
+        async with contextlib.AsyncExitStack() as stack:
+            api = await stack.enter_async_context(await Api.connect(settings.kubeconfig))
+            engine = await self._open_engine(api)
+            self._publisher = Publisher(
+                api=api, driver_name=settings.driver_name, node_name=settings.node_name, metrics=self._metrics
+            )
+            await self._serve_kubelet(stack, engine)
+            await self._serve_probes(stack)
+            logger.info(
+                "started",
+                extra={"driver": settings.driver_name, "node": settings.node_name, "devices": settings.devices},
+            )
+            # What lives from here on lives long: the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._publisher.run(), name="publish"),
+                    tasks.create_task(self._watch_devices(), name="devices"),
+                ]
+                await stop.wait()
+                logger.info("stopping")
+                for task in running:
+                    task.cancel()
+        logger.info("stopped")
+
+    async def _open_engine(self, api: Api) -> Engine:
+        settings = self._settings
+        settings.plugin_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        settings.kubelet_registry_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        specs = SpecDirectory(settings.cdi_root, driver=settings.driver_name)
+        try:
+            specs.open()
+        except OSError as error:
+            # A directory that is read-only now may be writable for the next claim; until then claims fail one by one.
+            logger.error("CDI specs cannot be written to %s: %s", settings.cdi_root, error.strerror)
+        records = Records(settings.plugin_dir / "claims", boot_id=self._boot_id, quarantined=self._quarantined)
+        await records.open()
+        self._metrics.prepared.set(len(records))
+        return Engine(
+            api=api,
+            records=records,
+            specs=specs,
+            devices=self._devices.known,
+            driver_name=settings.driver_name,
+            pool=settings.node_name,
+            boot_id=self._boot_id,
+            metrics=self._metrics,
+        )
+
+    async def _serve_kubelet(self, stack: contextlib.AsyncExitStack, engine: Engine) -> None:
+        settings = self._settings
+        self._remove_dead_sockets()
+        dra = new_server(self._interceptor)
+        dra_v1_pb2_grpc.add_DRAPluginServicer_to_server(DraService(engine, self._metrics), dra)
+        dra_health_v1_pb2_grpc.add_DRAResourceHealthServicer_to_server(HealthServiceV1(self._feed), dra)
+        dra_health_v1alpha1_pb2_grpc.add_DRAResourceHealthServicer_to_server(HealthServiceV1Alpha1(self._feed), dra)
+        self._probes().add_to(dra)
+        bind_unix(dra, settings.dra_socket)
+        await dra.start()
+        stack.push_async_callback(self._stop_dra, dra)
+
+        registrar = new_server(self._interceptor)
+        pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(self._registration, registrar)
+        bind_unix(registrar, settings.registrar_socket)
+        await registrar.start()
+        stack.push_async_callback(registrar.stop, 0)
+
+    async def _stop_dra(self, server: grpc.aio.Server) -> None:
+        """After the registration socket has gone: let the kubelet turn away, finish what is in flight, then go."""
+        if self._registration.registered:
+            await asyncio.sleep(LINGER)
+        stopping = asyncio.ensure_future(server.stop(GRACE))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                await self._interceptor.idle.wait()
+        self._feed.stop()
+        await stopping
+
+    async def _serve_probes(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self._settings
+        if settings.health_port:
+            server = new_server(self._interceptor)
+            self._probes().add_to(server)
+            bind_tcp(server, settings.health_port)
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+        if settings.http_port:
+            pages = await serve_pages(
+                port=settings.http_port, registry=self._metrics.registry, live=self._live, not_ready=self._not_ready
+            )
+            stack.push_async_callback(pages.cleanup)
+
+    def _probes(self) -> ProbeService:
+        return ProbeService({"": self._live, "liveness": self._live, "readiness": self._ready})
+
+    async def _live(self) -> bool:
+        return await serves(self._settings.registrar_socket, self._settings.dra_socket)
+
+    async def _ready(self) -> bool:
+        return not self._not_ready()
+
+    def _not_ready(self) -> list[str]:
+        missing = []
+        if self._devices.inventory is None:
+            missing.append(f"devices: {self._devices.problem}")
+        if not self._registration.registered:
+            missing.append("kubelet: not registered")
+        if self._publisher is None or not self._publisher.published:
+            missing.append("slices: not published")
+        return missing
+
+    async def _watch_devices(self) -> None:
+        """Open the backend, however long that takes, then keep slices and health in step with it."""
+        settings = self._settings
+        backend = await self._open_backend()
+        try:
+            monitor = Monitor(
+                backend,
+                store=ConditionStore(settings.plugin_dir, boot_id=self._boot_id),
+                gpu_uuids=self._uuids(),
+                changed=self._conditions_changed,
+                inventory_changed=lambda: changed.set(),
+            )
+            changed = asyncio.Event()
+            self._conditions = monitor.conditions
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(monitor.run(), name="monitor")
+                await monitor.first_look.wait()  # or a GPU would be published as healthy for a moment
+                while True:
+                    self._publish()
+                    await changed.wait()
+                    changed.clear()
+                    await self._read_inventory(backend)
+                    monitor.gpu_uuids = self._uuids()
+        finally:
+            backend.close()
+
+    async def _open_backend(self) -> Backend:
+        settings = self._settings
+        while True:
+            try:
+                backend = await in_daemon_thread(
+                    lambda: open_backend(settings.devices, settings.plugin_dir, boot_id=self._boot_id)
+                )
+                self._devices.update(backend, await in_daemon_thread(backend.inventory))
+            except ProfileError:
+                raise
+            except BackendError as error:
+                if str(error) != self._devices.problem:
+                    logger.error("%s; asking again every %.0f s", error, HARDWARE_RETRY)
+                self._devices.problem = str(error)
+                await asyncio.sleep(HARDWARE_RETRY)
+            else:
+                return backend
+
+    async def _read_inventory(self, backend: Backend) -> None:
+        try:
+            self._devices.update(backend, await in_daemon_thread(backend.inventory))
+        except BackendError as error:
+            logger.error("the inventory could not be read again, the last one stays: %s", error)
+
+    def _conditions_changed(self, conditions: Conditions) -> None:
+        self._conditions = conditions
+        self._publish()
+
+    def _publish(self) -> None:
+        inventory = self._devices.inventory
+        if inventory is None or self._publisher is None:
+            return
+        settings = self._settings
+        slices = build_slices(inventory, self._conditions, driver_name=settings.driver_name)
+        self._publisher.desire(Pool(name=settings.node_name, slices=slices))
+        self._feed.changed()
+        states = {"healthy": 0, "degraded": 0, "lost": 0}
+        for gpu in inventory.gpus:
+            worst = max((c.severity for c in self._conditions.get(gpu.uuid, ())), default=Severity.INFORMATION)
+            states[{Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}.get(worst, "healthy")] += 1
+        for state, count in states.items():
+            self._metrics.devices.labels("gpu", state).set(count)
+
+    def _health(self) -> tuple[DeviceHealth, ...]:
+        inventory = self._devices.inventory
+        return report(inventory, self._conditions) if inventory else ()
+
+    def _uuids(self) -> tuple[str, ...]:
+        inventory = self._devices.inventory
+        return tuple(gpu.uuid for gpu in inventory.gpus) if inventory else ()
+
+    def _remove_dead_sockets(self) -> None:
+        """Sockets that killed predecessors left behind; the kubelet would dial them for ever."""
+        settings = self._settings
+        for path in settings.plugin_dir.glob("dra*.sock"):
+            remove_dead_socket(path)
+        for path in settings.kubelet_registry_dir.glob(f"{settings.driver_name}*-reg.sock"):
+            remove_dead_socket(path)
+
+    def _quarantined(self, path: Path, problem: str) -> None:
+        self._metrics.quarantined.inc()
+        logger.error("a damaged claim record was set aside as %s: %s", path, problem)

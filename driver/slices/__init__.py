@@ -1,0 +1,1 @@
+"""ResourceSlices: built from the device model, kept in step with the API server."""

@@ -1,0 +1,94 @@
+"""Whether two slice specs say the same: pure. The server rewrites quantities and fills in times."""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+_SUFFIXES = {
+    "": Decimal(1),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "k": Decimal("1e3"),
+    "M": Decimal("1e6"),
+    "G": Decimal("1e9"),
+    "T": Decimal("1e12"),
+    "P": Decimal("1e15"),
+    "E": Decimal("1e18"),
+    "Ki": Decimal(2**10),
+    "Mi": Decimal(2**20),
+    "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50),
+    "Ei": Decimal(2**60),
+}
+
+
+def same_spec(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    """Equal for every consumer: quantities by value, taint times within a second, the order of devices as it is."""
+    return bool(_normal(left) == _normal(right)) and _same_times(left, right)
+
+
+def with_known_times(spec: dict[str, Any], existing: dict[str, Any] | None) -> dict[str, Any]:
+    """The spec with ``timeAdded`` of equal taints taken over from the stored slice.
+
+    A taint that is written again must not look new, or each write would restart its tolerationSeconds.
+    """
+    result = copy.deepcopy(spec)
+    if existing is None:
+        return result
+    known = _taint_times(existing["spec"])
+    for device in result.get("devices") or []:
+        for taint in device.get("taints") or []:
+            time = known.get(_taint_key(device, taint))
+            if time is not None:
+                taint["timeAdded"] = time
+    return result
+
+
+def quantity(text: str) -> Decimal:
+    """The value of a Kubernetes quantity such as ``80Gi``. Raises ValueError."""
+    number = text.rstrip("numkMGTPEi")
+    try:
+        return Decimal(number) * _SUFFIXES[text[len(number) :]]
+    except (KeyError, ArithmeticError) as error:
+        raise ValueError(f"{text!r} is not a quantity") from error
+
+
+def _normal(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {k: _normal(v, k) for k, v in value.items() if k != "timeAdded" and v not in (None, [], {}, "")}
+    if isinstance(value, list):
+        return [_normal(item, key) for item in value]
+    if key in {"value", "default", "min", "max", "step", "validValues"} and isinstance(value, str):
+        try:
+            return quantity(value)
+        except ValueError:
+            return value  # a taint's value is not a quantity
+    return value
+
+
+def _same_times(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    times = _taint_times(right)
+    for key, time in _taint_times(left).items():
+        other = times.get(key)
+        if time is None or other is None:
+            continue
+        if abs((datetime.fromisoformat(time) - datetime.fromisoformat(other)).total_seconds()) > 1:
+            return False
+    return True
+
+
+def _taint_times(spec: dict[str, Any]) -> dict[tuple[str, ...], str | None]:
+    return {
+        _taint_key(device, taint): taint.get("timeAdded")
+        for device in spec.get("devices") or []
+        for taint in device.get("taints") or []
+    }
+
+
+def _taint_key(device: dict[str, Any], taint: dict[str, Any]) -> tuple[str, ...]:
+    return (device["name"], taint["key"], taint.get("value", ""), taint["effect"])
