@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from driver.cdi import spec
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.records import PreparedDevice, Record
+from driver.claims.record import PreparedDevice, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

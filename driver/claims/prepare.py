@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from driver.cdi.directory import SpecDirectory
-    from driver.claims.records import PreparedDevice, Record, Records
+    from driver.claims.record import PreparedDevice, Record
+    from driver.claims.records import Records
     from driver.devices.backend import Backend
     from driver.devices.model import Gpu
     from driver.observe.metrics import Metrics

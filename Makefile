@@ -1,0 +1,60 @@
+# gpu-dra-driver: `make demo` and `make test` are all that a newcomer needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test test-long e2e bench lint types layers check wheel lock clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml hatch_build.py requirements/dev.txt $(wildcard protos/*.proto)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY) ## Watch pods get GPUs in a cluster inside one process (ARGS="--serve" keeps it up for kubectl).
+	$(BIN)/gpu-dra demo $(ARGS)
+
+test: $(READY) ## Run the unit, contract and e2e tests.
+	$(BIN)/pytest -m "not long" $(ARGS)
+
+test-long: $(READY) ## Run the long proofs too.
+	$(BIN)/pytest $(ARGS)
+
+e2e: $(READY) ## Run the e2e tests on a real cluster: make e2e KUBECONFIG=...
+	$(BIN)/pytest tests/e2e --kubeconfig=$(KUBECONFIG) $(ARGS)
+
+lint: $(READY) ## Check style and formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## Check types, strictly.
+	$(BIN)/mypy
+
+layers: $(READY) ## Check that imports go one way.
+	$(BIN)/lint-imports
+
+check: lint types layers ## Everything that reads the code and does not run it.
+
+wheel: $(READY) ## Build the wheel, install it into an environment of its own, and run it.
+	rm -rf build/wheel
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w build/wheel .
+	$(PYTHON) -m venv --clear build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --no-deps build/wheel/*.whl
+	cd build/wheel && venv/bin/gpu-dra --version
+
+lock: $(READY) ## Resolve the dependencies again (needs uv).
+	uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--upgrade -o requirements/run.txt
+	uv pip compile -q pyproject.toml --extra sim --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --upgrade -o requirements/dev.txt
+
+clean: ## Remove everything that can be made again.
+	rm -rf $(VENV) build dist driver/wire/*_pb2*
