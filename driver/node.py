@@ -258,7 +258,7 @@ class Node:
             except BackendError as error:
                 if str(error) != self._devices.problem:
                     logger.error("%s; asking again every %.0f s", error, HARDWARE_RETRY)
-                self._devices.problem = str(error)
+                self._devices.fail(str(error))
                 await asyncio.sleep(HARDWARE_RETRY)
             else:
                 return backend

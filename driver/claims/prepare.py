@@ -64,7 +64,7 @@ class Engine:
         api: Api,
         records: Records,
         specs: SpecDirectory,
-        devices: Callable[[], tuple[Backend, Mapping[str, Gpu]]],
+        devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Gpu]]]],
         driver_name: str,
         pool: str,
         boot_id: str,
@@ -156,7 +156,7 @@ class Engine:
         claim = allocation.claim
         record = self._records.read(claim.uid)
         try:
-            backend, gpus = self._devices()
+            backend, gpus = await self._devices()
         except BackendError as error:
             raise ClaimError(Reason.HARDWARE, f"claim {claim} cannot be prepared: {error}") from error
         if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from driver.devices.backend import BackendError
@@ -22,15 +23,27 @@ class Devices:
         self.inventory: Inventory | None = None
         self.problem = "the driver has just started and does not know its GPUs yet"
         """Why there is no inventory, for whoever needs one."""
+        self._looked = asyncio.Event()
 
     def update(self, backend: Backend, inventory: Inventory) -> None:
         """Take over what was read."""
         self._backend = backend
         self._by_name = inventory.by_name()
         self.inventory = inventory
+        self._looked.set()
 
-    def known(self) -> tuple[Backend, Mapping[str, Gpu]]:
-        """The backend and the GPUs by device name. Raises BackendError before the first inventory."""
+    def fail(self, problem: str) -> None:
+        """The hardware cannot be read; what was read before stays."""
+        self.problem = problem
+        self._looked.set()
+
+    async def known(self) -> tuple[Backend, Mapping[str, Gpu]]:
+        """The backend and the GPUs by device name; waits for the first look at the hardware, however it ends.
+
+        Raises BackendError when there is no inventory.
+        """
+        if not self._looked.is_set():
+            await self._looked.wait()
         if self._backend is None:
             raise BackendError(self.problem)
         return self._backend, self._by_name

@@ -73,6 +73,8 @@ class Api:
     async def connect(cls, kubeconfig: Path | None, *, max_connections: int = 64) -> Api:
         """Load credentials: from the kubeconfig, or those of the pod when it is None. Dials nothing yet."""
         configuration = Configuration()
+        if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, at the start
+            raise ConfigError(f"kubeconfig {kubeconfig} does not exist or is not a file")
         try:
             if kubeconfig is None:
                 kube_config.load_incluster_config(client_configuration=configuration)

@@ -51,7 +51,7 @@ def with_known_times(spec: dict[str, Any], existing: dict[str, Any] | None) -> d
 
 def quantity(text: str) -> Decimal:
     """The value of a Kubernetes quantity such as ``80Gi``. Raises ValueError."""
-    number = text.rstrip("numkMGTPEi")
+    number = text.rstrip("numkKMGTPEi")
     try:
         return Decimal(number) * _SUFFIXES[text[len(number) :]]
     except (KeyError, ArithmeticError) as error:

@@ -97,12 +97,15 @@ class Node:
             api=api,  # type: ignore[arg-type]
             records=self.records,
             specs=self.specs,
-            devices=lambda: (Hardware(), self.inventory),  # type: ignore[arg-type,return-value]
+            devices=self.known,  # type: ignore[arg-type]
             driver_name=DRIVER,
             pool=POOL,
             boot_id=boot_id,
             metrics=Metrics(driver_name=DRIVER),
         )
+
+    async def known(self) -> Any:
+        return Hardware(), self.inventory
 
     async def start(self) -> Node:
         self.specs.open()

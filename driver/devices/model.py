@@ -1,0 +1,164 @@
+"""The device model: what a node has, as plain frozen values. No I/O here; everything else builds on it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigProfile:
+    """One GPU-instance profile of a GPU model, as NVML's GetGpuInstanceProfileInfo and placements give it.
+
+    ``size`` and ``starts`` count memory slices; a placement is ``(start, size)``.
+    """
+
+    name: str
+    """Canonical name such as ``1g.10gb`` or ``1g.10gb+me``."""
+    profile_id: int
+    """NVML profile id: the number that creates an instance (not the enum index)."""
+    compute_slices: int
+    size: int
+    starts: tuple[int, ...]
+    max_instances: int
+    memory_mib: int
+    multiprocessors: int
+    copy_engines: int
+    decoders: int
+    encoders: int
+    jpeg_engines: int
+    ofa_engines: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One physical GPU. Fields that a driver could not tell are None; a GPU is never left out because of one."""
+
+    name: str
+    """Device name in the ResourceSlice, ``gpu-<minor>``."""
+    uuid: str
+    index: int
+    minor: int
+    product_name: str
+    brand: str | None
+    architecture: str | None
+    compute_capability: str | None
+    """``major.minor``, for example ``9.0``."""
+    memory_bytes: int | None
+    multiprocessors: int | None
+    pci_bus_id: str | None
+    """``dddd:bb:dd.f``, lower case."""
+    pcie_root: str | None
+    """``pcidddd:bb``, the root complex that the GPU hangs on."""
+    numa_node: int | None
+    addressing_mode: str | None = None
+    """``HMM``, ``ATS`` or ``None`` as NVML spells them; None where the driver does not say."""
+    memory_slices: int = 0
+    """MIG memory slices on the die; 0 where the GPU has no MIG."""
+    mig_profiles: tuple[MigProfile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """All that a backend found on the node, GPUs in order of their PCI address."""
+
+    driver_version: str
+    """As the driver reports it, for example ``570.124.06`` (not yet semver)."""
+    cuda_version: str
+    """CUDA version that the driver supports, ``major.minor``."""
+    gpus: tuple[Gpu, ...]
+
+    def by_name(self) -> dict[str, Gpu]:
+        """GPUs keyed by device name; of two with one name the first, which is the one that gets published."""
+        result: dict[str, Gpu] = {}
+        for gpu in self.gpus:
+            result.setdefault(gpu.name, gpu)
+        return result
+
+
+class Cause(enum.StrEnum):
+    """Why a GPU is not as it should be. The value is the last part of the taint key."""
+
+    XID = "xid"
+    ECC = "ecc"
+    GPU_LOST = "gpu-lost"
+    UNMONITORED = "unmonitored"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that is wrong with one GPU right now, as a backend reports it."""
+
+    cause: Cause
+    detail: str = ""
+    """The XID number for XID, the error class for ECC, empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occurred:
+    """A fault appeared. Repeating a fault that is known already is harmless."""
+
+    gpu_uuid: str
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    """A GPU has recovered from every fault except those named."""
+
+    gpu_uuid: str
+    remaining: frozenset[Fault] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventoryChanged:
+    """GPUs came, went or changed shape: read the inventory again."""
+
+
+Event = Occurred | Cleared | InventoryChanged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNode:
+    """A device file to put into a container. ``host_path`` None means the same path as in the container."""
+
+    path: str
+    host_path: str | None = None
+    type: str = "c"
+    major: int | None = None
+    minor: int | None = None
+    file_mode: int | None = None
+    permissions: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A bind mount into a container."""
+
+    host_path: str
+    container_path: str
+    options: tuple[str, ...] = ("ro", "nosuid", "nodev", "rbind", "rprivate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """An OCI hook; ``args[0]`` repeats the program name."""
+
+    name: str
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerEdits:
+    """What a container needs to use a device, in the terms of CDI."""
+
+    env: tuple[str, ...] = ()
+    device_nodes: tuple[DeviceNode, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    hooks: tuple[Hook, ...] = field(default=())
+
+    def __bool__(self) -> bool:
+        """CDI forbids an edit that changes nothing."""
+        return bool(self.env or self.device_nodes or self.mounts or self.hooks)

@@ -1,0 +1,86 @@
+"""What is wrong with which GPU, since when: a fold over the events of a backend."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from driver.devices.model import Cause, Cleared, Event, Fault, Occurred
+from driver.health import xids
+from driver.health.xids import Severity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One fault of one GPU, from its first occurrence until it is cleared."""
+
+    fault: Fault
+    since: int
+    """Unix seconds."""
+
+    @property
+    def severity(self) -> Severity:
+        """How bad this is."""
+        return severity(self.fault)
+
+    @property
+    def since_text(self) -> str:
+        """``since`` as the API server writes times: RFC 3339, UTC, whole seconds."""
+        return dt.datetime.fromtimestamp(self.since, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Conditions = Mapping[str, tuple[Condition, ...]]
+"""By GPU UUID, in order of appearance; a GPU that is well has no entry."""
+
+
+def fold(conditions: Conditions, event: Event, now: float) -> Conditions:
+    """Conditions after an event; the very same object when nothing changed.
+
+    A fault that repeats keeps its ``since``; a harmless fault never takes the place of a bad one.
+    """
+    if isinstance(event, Occurred):
+        return _replace(conditions, event.gpu_uuid, frozenset({event.fault}), now, keep_others=True)
+    if isinstance(event, Cleared):
+        return _replace(conditions, event.gpu_uuid, event.remaining, now, keep_others=False)
+    return conditions
+
+
+def severity(fault: Fault) -> Severity:
+    """How bad a fault is, whatever else is wrong."""
+    match fault.cause:
+        case Cause.XID:
+            return xids.severity(int(fault.detail)) if fault.detail.isdecimal() else Severity.DEGRADED
+        case Cause.ECC:
+            return Severity.DEGRADED
+        case Cause.GPU_LOST:
+            return Severity.UNUSABLE
+        case Cause.UNMONITORED:
+            return Severity.INFORMATION
+
+
+def worst_by_cause(conditions: tuple[Condition, ...]) -> dict[Cause, Condition]:
+    """For each cause the worst condition, the oldest of these: the one that decides."""
+    worst: dict[Cause, Condition] = {}
+    for condition in conditions:
+        known = worst.get(condition.fault.cause)
+        if known is None or (condition.severity, -condition.since) > (known.severity, -known.since):
+            worst[condition.fault.cause] = condition
+    return worst
+
+
+def _replace(
+    conditions: Conditions, uuid: str, faults: frozenset[Fault], now: float, *, keep_others: bool
+) -> Conditions:
+    before = conditions.get(uuid, ())
+    kept = tuple(condition for condition in before if keep_others or condition.fault in faults)
+    new = faults - {condition.fault for condition in kept}
+    after = kept + tuple(
+        Condition(fault=fault, since=int(now)) for fault in sorted(new, key=lambda f: (f.cause, f.detail))
+    )
+    if after == before:
+        return conditions
+    result = {**conditions, uuid: after}
+    if not after:
+        del result[uuid]
+    return result

@@ -1,0 +1,69 @@
+"""A device's health as the kubelet takes it into the pod's status."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from driver.devices.model import Cause
+from driver.health import xids
+from driver.health.xids import Severity
+from driver.text import cut
+
+if TYPE_CHECKING:
+    from driver.devices.model import Inventory
+    from driver.health.conditions import Condition, Conditions
+
+MAX_MESSAGE_BYTES = 1024
+"""The kubelet cuts what is longer, in the middle of a character if need be."""
+
+
+class Health(enum.IntEnum):
+    """The numbers are those of HealthStatus on the wire."""
+
+    UNKNOWN = 0
+    HEALTHY = 1
+    UNHEALTHY = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceHealth:
+    """Health of one device."""
+
+    name: str
+    status: Health
+    message: str = ""
+
+
+def report(inventory: Inventory, conditions: Conditions) -> tuple[DeviceHealth, ...]:
+    """Health of every device of the node, for the stream to the kubelet."""
+    return tuple(device_health(gpu.name, conditions.get(gpu.uuid, ())) for gpu in inventory.gpus)
+
+
+def device_health(name: str, conditions: tuple[Condition, ...]) -> DeviceHealth:
+    """Unhealthy from degraded on; unknown while nobody watches; faults of a program leave the GPU healthy."""
+    ordered = sorted(conditions, key=lambda condition: (-condition.severity, condition.since))
+    message = "; ".join(f"{describe(condition)} (since {condition.since_text})" for condition in ordered)
+    if any(condition.severity > Severity.INFORMATION for condition in conditions):
+        status = Health.UNHEALTHY
+    elif any(condition.fault.cause is Cause.UNMONITORED for condition in conditions):
+        status = Health.UNKNOWN
+    else:
+        status = Health.HEALTHY
+    return DeviceHealth(name=name, status=status, message=cut(message, MAX_MESSAGE_BYTES, ellipsis="..."))
+
+
+def describe(condition: Condition) -> str:
+    """A condition in a few words."""
+    detail = condition.fault.detail
+    match condition.fault.cause:
+        case Cause.XID:
+            meaning = xids.meaning(int(detail)) if detail.isdecimal() else ""
+            return f"XID {detail}: {meaning}" if meaning else f"XID {detail}"
+        case Cause.ECC:
+            return f"uncorrectable memory error ({detail})" if detail else "uncorrectable memory error"
+        case Cause.GPU_LOST:
+            return "GPU is lost"
+        case Cause.UNMONITORED:
+            return f"not watched for errors: {detail}" if detail else "not watched for errors"

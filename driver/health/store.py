@@ -1,0 +1,91 @@
+"""Conditions on disk, so that taints keep their ``timeAdded`` when the driver restarts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from driver.devices.model import Cause, Fault
+from driver.health.conditions import Condition, Conditions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+MAX_DETAIL = 64
+MAX_SINCE = 1 << 33
+CONDITIONS_FILE = "conditions.json"
+_CAUSES = frozenset(Cause)
+
+
+class ConditionStore:
+    """``conditions.json`` in the driver's directory; void after a reboot, which mends or re-reports every fault."""
+
+    def __init__(self, directory: Path, *, boot_id: str) -> None:
+        self._path = directory / CONDITIONS_FILE
+        self._boot_id = boot_id
+
+    def load(self) -> Conditions:
+        """Conditions as last saved in this boot. Never fails: a file that cannot be used counts as none."""
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            logger.error("the devices' conditions are not known from before: %s", error)
+            return {}
+        try:
+            return self._parse(data)
+        except Exception as error:  # noqa: BLE001 - whatever stands in the file, the driver starts
+            damaged = self._path.with_name(f"{CONDITIONS_FILE}.damaged")
+            logger.error("%s is damaged (%r): set aside as %s; taints begin anew", self._path, error, damaged.name)
+            try:
+                self._path.replace(damaged)
+            except OSError as failure:
+                logger.error("setting it aside failed: %s", failure)
+            return {}
+
+    def save(self, conditions: Conditions) -> None:
+        """Replace the file. Raises OSError; the old content then stays."""
+        document = {
+            "schema": SCHEMA,
+            "bootID": self._boot_id,
+            "conditions": {
+                uuid: [{"cause": c.fault.cause, "detail": c.fault.detail, "since": c.since} for c in present]
+                for uuid, present in conditions.items()
+            },
+        }
+        # Two instances may save at once during an upgrade; no fsync, as a crash of the machine voids the content.
+        temporary = self._path.with_name(f".{CONDITIONS_FILE}.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _parse(self, data: bytes) -> Conditions:
+        document = json.loads(data)
+        if document["bootID"] != self._boot_id:
+            return {}
+        result: dict[str, tuple[Condition, ...]] = {}
+        for uuid, items in document["conditions"].items():
+            present = tuple(
+                _condition(item)
+                for item in items
+                if item["cause"] in _CAUSES  # a newer version may know more
+            )
+            if present:
+                result[str(uuid)] = present
+        return result
+
+
+def _condition(item: dict[str, Any]) -> Condition:
+    detail, since = str(item["detail"]), int(item["since"])
+    if len(detail) > MAX_DETAIL or not 0 <= since < MAX_SINCE:
+        raise ValueError(f"not a condition: {item!r:.200}")
+    return Condition(fault=Fault(cause=Cause(item["cause"]), detail=detail), since=since)

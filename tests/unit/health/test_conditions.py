@@ -1,0 +1,185 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
+from driver.health.conditions import Condition, Conditions, fold
+from driver.health.report import MAX_MESSAGE_BYTES, Health, device_health
+from driver.health.taints import DEFAULT_EFFECTS, Effect, taints
+from driver.health.xids import APPLICATION_XIDS, UNUSABLE_XIDS, Severity, severity
+
+GPU = "GPU-1"
+LOST = Fault(cause=Cause.GPU_LOST)
+ECC = Fault(cause=Cause.ECC, detail="double-bit")
+BLIND = Fault(cause=Cause.UNMONITORED)
+
+
+def xid(number: int) -> Fault:
+    return Fault(cause=Cause.XID, detail=str(number))
+
+
+def after(*events: Event) -> Conditions:
+    """Conditions after events that happen one per second, from second 100."""
+    conditions: Conditions = {}
+    for now, event in enumerate(events, 100):
+        conditions = fold(conditions, event, now + 0.9)
+    return conditions
+
+
+def occurred(*faults: Fault) -> list[Event]:
+    return [Occurred(gpu_uuid=GPU, fault=fault) for fault in faults]
+
+
+def taints_after(*faults: Fault) -> list[tuple[str, str, str, str]]:
+    found = taints(after(*occurred(*faults)).get(GPU, ()), driver_name="gpu.nvidia.com")
+    return [(t["key"].partition("/")[2], t.get("value", ""), t["effect"], t["timeAdded"]) for t in found]
+
+
+def test_a_fault_begins_when_it_occurs_first():
+    assert after(*occurred(LOST)) == {GPU: (Condition(fault=LOST, since=100),)}
+
+
+def test_a_fault_that_repeats_keeps_its_beginning_and_changes_nothing():
+    once = after(*occurred(xid(79)))
+
+    assert fold(once, Occurred(gpu_uuid=GPU, fault=xid(79)), 500) is once
+
+
+def test_several_faults_stand_side_by_side():
+    assert [c.fault for c in after(*occurred(xid(79), ECC, xid(31)))[GPU]] == [xid(79), ECC, xid(31)]
+
+
+def test_clearing_removes_the_gpu():
+    assert after(*occurred(xid(79), ECC), Cleared(gpu_uuid=GPU)) == {}
+
+
+def test_what_remains_after_clearing_keeps_its_beginning():
+    conditions = after(*occurred(ECC, xid(79)), Cleared(gpu_uuid=GPU, remaining=frozenset({ECC, LOST})))
+
+    assert conditions == {GPU: (Condition(fault=ECC, since=100), Condition(fault=LOST, since=102))}
+
+
+@pytest.mark.parametrize("event", [Cleared(gpu_uuid="GPU-9"), InventoryChanged()])
+def test_events_that_change_nothing(event):
+    conditions = after(*occurred(ECC))
+
+    assert fold(conditions, event, 500) is conditions
+
+
+def test_other_gpus_are_not_touched():
+    conditions = after(*occurred(ECC), Occurred(gpu_uuid="GPU-2", fault=LOST), Cleared(gpu_uuid=GPU))
+
+    assert conditions == {"GPU-2": (Condition(fault=LOST, since=101),)}
+
+
+def test_application_xids_are_information():
+    assert {13, 31, 43, 45, 68, 109} == APPLICATION_XIDS
+    assert {severity(number) for number in APPLICATION_XIDS} == {Severity.INFORMATION}
+
+
+@pytest.mark.parametrize("number", sorted(UNUSABLE_XIDS))
+def test_xids_after_which_nothing_goes_on(number):
+    assert severity(number) is Severity.UNUSABLE
+
+
+@pytest.mark.parametrize("number", [48, 63, 64, 74, 94, 500])
+def test_other_xids_and_unknown_ones_degrade(number):
+    assert severity(number) is Severity.DEGRADED
+
+
+@pytest.mark.parametrize(
+    ("fault", "taint"),
+    [
+        (xid(31), ("xid", "31", "None", "1970-01-01T00:01:40Z")),
+        (xid(48), ("xid", "48", "NoSchedule", "1970-01-01T00:01:40Z")),
+        (xid(79), ("xid", "79", "NoExecute", "1970-01-01T00:01:40Z")),
+        (ECC, ("ecc", "double-bit", "NoSchedule", "1970-01-01T00:01:40Z")),
+        (LOST, ("gpu-lost", "", "NoExecute", "1970-01-01T00:01:40Z")),
+        (BLIND, ("unmonitored", "", "None", "1970-01-01T00:01:40Z")),
+    ],
+)
+def test_taint_of_a_fault(fault, taint):
+    assert taints_after(fault) == [taint]
+
+
+def test_a_gpu_that_is_well_has_no_taints():
+    assert taints_after() == []
+
+
+def test_several_causes_give_several_taints():
+    assert [taint[0] for taint in taints_after(LOST, xid(79), ECC, BLIND)] == ["ecc", "gpu-lost", "unmonitored", "xid"]
+
+
+@pytest.mark.parametrize("later", [31, 48])
+def test_a_fatal_xid_is_not_downgraded_by_a_later_one(later):
+    assert taints_after(xid(79), xid(later)) == [("xid", "79", "NoExecute", "1970-01-01T00:01:40Z")]
+
+
+def test_a_worse_xid_takes_over_with_its_own_beginning():
+    assert taints_after(xid(31), xid(79)) == [("xid", "79", "NoExecute", "1970-01-01T00:01:41Z")]
+
+
+def test_of_equal_xids_the_older_one_stays():
+    assert taints_after(xid(95), xid(79)) == [("xid", "95", "NoExecute", "1970-01-01T00:01:40Z")]
+
+
+def test_effects_can_be_chosen_per_row():
+    effects = {**DEFAULT_EFFECTS, (Cause.ECC, Severity.DEGRADED): Effect.NO_EXECUTE}
+
+    (taint,) = taints(after(*occurred(ECC))[GPU], driver_name="gpu.example.com", effects=effects)
+
+    assert (taint["key"], taint["effect"]) == ("gpu.example.com/ecc", "NoExecute")
+
+
+def test_a_detail_that_is_no_label_value_becomes_one():
+    (taint,) = taints_after(Fault(cause=Cause.ECC, detail="_DRAM: bank 3/ü" + "x" * 80))
+
+    assert taint[1].startswith("DRAM--bank-3--x")
+    assert len(taint[1]) == 62
+
+
+@given(st.lists(st.sampled_from([xid(13), xid(48), xid(79), ECC, LOST, BLIND]), min_size=1))
+def test_conditions_do_not_depend_on_repetition_and_never_get_better_by_faults(faults):
+    worst = Severity.INFORMATION
+    conditions: Conditions = {}
+    for now, fault in enumerate(faults):
+        conditions = fold(conditions, Occurred(gpu_uuid=GPU, fault=fault), now)
+        before, worst = worst, max(condition.severity for condition in conditions[GPU])
+        assert worst >= before
+
+    assert len(conditions[GPU]) == len(set(faults))
+    assert {c.fault: c.since for c in conditions[GPU]} == {f: faults.index(f) for f in faults}
+
+
+@pytest.mark.parametrize(
+    ("faults", "status"),
+    [
+        ([], Health.HEALTHY),
+        ([xid(31)], Health.HEALTHY),
+        ([BLIND], Health.UNKNOWN),
+        ([BLIND, xid(31)], Health.UNKNOWN),
+        ([ECC], Health.UNHEALTHY),
+        ([xid(79), BLIND], Health.UNHEALTHY),
+        ([LOST], Health.UNHEALTHY),
+    ],
+)
+def test_health_for_the_kubelet(faults, status):
+    assert device_health("gpu-0", after(*occurred(*faults)).get(GPU, ())).status is status
+
+
+def test_health_message_begins_with_the_worst():
+    message = device_health("gpu-0", after(*occurred(xid(31), xid(79)))[GPU]).message
+
+    assert message == (
+        "XID 79: GPU has fallen off the bus (since 1970-01-01T00:01:41Z); "
+        "XID 31: page fault of a program (since 1970-01-01T00:01:40Z)"
+    )
+
+
+def test_health_message_fits_the_kubelet():
+    faults = [Fault(cause=Cause.ECC, detail=f"{n}" + "ü" * 200) for n in range(9)]
+
+    message = device_health("gpu-0", after(*occurred(*faults))[GPU]).message
+
+    assert len(message.encode()) <= MAX_MESSAGE_BYTES
+    assert message.endswith("...")

@@ -1,0 +1,327 @@
+"""Pods with and without claims, from binding to deletion, against an API server and a plugin."""
+
+from driver.kube.client import RESOURCE
+from tests.unit.sim_kubelet.fakes import DRIVER, NAMESPACE, NODE, eventually, pod
+
+
+async def test_runs_a_pod_to_its_end_and_reports_exit_code_and_log(cluster, run_kubelet):
+    kubelet = run_kubelet()
+    await cluster.create_pod(pod(script="echo hello; exit 3"))
+
+    failed = await cluster.phase("Failed")
+
+    terminated = failed["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (terminated["exitCode"], terminated["reason"]) == (3, "Error")
+    assert kubelet.now.read_log(NAMESPACE, "pod-1") == "hello\n"
+
+
+async def test_container_sees_the_edits_of_its_claims(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    kubelet = run_kubelet()
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}, script="env"))
+
+    await cluster.phase("Succeeded")
+
+    assert "CLAIM_claim_1=yes" in kubelet.now.read_log(NAMESPACE, "pod-1")
+
+
+async def test_a_pod_of_two_claims_is_prepared_with_one_call_per_driver(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    uids = {(await cluster.create_claim(name))["metadata"]["uid"] for name in ("claim-1", "claim-2")}
+    await cluster.create_pod(pod(claims={"a": "claim-1", "b": "claim-2"}))
+
+    await cluster.phase("Running")
+
+    assert [(method, set(called)) for method, called in plugin.calls] == [("prepare", uids)]
+
+
+async def test_deletion_unprepares_before_the_object_goes(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    claim = await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    await cluster.phase("Running")
+
+    await cluster.delete_pod()
+    await cluster.gone()
+
+    assert plugin.calls[-1] == ("unprepare", [claim["metadata"]["uid"]])
+
+
+async def test_an_unprepare_error_keeps_the_pod_until_it_succeeds(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    plugin.unprepare_error = {"claim-1": "busy"}
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    await cluster.phase("Running")
+    await cluster.delete_pod()
+
+    await eventually(lambda: plugin.count("unprepare") >= 2, "a second try")
+    kept = await cluster.pod()
+    plugin.unprepare_error = {}
+    await cluster.gone()
+
+    assert kept is not None
+    assert kept["status"]["phase"] == "Running"
+
+
+async def test_a_prepare_error_is_an_event_and_is_retried(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    plugin.prepare_error = {"claim-1": "the GPU is on fire"}
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+
+    event = await cluster.event("FailedPrepareDynamicResources")
+    plugin.prepare_error = {}
+    await cluster.phase("Running")
+
+    assert event["message"] == (
+        "Failed to prepare dynamic resources: prepare dynamic resources: "
+        "NodePrepareResources failed for ResourceClaim claim-1: the GPU is on fire"
+    )
+
+
+async def test_without_the_driver_the_event_names_it(cluster, run_kubelet):
+    run_kubelet()
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+
+    event = await cluster.event("FailedPrepareDynamicResources")
+
+    assert event["message"].endswith(f"prepare dynamic resources: DRA driver {DRIVER} is not registered")
+
+
+async def test_two_pods_share_a_claim_and_the_last_one_unprepares(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    for name in ("pod-1", "pod-2"):
+        await cluster.create_pod(pod(name, claims={"gpu": "claim-1"}))
+        await cluster.phase("Running", name)
+
+    await cluster.delete_pod("pod-1")
+    await cluster.gone("pod-1")
+    after_first = list(plugin.calls)
+    await cluster.delete_pod("pod-2")
+    await cluster.gone("pod-2")
+
+    assert [method for method, _ in after_first] == ["prepare"]
+    assert [method for method, _ in plugin.calls] == ["prepare", "unprepare"]
+
+
+async def test_a_pod_deleted_by_force_is_unprepared(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    kubelet = run_kubelet()
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    await cluster.phase("Running")
+
+    await cluster.delete_pod(grace=0)
+
+    await eventually(lambda: plugin.count("unprepare"))
+    await eventually(lambda: not kubelet.now.runtime.sandboxes(), "containers and their files gone")
+
+
+async def test_claims_of_pods_that_vanished_while_the_kubelet_was_away_are_unprepared(
+    cluster, run_kubelet, make_plugin
+):
+    plugin = await make_plugin().start()
+    kubelet = run_kubelet(on_shutdown="leave")
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    await cluster.phase("Running")
+    await kubelet.stop()
+    await cluster.delete_pod(grace=0)
+
+    kubelet.start()
+
+    await eventually(lambda: plugin.count("unprepare"))
+    await eventually(lambda: not kubelet.now.runtime.sandboxes())
+
+
+async def test_a_restarted_kubelet_adopts_running_containers_without_another_prepare(
+    cluster, run_kubelet, make_plugin
+):
+    plugin = await make_plugin().start()
+    kubelet = run_kubelet(on_shutdown="leave")
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    created = await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    before = await cluster.phase("Running")
+    await kubelet.stop()
+
+    kubelet.start()
+    await eventually(lambda: kubelet.now.plugins.instances)
+    await cluster.delete_pod()
+    await cluster.gone()
+
+    assert before["status"]["containerStatuses"][0]["restartCount"] == 0
+    assert [method for method, _ in plugin.calls] == ["prepare", "unprepare"]
+    assert created["metadata"]["uid"] not in kubelet.now.runtime.sandboxes()
+
+
+async def test_a_restarted_kubelet_prepares_again_when_the_sandbox_is_lost(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    kubelet = run_kubelet(on_shutdown="stop")
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}, restartPolicy="Always"))
+    await cluster.phase("Running")
+    await kubelet.stop()
+
+    kubelet.start()
+
+    await eventually(lambda: plugin.count("prepare") == 2)
+
+    async def restarted():
+        statuses = (await cluster.pod())["status"]["containerStatuses"]
+        return statuses[0]["restartCount"] == 1 and "running" in statuses[0]["state"]
+
+    await eventually(restarted)
+
+
+async def test_an_unresolvable_device_is_the_runtimes_error(cluster, run_kubelet, make_plugin, root):
+    plugin = await make_plugin().start()
+    plugin.cdi_dir = root / "elsewhere"
+    plugin.cdi_dir.mkdir()
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    claim = await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+
+    event = await cluster.event("Failed")
+
+    uid = claim["metadata"]["uid"]
+    assert event["message"].endswith(
+        f"CDI device injection failed: unresolvable CDI devices k8s.{DRIVER}/claim={uid}-gpu-0"
+    )
+    waiting = (await cluster.pod())["status"]["containerStatuses"][0]["state"]["waiting"]
+    assert waiting["reason"] == "CreateContainerError"
+
+
+async def test_init_containers_run_one_after_the_other_first(cluster, run_kubelet):
+    kubelet = run_kubelet()
+    init = [
+        {"name": name, "image": "busybox", "command": ["sh", "-c", "date +%s%N"]} for name in ("first", "second")
+    ]
+    await cluster.create_pod(pod(script="date +%s%N", initContainers=init))
+
+    await cluster.phase("Succeeded")
+
+    times = [int(kubelet.now.read_log(NAMESPACE, "pod-1", name)) for name in ("first", "second", "main")]
+    assert times == sorted(times)
+
+
+async def test_a_failed_init_container_fails_a_pod_that_never_restarts(cluster, run_kubelet):
+    run_kubelet()
+    init = [{"name": "first", "image": "busybox", "command": ["false"]}]
+    await cluster.create_pod(pod(initContainers=init))
+
+    failed = await cluster.phase("Failed")
+
+    assert "waiting" in failed["status"]["containerStatuses"][0]["state"]
+
+
+async def test_restarts_on_failure_until_success(cluster, run_kubelet, root):
+    run_kubelet()
+    script = f"echo x >>{root}/tries; [ $(wc -l <{root}/tries) = 3 ]"
+    await cluster.create_pod(pod(script=script, restartPolicy="OnFailure"))
+
+    succeeded = await cluster.phase("Succeeded")
+
+    assert succeeded["status"]["containerStatuses"][0]["restartCount"] == 2
+
+
+async def test_a_sidecar_runs_beside_the_containers_and_ends_after_them(cluster, run_kubelet):
+    run_kubelet()
+    sidecar = {"name": "side", "image": "busybox", "command": ["sleep", "100"], "restartPolicy": "Always"}
+    await cluster.create_pod(pod(script="true", initContainers=[sidecar]))
+
+    succeeded = await cluster.phase("Succeeded")
+
+    assert "terminated" in succeeded["status"]["initContainerStatuses"][0]["state"]
+
+
+async def test_a_running_pod_is_ready(cluster, run_kubelet):
+    run_kubelet()
+    await cluster.create_pod(pod())
+
+    running = await cluster.phase("Running")
+
+    conditions = {c["type"]: c["status"] for c in running["status"]["conditions"]}
+    assert conditions["Ready"] == "True"
+    assert conditions["PodScheduled"] == "True", "the scheduler's condition is kept"
+
+
+async def test_the_downward_api_is_there(cluster, run_kubelet):
+    kubelet = run_kubelet()
+    body = pod(script="echo $NODE $NAME")
+    body["spec"]["containers"][0]["env"] = [
+        {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+    await cluster.create_pod(body)
+
+    await cluster.phase("Succeeded")
+
+    assert kubelet.now.read_log(NAMESPACE, "pod-1") == f"{NODE} pod-1\n"
+
+
+async def test_the_node_is_ready(cluster, run_kubelet):
+    kubelet = run_kubelet()
+    await eventually(lambda: kubelet.now.node.ready.is_set())
+
+    status = (await cluster.get(f"/api/v1/nodes/{NODE}"))["status"]
+
+    assert {c["type"]: c["status"] for c in status["conditions"]}["Ready"] == "True"
+    assert status["nodeInfo"]["kubeletVersion"] == "v1.36.2"
+
+
+async def test_a_claim_that_is_not_reserved_for_the_pod_is_refused(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    claim = await cluster.create_claim()
+    created = await cluster.create_pod(pod(claims={"gpu": "claim-1"}), reserve=False)
+
+    event = await cluster.event("FailedPrepareDynamicResources")
+
+    assert f"pod pod-1 ({created['metadata']['uid']}) is not allowed to use ResourceClaim claim-1 " in event["message"]
+    assert claim["metadata"]["uid"] in event["message"]
+    assert plugin.calls == []
+
+
+async def test_an_old_claim_of_the_same_name_is_refused(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    plugin.unprepare_error = {"claim-1": "not yet"}
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    old = await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    await cluster.phase("Running")
+    await cluster.delete_pod(grace=0)
+    await cluster.claim_status("claim-1", {"reservedFor": None, "allocation": None})
+    await cluster.api.request("DELETE", f"{RESOURCE}/namespaces/{NAMESPACE}/resourceclaims/claim-1")
+    await cluster.create_claim()
+    await cluster.create_pod(pod("pod-2", claims={"gpu": "claim-1"}))
+
+    event = await cluster.event("FailedPrepareDynamicResources", containing="force-deleted")
+    plugin.unprepare_error = {}
+    await cluster.phase("Running", "pod-2")
+
+    assert event["message"].endswith(
+        f"old ResourceClaim with same name claim-1 and different UID {old['metadata']['uid']} still exists "
+        "(previous pod force-deleted?!)"
+    )
