@@ -1,0 +1,274 @@
+"""The real driver as a process, and the kubelet's end of its sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from driver.kube.client import RESOURCE, Api
+from driver.wire import dra_v1_pb2 as dra
+from driver.wire import dra_v1_pb2_grpc, pluginregistration_pb2_grpc
+from driver.wire import pluginregistration_pb2 as registration
+from tests.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+DRIVER = "gpu.nvidia.com"
+NODE = "node-1"
+OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost"))
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class NodeDirectories:
+    """A node's directories; short, because socket paths are."""
+
+    root: Path
+    plugins: Path = field(init=False)
+    registry: Path = field(init=False)
+    cdi: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plugins, self.registry, self.cdi = self.root / "p", self.root / "r", self.root / "c"
+        for directory in (self.plugins, self.registry, self.cdi):
+            directory.mkdir()
+
+    @property
+    def state(self) -> Path:
+        return self.plugins / DRIVER
+
+    def records(self) -> list[str]:
+        return sorted(path.name for path in (self.state / "claims").glob("*.json"))
+
+    def specs(self) -> list[str]:
+        return sorted(path.name for path in self.cdi.iterdir() if path.is_file())
+
+    def sockets(self) -> list[str]:
+        return sorted(path.name for path in self.root.rglob("*.sock"))
+
+
+@contextlib.contextmanager
+def node_directories() -> Iterator[NodeDirectories]:
+    root = Path(tempfile.mkdtemp(prefix="gd-", dir="/tmp"))
+    try:
+        yield NodeDirectories(root)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+class DriverProcess:
+    """``gpu-dra run`` as users start it."""
+
+    def __init__(self, node: NodeDirectories, kubeconfig: Path, *flags: str, pod_uid: str = "") -> None:
+        self.node = node
+        self.pod_uid = pod_uid
+        self.http_port = free_port()
+        self.health_port = free_port()
+        self.log_path = node.root / f"driver-{uuid.uuid4().hex[:6]}.log"
+        self._command = [
+            sys.executable,
+            "-m",
+            "driver",
+            "run",
+            f"--node-name={NODE}",
+            f"--kubeconfig={kubeconfig}",
+            f"--kubelet-plugins-dir={node.plugins}",
+            f"--kubelet-registry-dir={node.registry}",
+            f"--cdi-root={node.cdi}",
+            "--devices=fake:h100x8",
+            f"--http-port={self.http_port}",
+            f"--health-port={self.health_port}",
+            *([f"--pod-uid={pod_uid}"] if pod_uid else []),
+            *flags,
+        ]
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def registrar(self) -> Path:
+        return self.node.registry / f"{DRIVER}{f'-{self.pod_uid}' if self.pod_uid else ''}-reg.sock"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    async def start(self, *, wait: bool = True) -> DriverProcess:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
+        with self.log_path.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self._command, stdout=log, stderr=log, cwd=Path(__file__).parent.parent, env=environment
+            )
+        if wait:
+            await eventually(self.answers, within=20, what=f"the driver serves {self.registrar}")
+        return self
+
+    async def answers(self) -> bool:
+        """Whether the registration socket is served; fails at once when the process has ended."""
+        assert self.process is not None
+        if self.process.returncode is not None:
+            raise AssertionError(f"the driver ended with status {self.process.returncode}:\n{self.log}")
+        try:
+            async with asyncio.timeout(1):
+                await Kubelet(self.registrar).info()
+        except (grpc.aio.AioRpcError, TimeoutError):
+            return False
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def ended(self, *, within: float = 25) -> int:
+        """The exit status, once there is one."""
+        assert self.process is not None
+        async with asyncio.timeout(within):
+            return await self.process.wait()
+
+    async def stop(self) -> int:
+        if self.process is not None and self.process.returncode is None:
+            self.signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.signal(signal.SIGKILL)
+            await self.ended()
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """A page of the HTTP port."""
+        import aiohttp
+
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self.http_port}{path}") as response,
+        ):
+            return response.status, await response.text()
+
+
+class Kubelet:
+    """The kubelet's end of one plugin's sockets."""
+
+    def __init__(self, registrar: Path) -> None:
+        self.registrar = registrar
+        self._channel: grpc.aio.Channel | None = None
+
+    async def info(self) -> registration.PluginInfo:
+        async with grpc.aio.insecure_channel(f"unix:{self.registrar}", options=OPTIONS) as channel:
+            stub = pluginregistration_pb2_grpc.RegistrationStub(channel)
+            return await stub.GetInfo(registration.InfoRequest(), timeout=1)
+
+    async def notify(self, *, registered: bool, error: str = "") -> None:
+        async with grpc.aio.insecure_channel(f"unix:{self.registrar}", options=OPTIONS) as channel:
+            stub = pluginregistration_pb2_grpc.RegistrationStub(channel)
+            status = registration.RegistrationStatus(plugin_registered=registered, error=error)
+            await stub.NotifyRegistrationStatus(status, timeout=5)
+
+    async def connect(self) -> grpc.aio.Channel:
+        """The one connection that the kubelet keeps to a plugin."""
+        if self._channel is None:
+            endpoint = (await self.info()).endpoint
+            self._channel = grpc.aio.insecure_channel(f"unix:{endpoint}", options=OPTIONS)
+        return self._channel
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def prepare(self, *claims: dict[str, Any], timeout: float = 45) -> dict[str, dra.NodePrepareResourceResponse]:
+        stub = dra_v1_pb2_grpc.DRAPluginStub(await self.connect())
+        request = dra.NodePrepareResourcesRequest(claims=[_ref(claim) for claim in claims])
+        return dict((await stub.NodePrepareResources(request, timeout=timeout)).claims)
+
+    async def unprepare(
+        self, *claims: dict[str, Any], timeout: float = 45
+    ) -> dict[str, dra.NodeUnprepareResourceResponse]:
+        stub = dra_v1_pb2_grpc.DRAPluginStub(await self.connect())
+        request = dra.NodeUnprepareResourcesRequest(claims=[_ref(claim) for claim in claims])
+        return dict((await stub.NodeUnprepareResources(request, timeout=timeout)).claims)
+
+
+def _ref(claim: dict[str, Any]) -> dra.Claim:
+    metadata = claim["metadata"]
+    return dra.Claim(namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
+
+
+class Claims:
+    """Claims on an API server, allocated by hand as the kubelet's own tests do."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    async def allocated(
+        self, name: str, *devices: str, driver: str = DRIVER, pool: str = NODE, **more: Any
+    ) -> dict[str, Any]:
+        """Create a claim and allocate these devices to it, one request each."""
+        requests = [f"req-{index}" for index in range(len(devices))] or ["req-0"]
+        claim = await self.api.request(
+            "POST",
+            f"{RESOURCE}/namespaces/default/resourceclaims",
+            body={
+                "apiVersion": "resource.k8s.io/v1",
+                "kind": "ResourceClaim",
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {
+                    "devices": {
+                        "requests": [{"name": r, "exactly": {"deviceClassName": DRIVER}} for r in requests],
+                    }
+                },
+            },
+        )
+        results = [
+            {"request": request, "driver": driver, "pool": pool, "device": device, **more}
+            for request, device in zip(requests, devices, strict=True)
+        ]
+        return await self.allocate(claim, results)
+
+    async def allocate(self, claim: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write an allocation into a claim's status."""
+        claim["status"] = {"allocation": {"devices": {"results": results}}}
+        return await self.api.request("PUT", f"{self._path(claim)}/status", body=claim)
+
+    async def deallocate(self, claim: dict[str, Any]) -> dict[str, Any]:
+        current = await self.api.get(self._path(claim))
+        current["status"] = {}
+        return await self.api.request("PUT", f"{self._path(claim)}/status", body=current)
+
+    async def delete(self, claim: dict[str, Any]) -> None:
+        await self.api.request("DELETE", self._path(claim))
+
+    @staticmethod
+    def _path(claim: dict[str, Any]) -> str:
+        return f"{RESOURCE}/namespaces/{claim['metadata']['namespace']}/resourceclaims/{claim['metadata']['name']}"
+
+
+@contextlib.asynccontextmanager
+async def api_client(kubeconfig: Path) -> AsyncIterator[Api]:
+    async with await Api.connect(kubeconfig) as api:
+        yield api
+
+
+def read_spec(node: NodeDirectories, claim: dict[str, Any]) -> dict[str, Any]:
+    """The CDI spec of a claim."""
+    path = node.cdi / f"k8s.{DRIVER}-claim_{claim['metadata']['uid']}.json"
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
