@@ -58,6 +58,8 @@ LINGER = 2.0
 GRACE = 20.0
 # A node whose NVIDIA driver is not loaded yet is asked again this often.
 HARDWARE_RETRY = 10.0
+# A kubelet that runs registers us within two seconds; without one, slices do no harm.
+REGISTRATION_PATIENCE = 3.0
 
 
 def run_node(settings: Settings) -> int:
@@ -125,7 +127,7 @@ class Node:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._publisher.run(), name="publish"),
-                    tasks.create_task(self._watch_devices(), name="devices"),
+                    tasks.create_task(self._watch_devices(engine), name="devices"),
                 ]
                 await stop.wait()
                 logger.info("stopping")
@@ -219,11 +221,12 @@ class Node:
             missing.append("slices: not published")
         return missing
 
-    async def _watch_devices(self) -> None:
+    async def _watch_devices(self, engine: Engine) -> None:
         """Open the backend, however long that takes, then keep slices and health in step with it."""
         settings = self._settings
         backend = await self._open_backend()
         try:
+            await engine.restore()
             monitor = Monitor(
                 backend,
                 store=ConditionStore(settings.plugin_dir, boot_id=self._boot_id),
@@ -236,6 +239,10 @@ class Node:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(monitor.run(), name="monitor")
                 await monitor.first_look.wait()  # or a GPU would be published as healthy for a moment
+                # A pod that arrives before the registration fails and waits for more than a minute.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(REGISTRATION_PATIENCE):
+                        await self._registration.wait()
                 while True:
                     self._publish()
                     await changed.wait()

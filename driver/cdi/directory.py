@@ -1,8 +1,18 @@
-"""The directory that container runtimes watch: one rename for each claim that is prepared, one unlink when it ends."""
+"""The directory that container runtimes watch, and the events that they see in it.
+
+Runtimes share one library (container-device-interface): it skips sub-directories, ignores that a file was created or
+moved in, and reads the whole directory again when a spec is written to or anything is moved out or deleted. So a spec
+is moved in complete, which is not noticed, and then written to once: its last byte, a line feed, is cut off. One scan
+for each claim that is prepared and one when it ends, and no runtime ever sees half a file.
+
+A spec that was moved in and not announced yet carries the time stamp 0, so that a process that dies between the two
+leaves something to see.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from driver.cdi import spec
@@ -17,7 +27,6 @@ class SpecDirectory:
     def __init__(self, root: Path, *, driver: str) -> None:
         self._root = root
         self._driver = driver
-        # Runtimes skip sub-directories, so that a watcher sees a spec appear once and complete.
         self._staging = root / f".{driver}"
 
     def open(self) -> None:
@@ -30,21 +39,33 @@ class SpecDirectory:
         """Where the spec of a claim is."""
         return self._root / spec.file_name(self._driver, claim_uid)
 
-    def exists(self, claim_uid: str) -> bool:
-        """Whether the spec of a claim is there; the directory is often a tmpfs and empty after a reboot."""
-        return self.path(claim_uid).exists()
+    def settled(self, claim_uid: str) -> bool:
+        """Whether the spec of a claim is in place; announces it where a process died before it could.
+
+        The directory is often a tmpfs and empty after a reboot.
+        """
+        path = self.path(claim_uid)
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False
+        if status.st_mtime == 0:
+            os.truncate(path, status.st_size - 1)
+        return True
 
     def write(self, claim_uid: str, content: bytes) -> None:
-        """Put a spec in place, atomically, replacing an older one."""
+        """Put a spec in place, atomically, replacing an older one, and have the runtimes read it."""
         path = self.path(claim_uid)
         staged = self._staging / path.name
         try:
             try:
-                staged.write_bytes(content)
+                staged.write_bytes(content + b"\n")
             except FileNotFoundError:
                 self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
-                staged.write_bytes(content)
+                staged.write_bytes(content + b"\n")
+            os.utime(staged, (0, 0))
             staged.rename(path)
+            os.truncate(path, len(content))
         except OSError:
             with contextlib.suppress(OSError):
                 staged.unlink(missing_ok=True)

@@ -176,7 +176,7 @@ class Engine:
                 )
                 content = self._render(record, backend, gpus)
             await self._claim_devices(record)
-        elif self._specs.exists(claim.uid):
+        elif self._specs.settled(claim.uid):
             return record
         else:
             content = self._render(record, backend, gpus)
@@ -187,6 +187,25 @@ class Engine:
                 path = self._specs.path(claim.uid)
                 raise ClaimError(Reason.CDI, f"cannot write CDI spec {path}: {error.strerror}") from error
         return record
+
+    async def restore(self) -> None:
+        """Write the specs of prepared claims that are missing; call it once the devices are known.
+
+        A kubelet does not ask again for a claim that it knows as prepared, while a container that restarts needs the
+        spec.
+        """
+        backend, gpus = await self._devices()
+        for record in self._records:
+            if record.boot_id != self._boot_id or not self._present(record, gpus):
+                continue
+            with self._turn(record.claim.uid) as turn:
+                async with turn.lock:
+                    try:
+                        if self._records.read(record.claim.uid) == record and not self._specs.settled(record.claim.uid):
+                            self._specs.write(record.claim.uid, self._render(record, backend, gpus))
+                            logger.warning("wrote a lost CDI spec again", extra={"claim": str(record.claim)})
+                    except (ClaimError, OSError) as error:
+                        logger.error("the CDI spec of claim %s cannot be restored: %s", record.claim, error)
 
     async def _claim_devices(self, record: Record) -> None:
         waiting = time.perf_counter()

@@ -23,7 +23,7 @@ from driver.claims.errors import ClaimError, Reason
 from driver.claims.record import DamagedRecordError, Record, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Records:
     def __len__(self) -> int:
         return len(self._index)
 
-    def __iter__(self) -> Iterable[Record]:
+    def __iter__(self) -> Iterator[Record]:
         return iter(tuple(self._index.values()))
 
     async def open(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,16 @@ class RegistrationService(pluginregistration_pb2_grpc.RegistrationServicer):
             type="DRAPlugin", name=driver_name, endpoint=str(endpoint), supported_versions=SERVICES
         )
         self._metrics = metrics
-        self.registered = False
+        self._confirmed = asyncio.Event()
+
+    @property
+    def registered(self) -> bool:
+        """Whether the kubelet's last word was that it took us."""
+        return self._confirmed.is_set()
+
+    async def wait(self) -> None:
+        """Return as soon as the kubelet took us."""
+        await self._confirmed.wait()
 
     async def GetInfo(  # noqa: N802
         self,
@@ -45,10 +55,11 @@ class RegistrationService(pluginregistration_pb2_grpc.RegistrationServicer):
         context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
     ) -> pb.RegistrationStatusResponse:
         """Take note. The kubelet itself tries again after a failure."""
-        self.registered = request.plugin_registered
-        self._metrics.registered.set(self.registered)
+        self._metrics.registered.set(request.plugin_registered)
         if request.plugin_registered:
+            self._confirmed.set()
             logger.info("registered with the kubelet")
         else:
+            self._confirmed.clear()
             logger.error("the kubelet refused the registration: %s", request.error)
         return pb.RegistrationStatusResponse()

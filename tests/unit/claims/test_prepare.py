@@ -144,9 +144,7 @@ async def test_a_claim_that_does_not_fit_is_refused_with_the_reason(
     assert node.spec_files() == []
 
 
-async def test_a_missing_claim_is_an_error_and_not_asked_for_again(
-    node: Node, api: ClaimApi, allocated: Any
-) -> None:
+async def test_a_missing_claim_is_an_error_and_not_asked_for_again(node: Node, api: ClaimApi, allocated: Any) -> None:
     claim = allocated()
     api.claims.clear()
 
@@ -466,3 +464,28 @@ async def test_a_thousand_claims_in_one_call_each_get_an_answer(node: Node, api:
 
     assert len(answers) == 1000
     assert not [a for a in answers.values() if isinstance(a, ClaimError)]
+
+
+async def test_a_restart_writes_lost_specs_again_before_anybody_asks(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    [spec] = node.spec_files()
+    (node.cdi_root / spec).unlink()
+    restarted = await Node(tmp_path, api).start()
+
+    await restarted.engine.restore()
+
+    assert restarted.spec_files() == [spec]
+
+
+async def test_after_a_reboot_specs_wait_for_the_kubelet_to_ask(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    (node.cdi_root / node.spec_files()[0]).unlink()
+    rebooted = await Node(tmp_path, api, boot_id="boot-2").start()
+
+    await rebooted.engine.restore()
+
+    assert rebooted.spec_files() == []
