@@ -90,6 +90,7 @@ def run(**given: Any) -> None:
 @click.option("--lost", is_flag=True, help="The GPU is lost.")
 @click.option("--ecc", is_flag=True, help="An uncorrectable memory error.")
 @click.option("--latency-ms", type=int, metavar="N", help="How much slower the GPU's hardware operations are.")
+@click.option("--fail-next", type=int, metavar="N", help="How many of the next hardware operations fail.")
 @click.option("--clear", is_flag=True, help="Mend everything (before the faults given along with it).")
 @click.option(
     "--driver-name", envvar="DRIVER_NAME", default="gpu.nvidia.com", show_default=True, help="The driver to hurt."
@@ -109,6 +110,7 @@ def fault(
     lost: bool,
     ecc: bool,
     latency_ms: int | None,
+    fail_next: int | None,
     clear: bool,
     driver_name: str,
     kubelet_plugins_dir: Path,
@@ -127,10 +129,32 @@ def fault(
             ecc=ecc,
             clear=clear,
             latency_ms=latency_ms,
+            fail_next=fail_next,
         )
     except FaultError as error:
         raise click.UsageError(str(error)) from None
     click.echo(outcome)
+
+
+@cli.command()
+@click.option(
+    "--devices", default="fake:h100x8", show_default=True, metavar="TEXT", help="Fake devices, as for gpu-dra run."
+)
+@click.option("--serve", is_flag=True, help="Keep the cluster up and say how to use kubectl on it.")
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but the outcome, for machines.")
+def demo(*, devices: str, serve: bool, as_json: bool) -> None:
+    """Watch pods get GPUs in a cluster inside this process; needs no cluster and no GPU."""
+    if not devices.startswith("fake:"):
+        raise click.UsageError(f"--devices was given {devices!r}: fake devices are expected, for example fake:h100x8")
+    if serve and as_json:
+        raise click.UsageError("--serve and --json do not go together")
+    try:
+        from driver.sim import demo as story
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error}; the demo needs more packages: pip install 'gpu-dra-driver[sim]'"
+        ) from None
+    sys.exit(story.serve(devices=devices) if serve else story.run_demo(devices=devices, as_json=as_json))
 
 
 def main() -> None:

@@ -113,6 +113,19 @@ class Api:
         timeout: float = 10,
     ) -> dict[str, Any]:
         """Send one request and return the decoded answer. Raises ApiError for anything but success."""
+        data = await self._exchange(method, path, params, body, content_type, timeout)
+        try:
+            return json.loads(data) if data else {}
+        except ValueError as error:
+            raise ApiError(0, f"{method} {path}: {self._host} answered with something that is not JSON") from error
+
+    async def get_text(self, path: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10) -> str:
+        """GET something that is not an object, such as a log."""
+        return (await self._exchange("GET", path, params, None, "application/json", timeout)).decode(errors="replace")
+
+    async def _exchange(
+        self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, content_type: str, timeout: float
+    ) -> bytes:
         try:
             response = await self._send(method, path, params, body, content_type, timeout)
             async with response:
@@ -121,7 +134,7 @@ class Api:
             raise ApiError(0, f"{method} {path}: no answer from {self._host}: {_describe(error)}") from error
         if response.status >= 400:
             raise _api_error(method, path, response, data)
-        return json.loads(data) if data else {}
+        return data
 
     async def watch(
         self, path: str, params: Mapping[str, Any], *, timeout_seconds: int = 300
@@ -152,7 +165,7 @@ class Api:
     async def _send(
         self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, content_type: str, timeout: float
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "gpu-dra-driver"}
+        headers = {"Accept": "application/json, */*", "Content-Type": content_type, "User-Agent": "gpu-dra-driver"}
         for setting in (await self._configuration.auth_settings()).values():  # reads a rotated token again
             if setting["value"] and setting["in"] == "header":
                 headers[setting["key"]] = setting["value"]

@@ -76,26 +76,26 @@ class TestExactly:
             run(claim(exactly(selector=f"{INDEX} < 2")), FOUR, allocated=[allocated(claim(), result)])
 
     def test_at_most_32_results_per_claim(self):
-        with pytest.raises(AllocationError, match="number of requested devices 33 exceeds the claim limit of 32"):
+        with pytest.raises(AllocationError, match=r"number of requested devices 33 exceeds the claim limit of 32"):
             run(claim(exactly(count=33)), FOUR)
 
     def test_a_slow_search_is_given_up(self):
         ticks = iter(range(100))
 
-        with pytest.raises(AllocationError, match="node node-a: timed out trying to allocate devices"):
+        with pytest.raises(AllocationError, match=r"node node-a: timed out trying to allocate devices"):
             run(claim(exactly(count=4)), FOUR, clock=lambda: float(next(ticks)), timeout=3.0)
 
 
 class TestErrors:
     def test_an_unknown_class_is_named(self):
-        with pytest.raises(AllocationError, match="request gpu: device class nope does not exist"):
+        with pytest.raises(AllocationError, match=r"request gpu: device class nope does not exist"):
             run(claim(exactly(class_name="nope")), FOUR)
 
     def test_a_missing_attribute_aborts_with_the_selector(self):
         bad = exactly(selector='device.attributes["gpu.nvidia.com"].uuid == "GPU-1"')
 
         with pytest.raises(
-            AllocationError, match="^claim default/c: selector #0: CEL runtime error: no such key: uuid$"
+            AllocationError, match=r"^claim default/c: selector #0: CEL runtime error: no such key: uuid$"
         ):
             run(claim(bad, name="c"), FOUR)
 
@@ -108,18 +108,18 @@ class TestErrors:
         assert names(result) == ["good"]
 
     def test_a_class_selector_that_does_not_compile_is_named(self):
-        with pytest.raises(AllocationError, match="^class gpu: selector #0: CEL compile error: compilation failed"):
+        with pytest.raises(AllocationError, match=r"^class gpu: selector #0: CEL compile error: compilation failed"):
             run(claim(), FOUR, classes=[device_class(selector="nonsense")])
 
     def test_invalid_pools_are_reported_only_if_nothing_else_fits(self):
         broken = slice_of([device("a"), device("a")], pool="broken", name="b")
 
         assert names(run(claim(), [*FOUR, broken])[0]) == ["gpu-0"]
-        with pytest.raises(UnschedulableError, match="invalid resource pools were encountered.*duplicate device name"):
+        with pytest.raises(UnschedulableError, match=r"invalid resource pools were encountered.*duplicate device name"):
             run(claim(exactly(count=5)), [*FOUR, broken])
 
     def test_incomplete_pools_are_mentioned(self):
-        with pytest.raises(UnschedulableError, match="pools being updated: gpu.nvidia.com/node-a"):
+        with pytest.raises(UnschedulableError, match=r"pools being updated: gpu.nvidia.com/node-a"):
             run(claim(), [slice_of([device("gpu-0")], slices=2)])
 
 
@@ -142,13 +142,13 @@ class TestAll:
     def test_waits_for_pools_that_are_being_updated(self):
         updating = slice_of([device("a")], pool="other", slices=2)
 
-        with pytest.raises(AllocationError, match="asks for all devices, but resource pool gpu.nvidia.com/other"):
+        with pytest.raises(AllocationError, match=r"asks for all devices, but resource pool gpu.nvidia.com/other"):
             run(claim(exactly(allocationMode="All")), [*FOUR, updating])
 
     def test_a_constraint_that_cannot_hold_is_an_error(self):
         same = {"matchAttribute": "gpu.nvidia.com/index"}
 
-        with pytest.raises(AllocationError, match="a claim constraint would not be satisfied"):
+        with pytest.raises(AllocationError, match=r"a claim constraint would not be satisfied"):
             run(claim(exactly(allocationMode="All"), constraints=[same]), FOUR)
 
 
@@ -202,7 +202,7 @@ class TestConstraints:
 
     def test_distinct_attribute(self):
         assert self.pick(exactly(count=2), distinctAttribute="gpu.nvidia.com/root") == ["a0", "b0"]
-        with pytest.raises(UnschedulableError, match="each request alone could be satisfied"):
+        with pytest.raises(UnschedulableError, match=r"each request alone could be satisfied"):
             self.pick(exactly(count=3), distinctAttribute="gpu.nvidia.com/root")
 
     def test_only_the_named_requests_are_bound(self):
@@ -217,7 +217,7 @@ class TestConstraints:
             self.pick(exactly(count=3), matchAttribute="resource.kubernetes.io/numa")
 
     def test_an_unknown_constraint_is_an_error(self):
-        with pytest.raises(AllocationError, match="empty constraint"):
+        with pytest.raises(AllocationError, match=r"empty constraint"):
             self.pick(exactly(), cel="x")
 
 
@@ -263,7 +263,7 @@ class TestCounters:
     def test_admin_access_needs_free_counters(self):
         whole = allocated(claim(), run(claim(), ONE_GPU)[0])
 
-        with pytest.raises(UnschedulableError, match="insufficient counters"):
+        with pytest.raises(UnschedulableError, match=r"insufficient counters"):
             run(claim(exactly(adminAccess=True)), ONE_GPU, allocated=[whole])
 
     def test_an_allocated_device_that_left_the_slices_counts_no_longer(self):
@@ -314,7 +314,7 @@ class TestShares:
         others = [allocated(claim(), run(claim(self.share("50Gi")), self.slices())[0])]
 
         assert run(claim(self.share("30Gi")), self.slices(), allocated=others)
-        with pytest.raises(UnschedulableError, match="with insufficient capacity memory"):
+        with pytest.raises(UnschedulableError, match=r"with insufficient capacity memory"):
             run(claim(self.share("31Gi")), self.slices(), allocated=others)
 
     def test_without_an_amount_everything_is_taken(self):
@@ -327,7 +327,7 @@ class TestShares:
         (result,) = run(claim(self.share("40Gi")), FOUR)
 
         assert "consumedCapacity" not in result["devices"]["results"][0]
-        with pytest.raises(UnschedulableError, match="insufficient capacity"):
+        with pytest.raises(UnschedulableError, match=r"insufficient capacity"):
             run(claim(self.share("81Gi")), FOUR)
 
     def test_counters_of_a_shared_device_are_taken_once(self):
@@ -363,10 +363,9 @@ class TestAdminAccess:
 
 
 class TestTaints:
-    TAINT = {"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"}
-
     def slices(self):
-        return [slice_of([device("bad", taints=[self.TAINT]), device("good")])]
+        taint = {"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"}
+        return [slice_of([device("bad", taints=[taint]), device("good")])]
 
     def test_tainted_devices_are_passed_over(self):
         assert names(run(claim(), self.slices())[0]) == ["good"]
@@ -382,5 +381,5 @@ class TestTaints:
     def test_rules_of_administrators_count_too(self):
         rule = {"spec": {"deviceSelector": {"device": "good"}, "taint": {"key": "m", "effect": "NoExecute"}}}
 
-        with pytest.raises(UnschedulableError, match="1 with untolerated taint gpu.nvidia.com/xid=79:NoSchedule"):
+        with pytest.raises(UnschedulableError, match=r"1 with untolerated taint gpu.nvidia.com/xid=79:NoSchedule"):
             run(claim(), self.slices(), rules=[rule])

@@ -15,7 +15,6 @@ from driver.wire import (
     dra_health_v1_pb2_grpc,
     dra_health_v1alpha1_pb2_grpc,
     dra_v1_pb2,
-    dra_v1_pb2_grpc,
     pluginregistration_pb2,
     pluginregistration_pb2_grpc,
 )
@@ -39,11 +38,8 @@ async def eventually(condition: Callable[[], Any], what: str = "", deadline: flo
         await asyncio.sleep(0.02)
 
 
-class FakePlugin(
-    dra_v1_pb2_grpc.DRAPluginServicer,
-    pluginregistration_pb2_grpc.RegistrationServicer,
-):
-    """One instance of a driver. Prepares any claim with one device that sets ``CLAIM_<name>`` (dashes as underscores)."""
+class FakePlugin(pluginregistration_pb2_grpc.RegistrationServicer):
+    """One instance of a driver. Each claim gets one device that sets ``CLAIM_<name>``, dashes as underscores."""
 
     def __init__(self, root: Path, *, driver: str = DRIVER, instance: str = "a") -> None:
         self.driver = driver
@@ -66,6 +62,8 @@ class FakePlugin(
         """By claim name."""
         self.unprepare_error: dict[str, str] = {}
         self.skip_claims = False
+        self.service_name = "k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin"
+        self.share_id: str | None = None
         self.extra_claims: list[str] = []
         self.hold = asyncio.Event()
         self.hold.set()
@@ -80,7 +78,19 @@ class FakePlugin(
 
     async def serve(self) -> None:
         server = grpc.aio.server()
-        dra_v1_pb2_grpc.add_DRAPluginServicer_to_server(self, server)
+        handlers = {
+            "NodePrepareResources": grpc.unary_unary_rpc_method_handler(
+                self.NodePrepareResources,
+                request_deserializer=dra_v1_pb2.NodePrepareResourcesRequest.FromString,
+                response_serializer=dra_v1_pb2.NodePrepareResourcesResponse.SerializeToString,
+            ),
+            "NodeUnprepareResources": grpc.unary_unary_rpc_method_handler(
+                self.NodeUnprepareResources,
+                request_deserializer=dra_v1_pb2.NodeUnprepareResourcesRequest.FromString,
+                response_serializer=dra_v1_pb2.NodeUnprepareResourcesResponse.SerializeToString,
+            ),
+        }
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(self.service_name, handlers)])
         dra_health_v1_pb2_grpc.add_DRAResourceHealthServicer_to_server(self, server)
         dra_health_v1alpha1_pb2_grpc.add_DRAResourceHealthServicer_to_server(self, server)
         server.add_insecure_port(f"unix:{self.endpoint}")
@@ -139,7 +149,11 @@ class FakePlugin(
                 continue
             write_cdi(self.cdi_dir, self.driver, claim.uid, env=[f"CLAIM_{claim.name.replace(chr(45), chr(95))}=yes"])
             result.devices.add(
-                pool_name="pool", device_name="gpu-0", request_names=["gpu"], cdi_device_ids=[cdi_id(claim.uid)]
+                pool_name="pool",
+                device_name="gpu-0",
+                request_names=["gpu"],
+                cdi_device_ids=[cdi_id(claim.uid)],
+                share_id=self.share_id,
             )
         return response
 
@@ -247,9 +261,7 @@ class Cluster:
             "metadata": {"name": metadata["name"], "namespace": NAMESPACE},
             "target": {"apiVersion": "v1", "kind": "Node", "name": bound},
         }
-        await self.api.request(
-            "POST", f"/api/v1/namespaces/{NAMESPACE}/pods/{metadata['name']}/binding", body=binding
-        )
+        await self.api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods/{metadata['name']}/binding", body=binding)
         return created
 
     async def get(self, path: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Pods with and without claims, from binding to deletion, against an API server and a plugin."""
 
-from driver.kube.client import RESOURCE
+from driver.kube.client import MERGE_PATCH, RESOURCE
 from tests.unit.sim_kubelet.fakes import DRIVER, NAMESPACE, NODE, eventually, pod
 
 
@@ -151,9 +151,7 @@ async def test_claims_of_pods_that_vanished_while_the_kubelet_was_away_are_unpre
     await eventually(lambda: not kubelet.now.runtime.sandboxes())
 
 
-async def test_a_restarted_kubelet_adopts_running_containers_without_another_prepare(
-    cluster, run_kubelet, make_plugin
-):
+async def test_a_restarted_kubelet_adopts_running_containers_without_another_prepare(cluster, run_kubelet, make_plugin):
     plugin = await make_plugin().start()
     kubelet = run_kubelet(on_shutdown="leave")
     await eventually(lambda: plugin.registered)
@@ -213,9 +211,7 @@ async def test_an_unresolvable_device_is_the_runtimes_error(cluster, run_kubelet
 
 async def test_init_containers_run_one_after_the_other_first(cluster, run_kubelet):
     kubelet = run_kubelet()
-    init = [
-        {"name": name, "image": "busybox", "command": ["sh", "-c", "date +%s%N"]} for name in ("first", "second")
-    ]
+    init = [{"name": name, "image": "busybox", "command": ["sh", "-c", "date +%s%N"]} for name in ("first", "second")]
     await cluster.create_pod(pod(script="date +%s%N", initContainers=init))
 
     await cluster.phase("Succeeded")
@@ -325,3 +321,160 @@ async def test_an_old_claim_of_the_same_name_is_refused(cluster, run_kubelet, ma
         f"old ResourceClaim with same name claim-1 and different UID {old['metadata']['uid']} still exists "
         "(previous pod force-deleted?!)"
     )
+
+
+async def test_a_call_that_takes_too_long_is_given_up_and_retried(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    plugin.hold.clear()
+    run_kubelet(rpc_timeout=0.2)
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+
+    event = await cluster.event("FailedPrepareDynamicResources")
+    plugin.hold.set()
+    await cluster.phase("Running")
+
+    assert event["message"].endswith(
+        "NodePrepareResources: rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+    )
+
+
+async def test_a_pod_deleted_during_prepare_is_unprepared(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    plugin.hold.clear()
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    await eventually(lambda: plugin.count("prepare"))
+
+    await cluster.delete_pod()
+    await cluster.gone()
+
+    assert [method for method, _ in plugin.calls] == ["prepare", "unprepare"]
+
+
+async def test_a_plugin_that_is_deregistered_during_a_call_fails_the_call(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    plugin.hold.clear()
+    run_kubelet()
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    await eventually(lambda: plugin.count("prepare"))
+
+    plugin.registrar.unlink()
+
+    event = await cluster.event("FailedPrepareDynamicResources")
+    assert event["message"].endswith("code = Canceled desc = grpc: the client connection is closing")
+
+
+async def test_a_pod_that_is_being_deleted_when_first_seen_is_never_started(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    kubelet = run_kubelet()
+    await eventually(lambda: plugin.registered)
+    await kubelet.stop()
+    await cluster.create_claim()
+    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
+    await cluster.delete_pod()
+
+    kubelet.start()
+    await cluster.gone()
+
+    assert plugin.calls == []
+
+
+async def test_a_claim_survives_the_restart_of_a_kubelet_whose_other_pod_has_ended(cluster, run_kubelet, make_plugin):
+    plugin = await make_plugin().start()
+    kubelet = run_kubelet(on_shutdown="leave")
+    await eventually(lambda: plugin.registered)
+    await cluster.create_claim()
+    await cluster.create_pod(pod("pod-1", claims={"gpu": "claim-1"}))
+    await cluster.phase("Running", "pod-1")
+    await cluster.create_pod(pod("pod-2", claims={"gpu": "claim-1"}, script="true"))
+    await cluster.phase("Succeeded", "pod-2")
+    await kubelet.stop()
+
+    kubelet.start()
+    await cluster.delete_pod("pod-2")
+    await cluster.gone("pod-2")
+
+    assert plugin.count("unprepare") == 0
+
+
+async def test_an_image_that_is_not_known_sleeps(cluster, run_kubelet):
+    run_kubelet()
+    body = pod()
+    del body["spec"]["containers"][0]["command"]
+    await cluster.create_pod(body)
+
+    await cluster.phase("Running")
+
+
+async def test_logs_can_be_followed(cluster, run_kubelet):
+    kubelet = run_kubelet()
+    await cluster.create_pod(pod(script="echo one; sleep 0.3; echo two"))
+    running = await cluster.phase("Running")
+
+    chunks = [chunk async for chunk in kubelet.now.stream_log(running, "main", True, None)]
+
+    assert b"".join(chunks) == b"one\ntwo\n"
+
+
+async def test_nothing_is_written_when_nothing_changes(cluster, run_kubelet):
+    run_kubelet(resync=0.05)
+    await cluster.create_pod(pod())
+    before = (await cluster.phase("Running"))["metadata"]["resourceVersion"]
+
+    # Many rounds of the status loop later, which read the pod from the mirror.
+    await cluster.create_pod(pod("pod-2", script="sleep 0.5"))
+    await cluster.phase("Succeeded", "pod-2")
+
+    assert (await cluster.pod())["metadata"]["resourceVersion"] == before
+
+
+async def test_a_pod_with_a_finalizer_is_ended_once_and_stays_until_it_is_removed(cluster, run_kubelet, server):
+    run_kubelet()
+    body = pod()
+    body["metadata"]["finalizers"] = ["example.com/keep"]
+    await cluster.create_pod(body)
+    await cluster.phase("Running")
+
+    await cluster.delete_pod()
+    kept = await cluster.phase("Failed")
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/pod-1"
+    await cluster.api.request("PATCH", path, body={"metadata": {"finalizers": None}}, content_type=MERGE_PATCH)
+    await cluster.gone()
+
+    assert kept["metadata"]["deletionTimestamp"]
+    assert server.requests["delete", "pods"] <= 3
+
+
+async def test_a_condition_that_somebody_else_sets_meanwhile_is_kept(cluster, run_kubelet):
+    run_kubelet()
+    await cluster.create_pod(pod(script="sleep 0.5"))
+    running = await cluster.phase("Running")
+    theirs = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByDeviceTaintManager"}
+    conditions = [*running["status"]["conditions"], theirs]
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/pod-1/status"
+    await cluster.api.request("PATCH", path, body={"status": {"conditions": conditions}}, content_type=MERGE_PATCH)
+
+    succeeded = await cluster.phase("Succeeded")
+
+    assert "DisruptionTarget" in {condition["type"] for condition in succeeded["status"]["conditions"]}
+
+
+async def test_what_happens_while_the_api_server_is_away_is_told_when_it_is_back(cluster, run_kubelet, server, root):
+    kubelet = run_kubelet()
+    await cluster.create_pod(pod(script=f"while [ ! -e {root}/go ]; do sleep 0.02; done; exit 4"))
+    running = await cluster.phase("Running")
+    worker_slot = kubelet.now.runtime.containers(running["metadata"]["uid"])[0]
+    await server.stop()
+    (root / "go").touch()
+    await worker_slot.wait()
+
+    await server.start()
+
+    failed = await cluster.phase("Failed")
+    assert failed["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 4

@@ -1,0 +1,575 @@
+"""What a request does to the objects: create, update, patch, delete, with the semantics of a real API server.
+
+No I/O: everything here is synchronous, so that each request is one atomic step on the event loop.
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from driver.sim.apiserver import apply, patch, rules_meta, schema, selectors
+from driver.sim.apiserver.access import ADMIN, User, allow_all
+from driver.sim.apiserver.context import Context
+from driver.sim.apiserver.errors import (
+    FieldError,
+    StatusError,
+    already_exists,
+    bad_request,
+    conflict,
+    expired,
+    forbidden,
+    invalid,
+    invalid_value,
+    no_such_resource,
+    not_found,
+)
+from driver.sim.apiserver.resources import BY_PATH, NAMESPACES, PODS, RESOURCES, Resource, field_getters
+from driver.sim.apiserver.store import Store, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Object = dict[str, Any]
+
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_GENERATED_BASE = 58
+FOREGROUND = "foregroundDeletion"
+ORPHAN = "orphan"
+SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, apart from its body: who, what, where, and the options of a write."""
+
+    resource: Resource
+    namespace: str = ""
+    name: str = ""
+    subresource: str = ""
+    user: User = ADMIN
+    manager: str = "unknown"
+    force: bool = False
+    dry_run: bool = False
+    validation: Literal["Strict", "Warn", "Ignore"] = "Strict"
+    warnings: list[str] = field(default_factory=list)
+    verb: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Key of the object in its collection."""
+        return self.namespace, self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which objects a list or watch wants."""
+
+    namespace: str = ""
+    name: str = ""
+    labels: Callable[[Mapping[str, str]], bool] | None = None
+    fields: Callable[[Mapping[str, Any]], bool] | None = None
+
+    @classmethod
+    def parse(cls, call: Call, labels: str, fields: str) -> Selection:
+        """From a query string; raises StatusError 400."""
+        return cls(
+            namespace=call.namespace,
+            labels=selectors.parse_labels(labels),
+            fields=selectors.parse_fields(
+                fields, field_getters(call.resource), f"{call.resource.group_version}, Kind={call.resource.kind}"
+            ),
+        )
+
+    def matches(self, obj: Mapping[str, Any]) -> bool:
+        """Whether the object is wanted."""
+        meta = obj["metadata"]
+        if self.namespace and meta.get("namespace") != self.namespace:
+            return False
+        if self.labels is not None and not self.labels(meta.get("labels") or {}):
+            return False
+        return self.fields is None or self.fields(obj)
+
+
+class Engine:
+    """All reads and writes of objects."""
+
+    def __init__(
+        self,
+        store: Store,
+        context: Context,
+        *,
+        authorize: Callable[[User, str, str, str, str, str, str], bool] = allow_all,
+    ) -> None:
+        self.store = store
+        self.authorize = authorize
+        self.context = replace(context, namespace_labels=self._namespace_labels)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def get(self, call: Call) -> Stored:
+        """One object; raises StatusError 404."""
+        found = self.store.get(collection_of(call.resource), call.key)
+        if found is None:
+            raise not_found(call.resource, call.name)
+        return found
+
+    def select(self, call: Call, selection: Selection) -> list[Stored]:
+        """All objects of a selection, in order of namespace and name."""
+        objects = self.store.collection(collection_of(call.resource)).objects
+        return [objects[key] for key in sorted(objects) if selection.matches(view(call.resource, objects[key].obj))]
+
+    def namespace_exists(self, name: str) -> bool:
+        """Whether a namespace is there (it may be terminating)."""
+        return self.store.get("namespaces", ("", name)) is not None
+
+    def _namespace_labels(self, name: str) -> Mapping[str, str]:
+        stored = self.store.get("namespaces", ("", name))
+        return (stored.obj["metadata"].get("labels") or {}) if stored else {}
+
+    # -- creating ------------------------------------------------------------------------------------------------
+
+    def create(self, call: Call, body: Any) -> Stored:
+        """POST: store a new object."""
+        resource = call.resource
+        obj = self._decode(call, body)
+        meta = obj["metadata"]
+        if meta.get("resourceVersion") and not call.dry_run:
+            raise StatusError(500, "InternalError", "resourceVersion should not be set on objects to be created")
+        self._check_namespace(call, obj)
+        self._check_namespace_open(call, meta.get("name") or meta.get("generateName", ""))
+        if not meta.get("name") and meta.get("generateName"):
+            meta["name"] = self._generate(resource, call.namespace, meta["generateName"])
+        key = (call.namespace, meta.get("name", ""))
+        if self.store.get(collection_of(resource), key) is not None:
+            raise already_exists(resource, key[1])
+        for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink", "managedFields"):
+            meta.pop(name, None)
+        meta["uid"] = str(uuid.uuid4())
+        meta["creationTimestamp"] = self.context.timestamp()
+        if resource.generation:
+            meta["generation"] = 1
+        if resource.status and resource.kind not in {"Node", "Namespace"}:
+            obj.pop("status", None)
+        resource.prepare(obj, None, self.context)
+        apply.track(resource, None, obj, call.manager, "Update", "", self.context.timestamp())
+        resource.admit(obj, None, self.context)
+        self._raise_invalid(
+            resource,
+            meta.get("name", ""),
+            rules_meta.validate_meta(obj, None, resource) + resource.validate(obj, None, self.context),
+        )
+        strip_empty(resource, obj)
+        return self._save(call, key, obj)
+
+    def _generate(self, resource: Resource, namespace: str, prefix: str) -> str:
+        while True:
+            name = prefix[:_GENERATED_BASE] + "".join(secrets.choice(_ALPHABET) for _ in range(5))
+            if self.store.get(collection_of(resource), (namespace, name)) is None:
+                return name
+
+    def _decode(self, call: Call, body: Any) -> Object:
+        resource = call.resource
+        if not isinstance(body, dict):
+            raise bad_request(f"the object provided is unrecognized (must be of type {resource.kind})")
+        version, kind = body.get("apiVersion"), body.get("kind")
+        if (version or resource.group_version) != resource.group_version or (kind or resource.kind) != resource.kind:
+            raise self._wrong_kind(resource, str(version), str(kind))
+        decoded = schema.decode(resource.definition, body)
+        if decoded.errors:
+            raise bad_request(
+                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
+                f"{decoded.errors[0]}"
+            )
+        if decoded.unknown and call.validation == "Strict":
+            if call.verb == "patch":
+                listed = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
+                raise StatusError(
+                    422, "Invalid", f' "" is invalid: patch: Invalid value: strict decoding error: {listed}'
+                )
+            fields = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
+            raise bad_request(
+                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
+                f"strict decoding error: {fields}"
+            )
+        if decoded.unknown and call.validation == "Warn":
+            call.warnings.extend(f'unknown field "{path}"' for path in decoded.unknown)
+        obj: Object = decoded.obj
+        if resource.warn:
+            call.warnings.extend(resource.warn(obj))
+        obj["apiVersion"], obj["kind"] = resource.group_version, resource.kind
+        meta = obj.setdefault("metadata", {})
+        if not isinstance(meta, dict):
+            obj["metadata"] = {}
+        return obj
+
+    def _wrong_kind(self, resource: Resource, version: str, kind: str) -> StatusError:
+        short = version.rsplit("/", 1)[-1]
+        if kind == resource.kind:
+            why = f"the API version in the data ({version}) does not match the expected API version "
+            return bad_request(f"{why}({resource.group_version})")
+        group = resource.group.split(".")[0] or "core"
+        why = f"converting ({short}.{kind}) to ({group}.{resource.kind}): unknown conversion"
+        return bad_request(f'{kind} in version "{short}" cannot be handled as a {resource.kind}: {why}')
+
+    def _check_namespace(self, call: Call, obj: Object) -> None:
+        meta = obj["metadata"]
+        if not call.resource.namespaced:
+            meta.pop("namespace", None)
+            return
+        if meta.setdefault("namespace", call.namespace) != call.namespace:
+            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+
+    def _check_namespace_open(self, call: Call, name: str) -> None:
+        if not call.resource.namespaced:
+            return
+        namespace = self.store.get("namespaces", ("", call.namespace))
+        if namespace is None:
+            raise not_found(NAMESPACES, call.namespace)
+        if namespace.obj["metadata"].get("deletionTimestamp"):
+            why = f"unable to create new content in namespace {call.namespace} because it is being terminated"
+            refusal = forbidden(call.resource, name, why)
+            cause = {
+                "reason": "NamespaceTerminating",
+                "message": f"namespace {call.namespace} is being terminated",
+                "field": "metadata.namespace",
+            }
+            refusal.details["causes"] = [cause]
+            raise refusal
+
+    # -- updating ------------------------------------------------------------------------------------------------
+
+    def update(self, call: Call, body: Any) -> tuple[Stored, bool]:
+        """PUT: replace the object, or its status. The flag says whether it was created."""
+        current = self.store.get(collection_of(call.resource), call.key)
+        if current is None:
+            if call.resource.create_on_update and not call.subresource:
+                return self.create(call, body), True
+            raise not_found(call.resource, call.name)
+        return self._update(call, current, self._decode(call, body), "Update"), False
+
+    def patch(self, call: Call, content_type: str, body: Any) -> tuple[Stored, bool]:
+        """PATCH with any of the patch types. The flag says whether server-side apply created the object."""
+        current = self.store.get(collection_of(call.resource), call.key)
+        if content_type == patch.APPLY:
+            return self._apply(call, current, body)
+        if current is None:
+            raise not_found(call.resource, call.name)
+        base = view(call.resource, current.obj)
+        try:
+            patched = patch.patched(call.resource.definition, content_type, base, body)
+        except patch.PatchError as error:
+            if error.code == 422:
+                raise StatusError(422, "Invalid", str(error)) from error
+            raise bad_request(str(error)) from error
+        return self._update(call, current, self._decode(call, patched), "Update"), False
+
+    def _apply(self, call: Call, current: Stored | None, body: Any) -> tuple[Stored, bool]:
+        if not isinstance(body, dict):
+            raise bad_request("error decoding YAML: an object is expected")
+        applied = self._decode(call, body)
+        meta = applied["metadata"]
+        if meta.get("managedFields"):
+            raise bad_request("metadata.managedFields must be nil")
+        if meta.get("name", call.name) != call.name:
+            self._wrong_name(call, meta["name"])
+        meta["name"] = call.name
+        if current is None:
+            if call.subresource:
+                raise not_found(call.resource, call.name)
+            meta.pop("resourceVersion", None)
+            fields = apply.field_set(call.resource, applied, call.subresource)
+            created = self._create_applied(call, applied, fields)
+            return created, True
+        base = view(call.resource, current.obj)
+        merged = apply.merge(call.resource, base, applied, manager=call.manager, force=call.force,
+                             subresource=call.subresource, now=self.context.timestamp())  # fmt: skip
+        return self._update(call, current, merged, "Apply"), False
+
+    def _create_applied(self, call: Call, applied: Object, fields: apply.Fields) -> Stored:
+        stored = self.create(call, applied)
+        obj = copy.deepcopy(stored.obj)
+        apply.own(call.resource, obj, fields, call.manager, "", self.context.timestamp())
+        if call.dry_run:
+            return Stored(obj, stored.version)
+        stored.obj["metadata"]["managedFields"] = obj["metadata"][
+            "managedFields"
+        ]  # same version, nobody has read it yet
+        return stored
+
+    def _wrong_name(self, call: Call, name: str) -> None:
+        raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({call.name})")
+
+    def _update(self, call: Call, current: Stored, new: Object, operation: str) -> Stored:
+        resource = call.resource
+        old = view(resource, current.obj)
+        meta, old_meta = new["metadata"], old["metadata"]
+        if (meta.get("name") or call.name) != call.name:
+            self._wrong_name(call, meta["name"])
+        meta["name"] = call.name
+        self._check_namespace(call, new)
+        if meta.get("uid") and meta["uid"] != old_meta["uid"]:
+            if call.verb == "patch":
+                raise invalid(resource, call.name, [invalid_value("metadata.uid", meta["uid"], "field is immutable")])
+            raise conflict(resource, call.name, _other_uid(meta["uid"], old_meta["uid"]))
+        if meta.get("resourceVersion") and meta["resourceVersion"] != old_meta["resourceVersion"]:
+            raise conflict(resource, call.name)
+        for name in ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation",
+                     "resourceVersion", "generateName"):  # fmt: skip
+            meta.pop(name, None)
+            if name in old_meta:
+                meta[name] = old_meta[name]
+        if "managedFields" not in meta and operation != "Apply" and "managedFields" in old_meta:
+            meta["managedFields"] = old_meta["managedFields"]
+        errors = self._restrict(call, new, old)
+        strip_empty(resource, new)
+        if resource.generation and call.subresource != "status" and new.get("spec") != old.get("spec"):
+            meta["generation"] = old_meta.get("generation", 0) + 1
+        self._raise_invalid(resource, call.name, errors)
+        if operation == "Update":
+            apply.track(resource, old, new, call.manager, operation, call.subresource, self.context.timestamp())
+        if apply.same(new, old):
+            return current
+        released = old_meta.get("finalizers") and not meta.get("finalizers") and meta.get("deletionTimestamp")
+        if released and not meta.get("deletionGracePeriodSeconds") and resource is not NAMESPACES and not call.dry_run:
+            self._save(call, call.key, new)
+            return self._remove(call)
+        return self._save(call, call.key, new)
+
+    def _restrict(self, call: Call, new: Object, old: Object) -> list[FieldError]:
+        """Undo what this endpoint may not change, set defaults, and say what is wrong with the rest."""
+        resource = call.resource
+        if call.subresource == "status":
+            for key in set(new) | set(old):
+                if key not in {"metadata", "status", "kind", "apiVersion"}:
+                    new.pop(key, None)
+                    if key in old:
+                        new[key] = old[key]
+            if resource.status_resets_metadata:
+                for key in ("labels", "annotations", "finalizers", "ownerReferences"):
+                    _restore(new["metadata"], old["metadata"], key)
+            else:
+                _restore(new["metadata"], old["metadata"], "ownerReferences")
+            resource.prepare_status(new, old, self.context)
+            errors = rules_meta.validate_meta(new, old, resource)
+            return errors + self._authorize_status(call, new, old) + resource.validate_status(new, old, self.context)
+        if resource.status:
+            _restore(new, old, "status")
+        resource.prepare(new, old, self.context)
+        return rules_meta.validate_meta(new, old, resource) + resource.validate(new, old, self.context)
+
+    def _authorize_status(self, call: Call, new: Object, old: Object) -> list[FieldError]:
+        if call.resource.kind != "ResourceClaim":
+            return []
+        from driver.sim.apiserver import status_authorization
+
+        if "DRAResourceClaimGranularStatusAuthorization" not in self.context.gates:
+            return []
+        return status_authorization.check(call, new, old, self.authorize)
+
+    def _raise_invalid(self, resource: Resource, name: str, errors: list[FieldError]) -> None:
+        if errors:
+            raise invalid(resource, name, errors)
+
+    def _save(self, call: Call, key: tuple[str, str], obj: Object) -> Stored:
+        if call.dry_run:
+            return Stored(obj, self.store.version)
+        return self.store.put(collection_of(call.resource), key, obj)
+
+    # -- deleting ------------------------------------------------------------------------------------------------
+
+    def delete(self, call: Call, options: Mapping[str, Any]) -> tuple[Stored, bool]:
+        """DELETE. The flag says whether the object is gone (it may stay for finalizers or graceful deletion)."""
+        current = self.get(call)
+        resource, meta = call.resource, current.obj["metadata"]
+        self._check_preconditions(call, meta, options.get("preconditions") or {})
+        finalizers = list(meta.get("finalizers") or [])
+        policy = options.get("propagationPolicy")
+        if options.get("orphanDependents"):
+            policy = "Orphan"
+        for name, wants in ((FOREGROUND, policy == "Foreground"), (ORPHAN, policy == "Orphan")):
+            if policy and name in finalizers and not wants:
+                finalizers.remove(name)
+            if wants and name not in finalizers:
+                finalizers.append(name)
+        grace = self._grace(resource, current.obj, options)
+        if resource is NAMESPACES and call.name in SYSTEM_NAMESPACES[:2]:
+            raise forbidden(resource, call.name, "this namespace may not be deleted")
+        keeps = resource is NAMESPACES  # until the garbage collector has emptied it
+        if not finalizers and not grace and not keeps:
+            return self._remove(call), True
+        return self._mark_deleted(call, current, grace, finalizers), False
+
+    def _check_preconditions(self, call: Call, meta: Object, wanted: Mapping[str, Any]) -> None:
+        uid, version = wanted.get("uid"), wanted.get("resourceVersion")
+        why = ""
+        if uid and uid != meta["uid"]:
+            why = f"the UID in the precondition ({uid}) does not match the UID in record ({meta['uid']}). "
+            why += "The object might have been deleted and then recreated"
+        elif version and version != meta["resourceVersion"]:
+            why = f"the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record "
+            why += f"({meta['resourceVersion']}). The object might have been modified"
+        if why:
+            raise conflict(call.resource, call.name, why)
+
+    def _grace(self, resource: Resource, obj: Object, options: Mapping[str, Any]) -> int:
+        if resource is not PODS:
+            return 0
+        seconds = options.get("gracePeriodSeconds")
+        if seconds is None:
+            seconds = obj.get("spec", {}).get("terminationGracePeriodSeconds", 30)
+        if not obj.get("spec", {}).get("nodeName") or obj.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
+            return 0
+        return 1 if seconds < 0 else int(seconds)
+
+    def _mark_deleted(self, call: Call, current: Stored, grace: int, finalizers: list[str]) -> Stored:
+        obj = {**current.obj, "metadata": dict(current.obj["metadata"])}
+        meta = obj["metadata"]
+        already = meta.get("deletionTimestamp")
+        if already and meta.get("deletionGracePeriodSeconds", 0) <= grace and finalizers == meta.get("finalizers", []):
+            return current
+        if not already or grace < meta.get("deletionGracePeriodSeconds", 0):
+            now = self.context.now()
+            if already:
+                began = datetime.fromisoformat(already) - timedelta(seconds=meta.get("deletionGracePeriodSeconds", 0))
+                deadline = max(began + timedelta(seconds=grace), began)
+            else:
+                deadline = now + timedelta(seconds=grace)
+                if "generation" in meta:
+                    meta["generation"] += 1
+            meta["deletionTimestamp"] = deadline.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            meta["deletionGracePeriodSeconds"] = grace
+        _set(meta, "finalizers", finalizers)
+        if call.resource is NAMESPACES:
+            obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
+        return self._save(call, call.key, obj)
+
+    def _remove(self, call: Call) -> Stored:
+        if call.dry_run:
+            return self.get(call)
+        return self.store.remove(collection_of(call.resource), call.key)
+
+    def finish_namespace(self, name: str) -> None:
+        """Remove a namespace that is terminating and empty."""
+        self.store.remove("namespaces", ("", name))
+
+    def delete_collection(self, call: Call, selection: Selection, options: Mapping[str, Any]) -> list[Stored]:
+        """DELETE of a collection; objects that vanish meanwhile do not matter."""
+        deleted = []
+        for stored in self.select(call, selection):
+            meta = stored.obj["metadata"]
+            one = replace(call, namespace=meta.get("namespace", ""), name=meta["name"])
+            deleted.append(self.delete(one, options)[0])
+        return deleted
+
+    # -- subresources of pods --------------------------------------------------------------------------------------
+
+    def bind(self, call: Call, body: Mapping[str, Any]) -> None:
+        """POST pods/<name>/binding."""
+        current = self.get(call)
+        node = str((body.get("target") or {}).get("name") or "")
+        if not node:
+            raise invalid(call.resource, call.name, [FieldError(
+                reason="FieldValueRequired", path="target.name", body="Required value")])  # fmt: skip
+        uid = (body.get("metadata") or {}).get("uid")
+        if uid and uid != current.obj["metadata"]["uid"]:
+            raise conflict(
+                call.resource,
+                call.name,
+                _other_uid(uid, current.obj["metadata"]["uid"]),
+            )
+        if current.obj["metadata"].get("deletionTimestamp"):
+            raise conflict(call.resource, call.name, f"pod {call.name} is being deleted, cannot be assigned to a host")
+        assigned = current.obj["spec"].get("nodeName")
+        if assigned:
+            why = f'pod {call.name} is already assigned to node "{assigned}"'
+            raise StatusError(409, "Conflict", f'Operation cannot be fulfilled on pods/binding "{call.name}": {why}',
+                              {"name": call.name, "kind": "pods/binding"})  # fmt: skip
+        obj = copy.deepcopy(current.obj)
+        obj["spec"]["nodeName"] = node
+        obj["metadata"]["generation"] = obj["metadata"].get("generation", 0) + 1
+        conditions = [c for c in obj.setdefault("status", {}).get("conditions", []) if c["type"] != "PodScheduled"]
+        conditions.append({"type": "PodScheduled", "status": "True", "lastProbeTime": None,
+                           "lastTransitionTime": self.context.timestamp()})  # fmt: skip
+        obj["status"]["conditions"] = conditions
+        self._save(call, call.key, obj)
+
+    # -- versions ------------------------------------------------------------------------------------------------
+
+    def check_watch_version(self, resource: Resource, version: int) -> None:
+        """410 for a version that the history no longer reaches back to."""
+        oldest = self.store.collection(collection_of(resource)).forgotten
+        if version < oldest:
+            raise expired(version, oldest)
+
+
+def collection_of(resource: Resource) -> str:
+    """Name of the collection in which the resource's objects are."""
+    return resource.storage or resource.plural
+
+
+def view(resource: Resource, obj: Object) -> Object:
+    """The object as this resource shows it; events exist under two groups."""
+    if obj["apiVersion"] == resource.group_version:
+        return obj
+    from driver.sim.apiserver import events
+
+    return events.convert(obj, resource.group_version)
+
+
+def strip_empty(resource: Resource, obj: Object) -> None:
+    """Drop empty lists and maps as Go's ``omitempty`` does, so that sending one changes nothing."""
+    types = schema.schema()
+    _strip(types, types.node(resource.definition), obj)
+
+
+def _strip(types: schema.Schema, node: schema.Node, value: Any) -> None:
+    if node.kind in {"object", "map"} and isinstance(value, dict):
+        for key, item in list(value.items()):
+            child = types.child(node, key)
+            if child is None:
+                continue
+            if (item == [] or item == {}) and child.kind in {"list", "map"} and key not in node.required:
+                if node.kind == "object":
+                    del value[key]
+            elif isinstance(item, dict | list):
+                _strip(types, child, item)
+    elif node.kind == "list" and isinstance(value, list):
+        child = types.item(node)
+        if child.kind in {"object", "map", "list"}:
+            for item in value:
+                _strip(types, child, item)
+
+
+def _other_uid(wanted: str, found: str) -> str:
+    return f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+
+
+def _restore(new: Object, old: Object, key: str) -> None:
+    new.pop(key, None)
+    if key in old:
+        new[key] = old[key]
+
+
+def _set(obj: Object, key: str, value: Any) -> None:
+    if value:
+        obj[key] = value
+    else:
+        obj.pop(key, None)
+
+
+def resource_for(group: str, version: str, plural: str) -> Resource:
+    """The resource of a URL; raises StatusError 404."""
+    found = BY_PATH.get((group, version, plural))
+    if found is None:
+        raise no_such_resource()
+    return found
+
+
+def all_resources() -> tuple[Resource, ...]:
+    """The table."""
+    return RESOURCES

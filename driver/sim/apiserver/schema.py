@@ -1,0 +1,326 @@
+"""The API's own schema: decoding as the real server does it (unknown fields, wrong types, pruning), and list-map keys.
+
+The data is the OpenAPI document of a Kubernetes release as the package kubernetes-validate has it; its code is not used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from driver.sim.apiserver import quantity
+
+RELEASE = "1.36.0"
+_REF = "#/$defs/"
+_META = "io.k8s.apimachinery.pkg.apis.meta.v1."
+QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
+INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
+TIME = _META + "Time"
+MICRO_TIME = _META + "MicroTime"
+OPAQUE = {"io.k8s.apimachinery.pkg.runtime.RawExtension", _META + "FieldsV1"}
+_KEY_DEFAULTS = {"protocol": "TCP"}
+"""A list-map key that the server fills in; the OpenAPI document does not say so."""
+
+
+class SchemaError(Exception):
+    """The schema data is not where it is expected."""
+
+
+@lru_cache(maxsize=1)
+def definitions() -> dict[str, Any]:
+    """All definitions of the release, by their OpenAPI name."""
+    spec = importlib.util.find_spec("kubernetes_validate")
+    if spec is None or not spec.submodule_search_locations:
+        raise SchemaError("the package kubernetes-validate is missing: install gpu-dra-driver[sim]")
+    root = Path(spec.submodule_search_locations[0]) / "kubernetes-json-schema"
+    path = root / f"v{RELEASE}-local" / "_definitions.json"
+    if not path.exists():
+        raise SchemaError(f"{path} is missing: a kubernetes-validate that carries Kubernetes {RELEASE} is expected")
+    found: dict[str, Any] = json.loads(path.read_bytes())["$defs"]
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One type of the schema, resolved: what a value may be and how lists and maps in it merge."""
+
+    kind: str
+    """object, map, list, string, integer, number, boolean, quantity, time, microtime, int-or-string, opaque, any."""
+    name: str = ""
+    properties: dict[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    item: str = ""
+    atomic: bool = False
+    keys: tuple[str, ...] = ()
+    """List-map keys for server-side apply; ``("",)`` for a set."""
+    merge_key: str = ""
+    strategies: tuple[str, ...] = ()
+
+
+class Schema:
+    """Looks types up by a pointer: a definition's name, or ``name/properties/field`` for an inline type."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
+        self._nodes: dict[str, Node] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._document
+
+    def node(self, pointer: str) -> Node:
+        """The type at a pointer."""
+        found = self._nodes.get(pointer)
+        if found is None:
+            found = self._nodes[pointer] = self._build(pointer)
+        return found
+
+    def child(self, node: Node, key: str) -> Node | None:
+        """The type of a field or of a map's values; None for an unknown field."""
+        if node.kind == "object":
+            pointer = node.properties.get(key)
+            return self.node(pointer) if pointer is not None else None
+        return self.node(node.item) if node.item else ANY
+
+    def item(self, node: Node) -> Node:
+        """The type of a list's items."""
+        return self.node(node.item) if node.item else ANY
+
+    def _raw(self, pointer: str) -> dict[str, Any]:
+        parts = pointer.split("\x00")
+        raw: Any = self._document[parts[0]]
+        for part in parts[1:]:
+            raw = raw[part]
+        return raw  # type: ignore[no-any-return]
+
+    def _build(self, pointer: str) -> Node:
+        raw = self._raw(pointer)
+        ref = raw.get("$ref", "")
+        if ref:
+            target = self.node(ref.removeprefix(_REF))
+            extra = _merge_rules(raw)
+            if not extra:
+                return target
+            base = {name: getattr(target, name) for name in Node.__dataclass_fields__}
+            return Node(**{**base, **extra})
+        special = _SPECIAL.get(pointer)
+        if special:
+            return Node(kind=special, name=pointer)
+        if pointer in OPAQUE:
+            return Node(kind="opaque", name=pointer, atomic=True)
+        types = raw.get("type") or []
+        kind = next((t for t in ([types] if isinstance(types, str) else types) if t != "null"), "any")
+        rules = _merge_rules(raw)
+        if kind == "array":
+            return Node(kind="list", name=pointer, item=f"{pointer}\x00items", **rules)
+        if kind == "object" and raw.get("properties"):
+            fields = {key: f"{pointer}\x00properties\x00{key}" for key in raw["properties"]}
+            return Node(
+                kind="object", name=pointer, properties=fields, required=tuple(raw.get("required") or ()), **rules
+            )
+        if kind == "object":
+            values = raw.get("additionalProperties")
+            item = f"{pointer}\x00additionalProperties" if isinstance(values, dict) else ""
+            return Node(kind="map", name=pointer, item=item, **rules)
+        if kind == "string" and raw.get("format") == "byte":
+            kind = "string"
+        return Node(kind=kind, name=pointer)
+
+
+ANY = Node(kind="any", atomic=True)
+_SPECIAL = {QUANTITY: "quantity", INT_OR_STRING: "int-or-string", TIME: "time", MICRO_TIME: "microtime"}
+
+
+def _merge_rules(raw: dict[str, Any]) -> dict[str, Any]:
+    rules: dict[str, Any] = {}
+    if raw.get("x-kubernetes-list-type") == "atomic" or raw.get("x-kubernetes-map-type") == "atomic":
+        rules["atomic"] = True
+    if raw.get("x-kubernetes-list-type") == "map":
+        rules["keys"] = tuple(raw.get("x-kubernetes-list-map-keys") or ())
+    if raw.get("x-kubernetes-list-type") == "set":
+        rules["keys"] = ("",)
+    if raw.get("x-kubernetes-patch-merge-key"):
+        rules["merge_key"] = raw["x-kubernetes-patch-merge-key"]
+    if raw.get("x-kubernetes-patch-strategy"):
+        rules["strategies"] = tuple(raw["x-kubernetes-patch-strategy"].split(","))
+    return rules
+
+
+def item_key(node: Node, item: Any) -> tuple[tuple[str, Any], ...]:
+    """The identity of an item of a list-map; keys that are not set are left out."""
+    found = []
+    for key in node.keys:
+        part = item.get(key, _KEY_DEFAULTS.get(key)) if isinstance(item, dict) else None
+        if part is not None:
+            found.append((key, part))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def schema() -> Schema:
+    """The schema of the release, built type by type on first use."""
+    return Schema(definitions())
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A decoded object and what was odd about it."""
+
+    obj: Any
+    unknown: list[str] = field(default_factory=list)
+    """Paths of fields that the API does not have; they are not in ``obj``."""
+    errors: list[str] = field(default_factory=list)
+    """Wrong types, in the words of Go's decoder. With any of these ``obj`` must not be used."""
+
+
+def decode(pointer: str, value: Any) -> Decoded:
+    """Check and canonicalise a value: unknown fields and nulls are dropped, quantities and times normalised."""
+    decoded = Decoded(None)
+    decoded.obj = _Decoder(schema(), decoded).walk(schema().node(pointer), value, "")
+    return decoded
+
+
+def _go_name(node: Node) -> str:
+    """The type's name in Go: ``v1.Device``."""
+    name = node.name.split("\x00")[0] if node.kind == "object" else ""
+    return ".".join(name.split(".")[-2:]) or {"integer": "int64", "number": "float64", "boolean": "bool"}.get(
+        node.kind, node.kind
+    )
+
+
+_JSON_NAMES = {str: "string", bool: "bool", int: "number", float: "number", dict: "object", list: "array"}
+_INT64 = 2**63
+
+
+class _Decoder:
+    def __init__(self, types: Schema, out: Decoded) -> None:
+        self._types = types
+        self._out = out
+        self._struct = ""
+
+    def _wrong(self, path: str, value: Any, wanted: str) -> None:
+        found = _JSON_NAMES.get(type(value), "null")
+        if isinstance(value, float) and wanted == "int64":
+            found += f" {value}"
+        where = re.sub(r"\[\d+\]", "", f"{self._struct}.{path}")
+        self._out.errors.append(f"json: cannot unmarshal {found} into Go struct field {where} of type {wanted}")
+
+    def walk(self, node: Node, value: Any, path: str) -> Any:
+        if node.kind == "any" or node.kind == "opaque":
+            if node.kind == "opaque" and value is not None and not isinstance(value, dict):
+                return value  # the rules say what a raw extension may be
+            return _copy(value)
+        return getattr(self, "_" + node.kind.replace("-", "_"))(node, value, path)
+
+    def _object(self, node: Node, value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            self._wrong(path, value, _go_name(node))
+            return None
+        result: dict[str, Any] = {}
+        outer, self._struct = self._struct, _go_name(node).rsplit(".", 1)[-1]
+        for key, child in value.items():
+            where = f"{path}.{key}" if path else key
+            pointer = node.properties.get(key)
+            if pointer is None:
+                self._out.unknown.append(where)
+            elif child is not None:
+                result[key] = self.walk(self._types.node(pointer), child, where)
+        for key in node.required:  # a quantity that is missing is zero, except where it is a pointer
+            if key not in result and self._types.node(node.properties[key]).kind == "quantity" and key != "min":
+                result[key] = "0"
+        self._struct = outer
+        return result
+
+    def _map(self, node: Node, value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            self._wrong(path, value, "map")
+            return None
+        item = self._types.item(node)
+        result = {}
+        for key, child in value.items():
+            if child is None:
+                if item.kind == "string":
+                    result[key] = ""
+                continue
+            result[key] = self.walk(item, child, f"{path}.{key}")
+        return result
+
+    def _list(self, node: Node, value: Any, path: str) -> Any:
+        if not isinstance(value, list):
+            self._wrong(path, value, "[]" + _go_name(self._types.item(node)))
+            return None
+        item = self._types.item(node)
+        return [self.walk(item, child, f"{path}[{index}]") for index, child in enumerate(value)]
+
+    def _string(self, _node: Node, value: Any, path: str) -> Any:
+        if not isinstance(value, str):
+            self._wrong(path, value, "string")
+        return value
+
+    def _integer(self, _node: Node, value: Any, path: str) -> Any:
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not -_INT64 <= value < _INT64:
+            self._wrong(path, value, "int64")
+        return value
+
+    def _number(self, _node: Node, value: Any, path: str) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._wrong(path, value, "float64")
+        return value
+
+    def _boolean(self, _node: Node, value: Any, path: str) -> Any:
+        if not isinstance(value, bool):
+            self._wrong(path, value, "bool")
+        return value
+
+    def _int_or_string(self, _node: Node, value: Any, path: str) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            self._wrong(path, value, "intstr.IntOrString")
+        return value
+
+    def _quantity(self, _node: Node, value: Any, _path: str) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            self._out.errors.append(quantity.PATTERN_ERROR)
+            return value
+        try:
+            return quantity.canonical(str(value))
+        except ValueError as error:
+            self._out.errors.append(str(error))
+            return value
+
+    def _time(self, _node: Node, value: Any, path: str) -> Any:
+        moment = self._parse_time(value, path)
+        return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else value
+
+    def _microtime(self, _node: Node, value: Any, path: str) -> Any:
+        moment = self._parse_time(value, path)
+        return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else value
+
+    def _parse_time(self, value: Any, path: str) -> datetime | None:
+        if not isinstance(value, str):
+            self._wrong(path, value, "string")
+            return None
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None or "T" not in value:
+            self._out.errors.append(
+                f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse "{value}" as "2006"'
+            )
+            return None
+        return moment.astimezone(UTC)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_copy(child) for child in value]
+    return value

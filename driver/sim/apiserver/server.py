@@ -1,0 +1,212 @@
+"""The embedded API server: life, hooks, and the way of a request through them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from driver.sim.apiserver import access
+from driver.sim.apiserver.access import User
+from driver.sim.apiserver.context import GATES, Context
+from driver.sim.apiserver.engine import SYSTEM_NAMESPACES, Call, Engine
+from driver.sim.apiserver.errors import StatusError
+from driver.sim.apiserver.faults import Dropped, Fault, Request
+from driver.sim.apiserver.garbage import Collector
+from driver.sim.apiserver.handler import Handler, parse, status_response
+from driver.sim.apiserver.logs import Logs
+from driver.sim.apiserver.persist import StateFile
+from driver.sim.apiserver.resources import NAMESPACES
+from driver.sim.apiserver.store import Change, Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from driver.sim.apiserver.logs import LogReader
+
+    Hook = Callable[[Request], Fault | Awaitable[Fault | None] | None]
+
+logger = logging.getLogger(__name__)
+
+
+class ApiServer:
+    """A Kubernetes API server in this process, state in memory. Start and stop it as often as wanted; state stays.
+
+    ``tokens`` maps bearer tokens to users (None: no authentication, everybody is the administrator); ``authorize`` is
+    asked ``(user, verb, group, resource, subresource, namespace, name)``; ``fault`` is called with each request and may
+    answer with what is to go wrong. All three are plain attributes and may be replaced at any time.
+    """
+
+    def __init__(
+        self,
+        *,
+        state_file: Path | None = None,
+        tokens: Mapping[str, User] | None = None,
+        authorize: access.Authorize = access.allow_all,
+        fault: Hook | None = None,
+        gates: frozenset[str] = GATES,
+        compile_cel: Callable[[str], str | None] = lambda _expression: None,
+        log_reader: LogReader | None = None,
+        history: int = 10_000,
+        bookmark_seconds: float = 60.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.tokens = tokens
+        self.authorize = authorize
+        self.fault = fault
+        self.logs = Logs()
+        """Output of containers, by pod UID and container name; read by ``pods/log``."""
+        self.requests: dict[tuple[str, str], int] = {}
+        """How many requests came so far, by (verb, resource)."""
+        self._log_reader = log_reader or self._read_log
+        self._store = Store(history=history)
+        context = Context(now=now, gates=gates, compile_cel=compile_cel)
+        self.engine = Engine(self._store, context, authorize=lambda *what: self.authorize(*what))
+        """The semantics without HTTP, for code in the same process that must be fast or atomic."""
+        self._state = StateFile(state_file, self._store) if state_file else None
+        if self._state:
+            self._state.load()
+        for namespace in SYSTEM_NAMESPACES:
+            if not self.engine.namespace_exists(namespace):
+                self.engine.create(
+                    Call(resource=NAMESPACES, name=namespace, manager="kube-apiserver"),
+                    {"metadata": {"name": namespace}},
+                )
+        self._collector = Collector(self.engine)
+        self._store.listeners.append(self._collector.changed)
+        self._store.listeners.append(self._pod_gone)
+        if self._state:
+            self._store.listeners.append(self._state.changed)
+        self._handler = Handler(self.engine, bookmark_seconds=bookmark_seconds, read_log=self._log_reader)
+        self._runner: web.ServerRunner | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._address = ("127.0.0.1", 0)
+
+    async def __aenter__(self) -> ApiServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """``http://host:port``; known once started, and kept after ``stop`` so that a restart has the same."""
+        host, port = self._address
+        return f"http://{host}:{port}"
+
+    async def start(self, host: str = "127.0.0.1", port: int | None = None) -> None:
+        """Listen. Port 0 takes a free one; None takes the one of last time, a free one at first."""
+        if self._runner is not None:
+            raise RuntimeError(f"the API server runs already at {self.url}")
+        server = web.Server(self._answer, access_log=None, handler_cancellation=True, tcp_keepalive=True)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.5)
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner, host, self._address[1] if port is None else port, reuse_address=True, backlog=1024
+        )
+        try:
+            await site.start()
+        except OSError:
+            await self._runner.cleanup()
+            self._runner = None
+            raise
+        self._address = (host, self._runner.addresses[0][1])
+        self._tasks = [asyncio.create_task(self._collector.run())]
+        if self._state:
+            self._tasks.append(asyncio.create_task(self._state.run()))
+
+    async def stop(self) -> None:
+        """End all watches, close all connections, write the state file. Nothing to do when it does not run."""
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        self._store.end_watches()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await runner.cleanup()
+        if self._state:
+            with contextlib.suppress(OSError):
+                self._state.write()
+
+    def kubeconfig(self, *, token: str = "", namespace: str = "default") -> dict[str, Any]:
+        """A kubeconfig for this server, as a dict."""
+        return access.kubeconfig(self.url, token=token, namespace=namespace)
+
+    def write_kubeconfig(self, path: Path, *, token: str = "", namespace: str = "default") -> Path:
+        """Write a kubeconfig for this server (JSON is YAML)."""
+        path.write_text(json.dumps(self.kubeconfig(token=token, namespace=namespace), indent=2) + "\n")
+        path.chmod(0o600)
+        return path
+
+    def end_watches(self) -> None:
+        """End every watch that runs, as a server does when it restarts."""
+        self._store.end_watches()
+
+    def expire_watches(self) -> None:
+        """Forget all history and end every watch: the next watch from an old version is answered with 410."""
+        self._store.forget()
+        self._store.end_watches()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request, web.BaseRequest)  # noqa: S101
+        try:
+            return await self._serve(request)  # type: ignore[arg-type]
+        except StatusError as error:
+            return status_response(error)
+        except Dropped:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=500)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:
+            logger.exception("%s %s", request.method, request.path)
+            return status_response(StatusError(500, "InternalError", f"Internal error occurred: {error!r}"))
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        user = access.authenticate(self.tokens, request.headers.get("Authorization", ""))
+        target = parse(request.method, request.path, request.query, user)
+        what = target.request
+        counted = (what.verb, f"{what.resource}/{what.subresource}" if what.subresource else what.resource)
+        self.requests[counted] = self.requests.get(counted, 0) + 1
+        fault = await self._fault(what) if self.fault is not None else None
+        if fault is None:
+            return await self._handler.answer(request, target)
+        if fault.delay:
+            await asyncio.sleep(fault.delay)
+        if fault.drop:
+            raise Dropped
+        if fault.status:
+            response = status_response(fault.error())
+            if fault.body is not None:
+                response.body = fault.body
+                response.content_type = "text/html"
+            return response
+        if fault.lose_answer:
+            with contextlib.suppress(StatusError):
+                await self._handler.answer(request, target)
+            raise Dropped
+        return await self._handler.answer(request, target)
+
+    async def _fault(self, what: Request) -> Fault | None:
+        if self.fault is None:
+            return None
+        found = self.fault(what)
+        return await found if inspect.isawaitable(found) else found
+
+    def _read_log(self, pod: Mapping[str, Any], container: str, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        finished = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+        return self.logs.read(pod["metadata"]["uid"], container, follow=follow and not finished, tail=tail)
+
+    def _pod_gone(self, collection: str, change: Change) -> None:
+        if collection == "pods" and change.new is None and change.old is not None:
+            self.logs.drop(change.old.obj["metadata"]["uid"])

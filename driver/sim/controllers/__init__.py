@@ -1,0 +1,1 @@
+"""The embedded cluster's controllers: generated claims, eviction from tainted devices, jobs."""

@@ -1,0 +1,46 @@
+"""The control plane beside the API server: mirrors, scheduler and controllers under one roof."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from driver.sim.controllers.claims import ClaimController
+from driver.sim.controllers.eviction import EvictionController
+from driver.sim.controllers.jobs import JobController
+from driver.sim.scheduler.cluster import Cluster
+from driver.sim.scheduler.scheduler import DEFAULT_NAME, Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from driver.kube.client import Api
+
+
+class ControlPlane:
+    """Scheduler and controllers for one API server."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        scheduler_name: str = DEFAULT_NAME,
+        job_backoff: float = 1.0,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """``job_backoff``: seconds before the first replacement of a job's failed pod (the real one waits 10)."""
+        self.cluster = Cluster(api)
+        self._parts = (
+            Scheduler(self.cluster, name=scheduler_name, clock=clock),
+            ClaimController(self.cluster),
+            EvictionController(self.cluster, clock=clock),
+            JobController(self.cluster, backoff=job_backoff, clock=clock),
+        )
+
+    async def run(self) -> None:
+        """Work for ever. Ends by cancellation; an ExceptionGroup has the defect that stopped one of the parts."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.cluster.run(), name="mirrors")
+            for part in self._parts:
+                group.create_task(part.run(), name=type(part).__name__)

@@ -1,0 +1,423 @@
+"""The story, chapter by chapter. Each chapter says what it shows, does it, and checks that it is so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any
+
+from driver.kube.client import RESOURCE, ApiError
+from driver.sim.cluster import Cluster, ClusterError
+from driver.sim.demo.screen import Screen, print_json
+from driver.sim.demo.workloads import Example, NotSeenError, Workloads, load_examples, seen
+from driver.sim.process import DriverProcess, gpu_dra
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+ABOUT = "A Kubernetes cluster in one process, and a real driver beside it"
+UPGRADE_PODS = 40
+AT_ONCE = 4
+SICK_JOB = "job-survives-a-sick-gpu"
+SLICES = f"{RESOURCE}/resourceslices"
+CLAIMS = f"{RESOURCE}/resourceclaims"
+
+
+class StepError(Exception):
+    """The demo shows something that is not true."""
+
+
+def run_demo(*, devices: str, as_json: bool) -> int:
+    """Tell the whole story. Returns 0 if everything did what it says, else 1."""
+    return asyncio.run(_tell(devices=devices, as_json=as_json))
+
+
+def serve(*, devices: str) -> int:
+    """Bring up the cluster with a driver and keep both until Ctrl-C."""
+    return asyncio.run(_serve(devices=devices))
+
+
+async def _tell(*, devices: str, as_json: bool) -> int:
+    screen = Screen(quiet=as_json)
+    screen.title(
+        "gpu-dra demo", f"A Kubernetes cluster in one process, and a real driver beside it (devices: {devices})."
+    )
+    started = time.monotonic()
+    outcome: dict[str, Any] = {"ok": False, "devices": devices, "chapters": []}
+    try:
+        async with _stage(devices) as story:
+            story.screen = screen
+            for chapter in (
+                story.node_appears,
+                story.pods_get_gpus,
+                story.gpu_fails,
+                story.driver_is_killed,
+                story.driver_is_upgraded,
+                story.nothing_is_left,
+            ):
+                begun = time.monotonic()
+                await story.cluster.or_failure(chapter())
+                outcome["chapters"].append({"name": chapter.__name__, "seconds": round(time.monotonic() - begun, 3)})
+            outcome["prepare_ms"] = story.latencies("prepared claim")
+            outcome["unprepare_ms"] = story.latencies("unprepared claim")
+            outcome["failed_prepares"] = story.failures()
+        outcome["ok"] = True
+    except (StepError, NotSeenError, ApiError, ClusterError, TimeoutError) as error:
+        outcome["error"] = str(error) or type(error).__name__
+        screen.failed("stopped here", outcome["error"])
+    outcome["seconds"] = round(time.monotonic() - started, 1)
+    if as_json:
+        print_json(outcome)
+    else:
+        screen.summary(_facts(outcome), ok=outcome["ok"])
+    return 0 if outcome["ok"] else 1
+
+
+async def _serve(*, devices: str) -> int:
+    screen = Screen(quiet=False)
+    screen.title(
+        "gpu-dra demo --serve", f"A Kubernetes cluster in one process, and a real driver beside it ({devices})."
+    )
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        async with _stage(devices) as story:
+            story.screen = screen
+            await story.cluster.or_failure(story.node_appears())
+            await story.workloads.apply(obj for e in story.examples for obj in e.of_kind("DeviceClass"))
+            screen.chapter("The cluster is yours until Ctrl-C")
+            screen.command(f"export KUBECONFIG={story.cluster.kubeconfig}")
+            screen.command("kubectl get resourceslices")
+            screen.command("kubectl apply -f deploy/examples/01-single-gpu.yaml")
+            screen.command("kubectl get pods,resourceclaims; kubectl logs single-gpu")
+            screen.command(f"gpu-dra fault --device gpu-0 --xid 79 --kubelet-plugins-dir {story.cluster.plugins_dir}")
+            screen.note(
+                f"metrics: http://127.0.0.1:{story.driver.http_port}/metrics   logs: {story.driver.log_path} and cluster.log beside it"
+            )
+            await story.cluster.or_failure(stop.wait())
+    except (NotSeenError, ApiError, ClusterError, TimeoutError) as error:
+        screen.failed("stopped here", str(error) or type(error).__name__)
+        return 1
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _stage(devices: str) -> AsyncIterator[Story]:
+    # Short, because sockets have to fit below it.
+    root = Path(tempfile.mkdtemp(prefix="gpu-dra-"))
+    # What the cluster's parts have to say must not fall between the lines of the story.
+    logging.basicConfig(filename=root / "cluster.log", level=logging.INFO, force=True)
+    try:
+        async with Cluster(root) as cluster:
+            story = Story(cluster, devices)
+            try:
+                yield story
+            finally:
+                for driver in story.drivers:
+                    await driver.kill()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+class Story:
+    """The chapters. Each raises StepError or NotSeenError at the first thing that is not as it says."""
+
+    screen: Screen
+
+    def __init__(self, cluster: Cluster, devices: str) -> None:
+        self.cluster = cluster
+        self.devices = devices
+        self.examples = load_examples()
+        self.workloads = Workloads(cluster.api)
+        self.drivers: list[DriverProcess] = []
+
+    @property
+    def driver(self) -> DriverProcess:
+        """The newest instance."""
+        return self.drivers[-1]
+
+    async def node_appears(self) -> None:
+        """A driver starts, registers and publishes."""
+        self.screen.chapter("A node with GPUs appears")
+        started = time.monotonic()
+        driver = await self._start_driver()
+        self.screen.done("driver registered", f"with the kubelet of {self.cluster.node_name}", _since(started))
+        slices = await seen(lambda: self.workloads.collection(SLICES), what="the driver publishes its GPUs")
+        self.screen.done("GPUs published", f"{len(_devices(slices))} devices in {len(slices)} ResourceSlice")
+        self.screen.table(
+            ("DEVICE", "PRODUCT", "MEMORY", "CUDA", "NUMA", "PCI ADDRESS", "UUID"),
+            [_device_row(device) for device in _devices(slices)],
+        )
+        if driver.status is not None:
+            raise StepError(f"the driver has ended with status {driver.status}: {driver.log[-500:]}")
+
+    async def pods_get_gpus(self) -> None:
+        """Every example runs and gets what it asks for."""
+        self.screen.chapter("Pods get GPUs, one example of deploy/examples/ after another")
+        for example in self.examples:
+            if example.name.endswith(SICK_JOB):
+                continue
+            started = time.monotonic()
+            await self.workloads.apply(example.objects)
+            output = [await self._output(pod) for pod in example.of_kind("Pod")]
+            self.screen.done(example.name, example.about, _since(started) if output else "")
+            for line in output:
+                self.screen.note(f"  {line}")
+
+    async def gpu_fails(self) -> None:
+        """A fatal error taints the GPU; its pod is evicted and runs elsewhere."""
+        self.screen.chapter("A GPU fails under a running pod")
+        [job] = [example for example in self.examples if example.name.endswith(SICK_JOB)]
+        await self.workloads.apply(job.objects)
+        first, device = await self._running(job)
+        self.screen.done("pod runs", f"{first} on {device}")
+
+        started = time.monotonic()
+        self._fault(device, "--xid", "79")
+        taint = await seen(lambda: self._taint(device), what=f"a taint on {device}")
+        text = f"{taint['key']}={taint['value']}:{taint['effect']}"
+        self.screen.done("device tainted", text, _since(started))
+        await seen(lambda: self.workloads.events("DeviceTaintManagerEviction"), what=f"the eviction of {first}")
+        self.screen.done("pod evicted", first, _since(started))
+        second, other = await self._running(job, after=first)
+        if other == device:
+            raise StepError(f"pod {second} runs on {device}, which has failed")
+        self.screen.done("runs again", f"{second} on {other}", _since(started))
+
+        self._fault(device, "--clear")
+
+        async def mended() -> bool:
+            return await self._taint(device) is None
+
+        await seen(mended, what=f"{device} without a taint")
+        self.screen.done("GPU mended", f"{device} can be allocated again")
+
+    async def driver_is_killed(self) -> None:
+        """SIGKILL, a restart, and nothing is different."""
+        self.screen.chapter("The driver is killed and comes back")
+        before = (self._files("records"), self._files("specs"), await self._spec_of_slices())
+        started = time.monotonic()
+        old = self.driver
+        old.signal(signal.SIGKILL)
+        await old.ended()
+        self.screen.done("SIGKILL", f"process {old.pid} is gone, its sockets are still there")
+        await self._start_driver(pod_uid=old.pod_uid)
+        self.screen.done("registered again", "the pod of the Job runs on meanwhile", _since(started))
+        after = (self._files("records"), self._files("specs"), await self._spec_of_slices())
+        if after != before:
+            raise StepError(f"records, CDI specs or slices have changed: {before} became {after}")
+        self.screen.done("nothing has changed", "records, CDI specs and ResourceSlices are what they were")
+
+    async def driver_is_upgraded(self) -> None:
+        """A new instance takes over while pods start."""
+        self.screen.chapter("The driver is upgraded in place while pods keep starting")
+        [template] = next(e for e in self.examples if e.name.endswith("single-gpu")).of_kind("Pod")
+        failures = self.failures()
+        old = self.driver
+        started = time.monotonic()
+        pods = asyncio.create_task(self._start_pods(template))
+        try:
+            await seen(lambda: self._pods_done(UPGRADE_PODS // 4), what="a quarter of the pods")
+            await self._start_driver()
+            self.screen.done("new instance registered", "both serve the node for a while")
+            await seen(lambda: self._pods_done(UPGRADE_PODS // 2), what="half of the pods")
+            status = await old.stop()
+            self.screen.done("old instance stopped", f"with status {status}, after it finished what it had begun")
+            await pods
+        finally:
+            pods.cancel()
+        failed = self.failures() - failures
+        kubelet_events = await self.workloads.events("FailedPrepareDynamicResources")
+        if failed or kubelet_events or status != 0:
+            reasons = [event["message"] for event in kubelet_events]
+            raise StepError(
+                f"{failed} prepares failed during the upgrade, the old instance ended with {status}: {reasons}"
+            )
+        self.screen.done("pods started meanwhile", f"{UPGRADE_PODS}, and not one prepare failed", _since(started))
+
+    async def nothing_is_left(self) -> None:
+        """Everything goes, and leaves nothing behind."""
+        self.screen.chapter("Everything is deleted, and nothing is left")
+        await self.workloads.delete_all()
+
+        async def no_claims() -> bool:
+            return not await self.workloads.collection(CLAIMS) and not await self.workloads.collection("/api/v1/pods")
+
+        await seen(no_claims, what="no pod and no claim")
+        self.screen.done("pods and claims", "gone")
+
+        async def no_files() -> bool:
+            return not self._files("records") and not self._files("specs")
+
+        await seen(no_files, what="no record and no CDI spec")
+        self.screen.done("records and CDI specs", "gone")
+        status = await self.driver.stop()
+        sockets = [str(path) for path in self.cluster.root.rglob("*.sock")]
+        if status != 0 or sockets:
+            raise StepError(f"the driver ended with status {status} and left {sockets}")
+        self.screen.done("sockets", "gone with the driver, which ended with status 0")
+
+    def latencies(self, message: str) -> dict[str, float]:
+        """Milliseconds per claim over all drivers of the story."""
+        took = [line["duration_ms"] for line in self._lines() if line.get("message") == message]
+        if len(took) < 2:
+            return {"n": len(took)}
+        cuts = quantiles(took, n=100, method="inclusive")
+        return {"n": len(took), "p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "max": round(max(took), 2)}
+
+    def failures(self) -> int:
+        """Prepares that failed."""
+        return sum(1 for line in self._lines() if str(line.get("message", "")).startswith("prepare failed"))
+
+    def _lines(self) -> Iterable[dict[str, Any]]:
+        return (line for path in {driver.log_path: driver for driver in self.drivers}.values() for line in path.lines())
+
+    async def _start_driver(self, *, pod_uid: str = "") -> DriverProcess:
+        driver = DriverProcess(
+            [*self.cluster.driver_flags(), f"--devices={self.devices}"],
+            log=self.cluster.root / f"driver-{len(self.drivers)}.log",
+            pod_uid=pod_uid or str(uuid.uuid4()),
+        )
+        self.drivers.append(await driver.start())
+
+        async def registered() -> bool:
+            if driver.status is not None:
+                raise StepError(f"the driver ended with status {driver.status}: {driver.log[-500:]}")
+            return any(line.get("message") == "registered with the kubelet" for line in driver.lines())
+
+        await seen(registered, what="the kubelet registers the driver")
+        return driver
+
+    def _fault(self, device: str, *arguments: str) -> None:
+        shown = f"gpu-dra fault --device {device} {' '.join(arguments)}"
+        self.screen.command(shown)
+        command = gpu_dra("fault", f"--device={device}", *arguments)
+        outcome = subprocess.run(  # noqa: S603 - our own command, and it takes a fraction of a second
+            [*command, f"--kubelet-plugins-dir={self.cluster.plugins_dir}"], capture_output=True, text=True, check=False
+        )
+        if outcome.returncode != 0:
+            raise StepError(f"{shown}: {outcome.stderr.strip()}")
+
+    async def _taint(self, device: str) -> dict[str, Any] | None:
+        for found in _devices(await self.workloads.collection(SLICES)):
+            if found["name"] == device and found.get("taints"):
+                taint: dict[str, Any] = found["taints"][0]
+                return taint
+        return None
+
+    async def _spec_of_slices(self) -> list[Any]:
+        return [(obj["metadata"]["resourceVersion"], obj["spec"]) for obj in await self.workloads.collection(SLICES)]
+
+    async def _output(self, pod: dict[str, Any]) -> str:
+        """Wait for a pod to succeed; what its containers have printed, on one line."""
+        namespace, name = pod["metadata"].get("namespace", "default"), pod["metadata"]["name"]
+
+        async def finished() -> dict[str, Any] | None:
+            found = await self.workloads.pod(namespace, name)
+            return found if found and found["status"].get("phase") in {"Succeeded", "Failed"} else None
+
+        phase = (await seen(finished, what=f"pod {name} ends"))["status"]["phase"]
+        containers = [container["name"] for container in pod["spec"]["containers"]]
+        logs = {container: await self.workloads.log(namespace, name, container) for container in containers}
+        gpus = {
+            container: [
+                line.partition("=")[0].removeprefix("GPU_DRA_").lower().replace("_", "-") for line in log.split()
+            ]
+            for container, log in logs.items()
+        }
+        if phase != "Succeeded" or not all(gpus.values()):
+            raise StepError(f"pod {name} is {phase} and printed {logs}")
+        return f"{name}: " + "; ".join(f"{container} got {', '.join(found)}" for container, found in gpus.items())
+
+    async def _running(self, job: Example, *, after: str = "") -> tuple[str, str]:
+        """The running pod of a Job and its device; another one than ``after``."""
+        [manifest] = job.of_kind("Job")
+
+        async def running() -> tuple[str, str] | None:
+            for pod in await self.workloads.pods(**{"job-name": manifest["metadata"]["name"]}):
+                name, status = pod["metadata"]["name"], pod["status"]
+                if name == after or status.get("phase") != "Running" or "deletionTimestamp" in pod["metadata"]:
+                    continue
+                for statuses in status.get("resourceClaimStatuses") or []:
+                    path = f"{RESOURCE}/namespaces/default/resourceclaims/{statuses['resourceClaimName']}"
+                    claim = await self.cluster.api.get(path)
+                    [result] = claim["status"]["allocation"]["devices"]["results"]
+                    return name, result["device"]
+            return None
+
+        return await seen(running, what=f"a running pod of {job.name}")
+
+    async def _start_pods(self, template: dict[str, Any]) -> None:
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def one(number: int) -> None:
+            async with slots:
+                metadata = {"name": f"upgrade-{number}", "labels": {"story": "upgrade"}}
+                pod = {**template, "metadata": metadata}
+                await self.workloads.apply([pod])
+                await self._output(pod)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(UPGRADE_PODS):
+                group.create_task(one(number))
+
+    async def _pods_done(self, number: int) -> bool:
+        pods = await self.workloads.pods(story="upgrade")
+        return bool(sum(pod["status"].get("phase") == "Succeeded" for pod in pods) >= number)
+
+    def _files(self, kind: str) -> list[str]:
+        directory, pattern = {
+            "records": (self.cluster.plugins_dir, "*/claims/*.json"),
+            "specs": (self.cluster.cdi_root, "*.json"),
+        }[kind]
+        return sorted(path.name for path in directory.glob(pattern))
+
+
+def _devices(slices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [device for obj in slices for device in obj["spec"].get("devices") or []]
+
+
+def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
+    def value(name: str) -> str:
+        return next((str(v) for v in device["attributes"].get(name, {}).values()), "-")
+
+    memory = device.get("capacity", {}).get("memory", {}).get("value", "-")
+    return (
+        device["name"],
+        value("productName"),
+        memory,
+        value("cudaComputeCapability"),
+        value("resource.kubernetes.io/numaNode"),
+        value("resource.kubernetes.io/pciBusID"),
+        value("uuid"),
+    )
+
+
+def _device_name(line: str) -> str:
+    """``GPU_DRA_GPU_3=GPU-…``, as an example prints it, is gpu-3."""
+    return line.partition("=")[0].removeprefix("GPU_DRA_").lower().replace("_", "-")
+
+
+def _since(started: float) -> str:
+    return f"{time.monotonic() - started:.2f} s"
+
+
+def _facts(outcome: dict[str, Any]) -> dict[str, str]:
+    facts = {"took": f"{outcome['seconds']:.1f} s"}
+    for operation in ("prepare", "unprepare"):
+        took = outcome.get(f"{operation}_ms", {})
+        if "p50" in took:
+            facts[operation] = f"{took['n']} claims, p50 {took['p50']} ms, p99 {took['p99']} ms, max {took['max']} ms"
+    if "failed_prepares" in outcome:
+        facts["failed prepares"] = str(outcome["failed_prepares"])
+    return facts

@@ -1,0 +1,138 @@
+"""Manifests as users write them: applied, watched and deleted through the API."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from driver.kube.client import RESOURCE, Api, ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from importlib.resources.abc import Traversable
+
+T = TypeVar("T")
+
+_PATHS = {
+    "DeviceClass": f"{RESOURCE}/deviceclasses",
+    "ResourceClaim": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaims",
+    "ResourceClaimTemplate": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaimtemplates",
+    "Namespace": "/api/v1/namespaces",
+    "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
+}
+# Users first: a claim is not deleted while a pod uses it.
+_DELETE_ORDER = ("Job", "Pod", "ResourceClaim", "ResourceClaimTemplate", "DeviceClass", "Namespace")
+
+
+class NotSeenError(Exception):
+    """Something that should have happened has not, in the time that was given for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One file of deploy/examples."""
+
+    name: str
+    about: str
+    """Its first comment line."""
+    objects: tuple[dict[str, Any], ...]
+
+    def of_kind(self, kind: str) -> Iterable[dict[str, Any]]:
+        """Its objects of one kind."""
+        return (obj for obj in self.objects if obj["kind"] == kind)
+
+
+def load_examples() -> list[Example]:
+    """The examples, in the order of their names: from the package, or from the repository of an editable install."""
+    shipped: Traversable = files("driver.sim") / "examples"
+    directory = shipped if shipped.is_dir() else Path(__file__).parents[3] / "deploy" / "examples"
+    return [
+        Example(
+            name=file.name.removesuffix(".yaml"),
+            about=file.read_text().splitlines()[0].lstrip("# "),
+            objects=tuple(yaml.safe_load_all(file.read_text())),
+        )
+        for file in sorted(directory.iterdir(), key=lambda file: file.name)
+        if file.name.endswith(".yaml")
+    ]
+
+
+class Workloads:
+    """What a user does with kubectl."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._created: list[dict[str, Any]] = []
+
+    async def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Create objects."""
+        for obj in objects:
+            created = await self._api.request("POST", _collection(obj), body=obj)
+            self._created.append({"apiVersion": obj["apiVersion"], "kind": obj["kind"], **created})
+
+    async def delete_all(self) -> None:
+        """Delete all that was created, and what was made from it."""
+        for obj in sorted(self._created, key=lambda obj: _DELETE_ORDER.index(obj["kind"])):
+            try:
+                await self._api.request("DELETE", _path(obj), params={"propagationPolicy": "Background"})
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+        self._created.clear()
+
+    async def pod(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A pod as it is now."""
+        try:
+            return await self._api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def pods(self, **labels: str) -> list[dict[str, Any]]:
+        """Pods of all namespaces with these labels."""
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        items: list[dict[str, Any]] = (await self._api.get("/api/v1/pods", {"labelSelector": selector}))["items"]
+        return items
+
+    async def log(self, namespace: str, pod: str, container: str) -> str:
+        """What a container has written."""
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        return await self._api.get_text(path, {"container": container})
+
+    async def collection(self, path: str) -> list[dict[str, Any]]:
+        """A collection."""
+        items: list[dict[str, Any]] = (await self._api.get(path))["items"]
+        return items
+
+    async def events(self, reason: str) -> list[dict[str, Any]]:
+        """Events of one reason."""
+        return [event for event in await self.collection("/api/v1/events") if event.get("reason") == reason]
+
+
+async def seen(look: Callable[[], Awaitable[T | None]], *, what: str, within: float = 15.0) -> T:
+    """The first true answer of ``look``. Raises NotSeenError with the last one."""
+    last: T | None = None
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                last = await look()
+                if last:
+                    return last
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise NotSeenError(f"expected within {within:.0f} s: {what}; last seen: {last!r}") from None
+
+
+def _collection(obj: Mapping[str, Any]) -> str:
+    return _PATHS[obj["kind"]].format(namespace=obj["metadata"].get("namespace", "default"))
+
+
+def _path(obj: Mapping[str, Any]) -> str:
+    return f"{_collection(obj)}/{obj['metadata']['name']}"

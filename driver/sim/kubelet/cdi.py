@@ -1,0 +1,187 @@
+"""The runtime's side of CDI: which devices there are, and what a list of them does to a container."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from driver.sim.kubelet.cdispec import CdiError, DeviceNode, Edits, Hook, Mount, Spec, SpecDevice, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".json", ".yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injection:
+    """The edits of all devices of a container, device nodes with type and numbers filled in from the host."""
+
+    env: tuple[str, ...] = ()
+    device_nodes: tuple[DeviceNode, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    additional_gids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    stamp: tuple[int, int, int]
+    spec: Spec | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    device: SpecDevice
+    spec: Spec
+    path: Path
+    priority: int
+
+
+class CdiCache:
+    """The specs of the CDI directories, later directories win. Sub-directories and other suffixes are not looked at."""
+
+    def __init__(self, dirs: Sequence[Path]) -> None:
+        self._dirs = tuple(dirs)
+        self._files: dict[Path, _File] = {}
+        self.errors: dict[Path, list[str]] = {}
+        """Why files, or devices in them, are not used; as of the last ``refresh``."""
+        self.devices: dict[str, _Found] = {}
+        """By qualified name."""
+
+    def refresh(self) -> None:
+        """Look at the directories again; only files that changed are read."""
+        files: dict[Path, _File] = {}
+        devices: dict[str, _Found] = {}
+        conflicts: set[str] = set()
+        errors: dict[Path, list[str]] = {}
+        for priority, path in self._scan():
+            file = self._read(path)
+            if file is None:
+                continue
+            files[path] = file
+            if file.spec is None:
+                errors.setdefault(path, []).append(f"failed to load CDI Spec {file.error}")
+                continue
+            for device in file.spec.devices:
+                name = f"{file.spec.kind}={device.name}"
+                other = devices.get(name)
+                if other and other.priority == priority:
+                    conflicts.add(name)
+                    for where in (path, other.path):
+                        errors.setdefault(where, []).append(
+                            f'conflicting device "{name}" (specs "{path}", "{other.path}")'
+                        )
+                    continue
+                devices[name] = _Found(device=device, spec=file.spec, path=path, priority=priority)
+        for name in conflicts:
+            devices.pop(name, None)
+        for path, texts in errors.items():
+            if texts != self.errors.get(path):
+                logger.warning("CDI registry refresh failed: %s", "; ".join(texts))
+        self._files, self.devices, self.errors = files, devices, errors
+
+    def inject(self, names: Iterable[str]) -> Injection:
+        """The edits of qualified devices, each once. Raises CdiError with the runtime's words."""
+        wanted = list(dict.fromkeys(names))
+        if not wanted:
+            return Injection()
+        self.refresh()
+        unresolved = [name for name in wanted if name not in self.devices]
+        if unresolved:
+            raise CdiError(f"CDI device injection failed: unresolvable CDI devices {', '.join(unresolved)}")
+        edits: list[Edits] = []
+        seen: set[Path] = set()
+        for name in wanted:
+            found = self.devices[name]
+            if found.path not in seen:
+                seen.add(found.path)
+                edits.append(found.spec.container_edits)
+            edits.append(found.device.container_edits)
+        try:
+            return merge(edits)
+        except CdiError as error:
+            raise CdiError(f"CDI device injection failed: failed to inject devices: {error}") from error
+
+    def _scan(self) -> Iterable[tuple[int, Path]]:
+        for priority, directory in enumerate(self._dirs):
+            try:
+                names = sorted(entry.name for entry in os.scandir(directory) if not entry.is_dir(follow_symlinks=False))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                logger.warning("cannot read the CDI directory %s: %s", directory, error)
+                return
+            yield from ((priority, directory / name) for name in names if name.endswith(SUFFIXES))
+
+    def _read(self, path: Path) -> _File | None:
+        try:
+            status = path.stat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            known = self._files.get(path)
+            if known and known.stamp == stamp:
+                return known
+            return _File(stamp=stamp, spec=read(path), error="")
+        except FileNotFoundError:
+            return None
+        except (CdiError, OSError) as error:
+            return _File(stamp=(0, 0, 0), spec=None, error=str(error))
+
+
+def merge(all_edits: Iterable[Edits]) -> Injection:
+    """Apply edits one after the other: a later device node or mount for the same path replaces an earlier one."""
+    env: list[str] = []
+    nodes: dict[str, DeviceNode] = {}
+    mounts: dict[str, Mount] = {}
+    hooks: list[Hook] = []
+    gids: dict[int, None] = {}
+    for edits in all_edits:
+        env += edits.env
+        for node in edits.device_nodes:
+            nodes.pop(node.path, None)
+            nodes[node.path] = complete(node)
+        for mount in edits.mounts:
+            mounts.pop(mount.container_path, None)
+            mounts[mount.container_path] = mount
+        hooks += edits.hooks
+        gids.update(dict.fromkeys(gid for gid in edits.additional_gids if gid))
+    return Injection(
+        env=tuple(env),
+        device_nodes=tuple(nodes.values()),
+        # Fewer path elements first: a mount never hides one that lies below it.
+        mounts=tuple(sorted(mounts.values(), key=lambda mount: mount.container_path.rstrip("/").count("/"))),
+        hooks=tuple(hooks),
+        additional_gids=tuple(gids),
+    )
+
+
+def complete(node: DeviceNode) -> DeviceNode:
+    """Fill in what a spec left to the host's own device file. Raises CdiError when that is needed and not there."""
+    sufficient = bool(node.type) and (node.major != 0 or node.type == "p")
+    host_path = node.host_path or node.path
+    try:
+        status = Path(host_path).lstat()
+        kind = {stat.S_IFBLK: "b", stat.S_IFCHR: "c", stat.S_IFIFO: "p"}.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            raise OSError("not a device node")
+    except OSError as error:
+        if sufficient:
+            return node.model_copy(update={"host_path": host_path})
+        raise CdiError(f'failed to stat CDI host device "{host_path}": {error.strerror or error}') from error
+    changes: dict[str, object] = {"host_path": host_path}
+    if node.file_mode is None:
+        changes["file_mode"] = stat.S_IMODE(status.st_mode)
+    if not sufficient:
+        if node.type and node.type != kind:
+            raise CdiError(f'CDI device ("{node.path}", "{host_path}"), host type mismatch ({node.type}, {kind})')
+        changes["type"] = kind
+        if kind != "p" and node.major == 0:
+            changes |= {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
+    return node.model_copy(update=changes)

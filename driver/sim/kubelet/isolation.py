@@ -1,0 +1,138 @@
+"""A container's view of files: the host's root copy-on-write, a ``/dev`` of its own, and the CDI edits in them.
+
+Needs root, mount namespaces and overlayfs. ``possible`` tells whether this machine has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from driver.sim.kubelet.cdispec import CdiError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from driver.sim.kubelet.cdi import Injection
+    from driver.sim.kubelet.cdispec import DeviceNode, Mount
+
+COMMON_NODES = ("null", "zero", "full", "random", "urandom", "tty")
+_FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec"})
+_PROPAGATION = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"})
+
+
+async def possible() -> bool:
+    """Try it out once, in a namespace that is gone afterwards."""
+    base = Path(tempfile.mkdtemp(prefix="isolation-"))
+    try:
+        probe = script(base, mount_points=("/proc",), nodes=(), mounts=()) + 'mknod "$root/dev/probe" c 1 3\n'
+        process = await asyncio.create_subprocess_exec(
+            *("unshare", "--mount", "sh", "-c", probe),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        return await process.wait() == 0
+    except OSError:
+        return False
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def command(base: Path, injection: Injection, workdir: str, argv: Iterable[str]) -> list[str]:
+    """An argument vector that runs ``argv`` with the mounts and device nodes of an injection; ``base`` is scratch."""
+    setup = script(
+        base,
+        mount_points=top_mount_points(Path("/proc/self/mountinfo").read_text()),
+        nodes=injection.device_nodes,
+        mounts=injection.mounts,
+    )
+    enter = 'exec chroot "$root" sh -c \'cd "$1" && shift && exec "$@"\' sh "$@"\n'
+    return ["unshare", "--mount", "sh", "-c", setup + enter, "sh", workdir, *argv]
+
+
+def script(base: Path, *, mount_points: Iterable[str], nodes: Iterable[DeviceNode], mounts: Iterable[Mount]) -> str:
+    """A shell script that builds the root directory ``$root`` and ends at the first step that fails."""
+    lines = [
+        "set -e",
+        f"base={shlex.quote(str(base))}",
+        'root="$base/root"',
+        "mount --make-rprivate /",
+        'mount -t tmpfs tmpfs "$base"',
+        'mkdir "$base/upper" "$base/work" "$root"',
+        'mount -t overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" overlay "$root"',
+    ]
+    lines += [f'mount --rbind {shlex.quote(point)} "$root"{shlex.quote(point)}' for point in mount_points]
+    lines += [
+        'mount -t tmpfs -o mode=755 tmpfs "$root/dev"',
+        f'for node in {" ".join(COMMON_NODES)}; do : >"$root/dev/$node"; '
+        'mount --bind "/dev/$node" "$root/dev/$node"; done',
+        'mkdir -m 1777 "$root/dev/shm"',
+        'ln -s /proc/self/fd "$root/dev/fd"',
+    ]
+    for node in nodes:
+        lines += _node_lines(node)
+    for mount in mounts:
+        lines += _mount_lines(mount)
+    return "\n".join(lines) + "\n"
+
+
+def top_mount_points(mountinfo: str) -> list[str]:
+    """Mount points besides ``/`` and ``/dev`` that lie in no other one; those below come along."""
+    points = sorted({line.split()[4].replace("\\040", " ") for line in mountinfo.splitlines() if line.strip()})
+    top: list[str] = []
+    for point in points:
+        if point != "/" and not any(point == other or point.startswith(f"{other}/") for other in ("/dev", *top)):
+            top.append(point)
+    return top
+
+
+def check_mount(mount: Mount) -> None:
+    """Raise CdiError for a mount that a runtime would fail to make."""
+    where = f'error mounting "{mount.host_path}" to rootfs at "{mount.container_path}"'
+    if not mount.container_path.startswith("/"):
+        raise CdiError(f"{where}: mount destination {mount.container_path} not absolute")
+    if _is_bind(mount):
+        if not Path(mount.host_path).exists():
+            raise CdiError(f"{where}: mount src={mount.host_path}: no such file or directory")
+    elif not mount.type or mount.type == "none":
+        raise CdiError(f'{where}: no such device (a mount of a path needs the option "bind" or "rbind")')
+
+
+def _is_bind(mount: Mount) -> bool:
+    return mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options
+
+
+def _mount_lines(mount: Mount) -> list[str]:
+    target = f'"$root"{shlex.quote(mount.container_path)}'
+    source = shlex.quote(mount.host_path)
+    options = [option for option in mount.options if option not in _PROPAGATION | {"bind", "rbind"}]
+    if not _is_bind(mount):
+        given = f"-o {shlex.quote(','.join(options))} " if options else ""
+        return [f"mkdir -p {target}", f"mount -t {shlex.quote(mount.type)} {given}{source} {target}"]
+    lines = [
+        f"if [ -d {source} ]; then mkdir -p {target}; "
+        f'else mkdir -p "$(dirname {target})"; [ -e {target} ] || : >{target}; fi',
+        f"mount {'--rbind' if 'rbind' in mount.options else '--bind'} {source} {target}",
+    ]
+    flags = [option for option in options if option in _FLAGS]
+    if flags:
+        lines.append(f"mount -o remount,bind,{','.join(flags)} {target}")
+    return lines
+
+
+def _node_lines(node: DeviceNode) -> list[str]:
+    target = f'"$root"{shlex.quote(node.path)}'
+    numbers = "" if node.type == "p" else f" {node.major} {node.minor}"
+    mode = (0o666 if node.file_mode is None else node.file_mode) & 0o7777
+    lines = [
+        f'mkdir -p "$(dirname {target})"',
+        f"rm -f {target}",
+        f"mknod -m {mode:o} {target} {node.type}{numbers}",
+    ]
+    if node.uid is not None or node.gid is not None:
+        lines.append(f"chown {node.uid or 0}:{node.gid or 0} {target}")
+    return lines

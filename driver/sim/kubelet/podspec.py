@@ -1,0 +1,296 @@
+"""What a pod's spec means for its containers, and what they mean for the pod's status. No I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from driver.sim.kubelet.options import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from driver.sim.kubelet.containers import Container, Exit
+
+Kind = Literal["main", "init", "sidecar"]
+Status = dict[str, Any]
+
+_REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
+_MAP_FIELD = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
+OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready")
+"""Conditions that the kubelet writes; all others belong to somebody else and are kept."""
+
+
+class ConfigError(Exception):
+    """A container whose environment cannot be built (CreateContainerConfigError)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Slot:
+    """One container of a pod's spec over all its attempts."""
+
+    spec: dict[str, Any]
+    kind: Kind
+    state: Status
+    last_state: Status = field(default_factory=dict)
+    attempt: int = 0
+    container: Container | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in the pod's spec."""
+        return str(self.spec["name"])
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, None while it has not ended."""
+        terminated = self.state.get("terminated")
+        return terminated["exitCode"] if terminated else None
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs."""
+        return "running" in self.state
+
+    @property
+    def process(self) -> Container:
+        """The latest container. Raises LookupError before the first one."""
+        if self.container is None:
+            raise LookupError(f"container {self.name} was never started")
+        return self.container
+
+    def started(self, container: Container) -> None:
+        """Take over a container that was just started, or adopted."""
+        if "terminated" in self.state:
+            self.last_state = self.state
+        self.container = container
+        self.attempt = container.attempt
+        self.state = {"running": {"startedAt": timestamp(container.started)}}
+
+    def ended(self, exit_: Exit) -> None:
+        """Note the end of the container."""
+        self.state = {
+            "terminated": {
+                "exitCode": exit_.code,
+                "reason": "Completed" if exit_.code == 0 else "Error",
+                "startedAt": timestamp(self.process.started),
+                "finishedAt": timestamp(exit_.finished),
+                "containerID": f"process://{self.process.id}",
+            }
+        }
+
+    def waiting(self, reason: str, message: str = "") -> None:
+        """Note why the container does not run; an end before that becomes its last state."""
+        if "terminated" in self.state:
+            self.last_state = self.state
+        self.state = {"waiting": {"reason": reason, **({"message": message} if message else {})}}
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in whole seconds, as the API has it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def slots(pod: Mapping[str, Any]) -> list[Slot]:
+    """Init containers in their order, then the others."""
+    init = pod["spec"].get("initContainers") or []
+    main = pod["spec"]["containers"]
+    reason = "PodInitializing" if init else "ContainerCreating"
+    return [
+        *(
+            Slot(
+                spec=spec,
+                kind="sidecar" if spec.get("restartPolicy") == "Always" else "init",
+                state={"waiting": {"reason": "PodInitializing"}},
+            )
+            for spec in init
+        ),
+        *(Slot(spec=spec, kind="main", state={"waiting": {"reason": reason}}) for spec in main),
+    ]
+
+
+def should_restart(policy: str, kind: Kind, exit_code: int) -> bool:
+    """Whether a container that ended starts again."""
+    if kind == "sidecar":
+        return True
+    if kind == "init":
+        return exit_code != 0 and policy != "Never"
+    return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
+
+
+def environment(
+    pod: Mapping[str, Any], container: Mapping[str, Any], base: Mapping[str, str], *, node_ip: str
+) -> dict[str, str]:
+    """The container's variables before CDI. Raises ConfigError for a source that does not exist here."""
+    env = {"HOME": "/root", "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"], **base}
+    for source in container.get("envFrom") or []:
+        kind = next((key for key in ("configMapRef", "secretRef") if key in source), "envFrom")
+        if not (source.get(kind) or {}).get("optional"):
+            raise ConfigError(f"{kind} is not supported by the embedded kubelet")
+    for variable in container.get("env") or []:
+        name = variable["name"]
+        source = variable.get("valueFrom")
+        if not source:
+            env[name] = expand(variable.get("value") or "", env)
+        elif "fieldRef" in source:
+            env[name] = field_value(pod, source["fieldRef"]["fieldPath"], node_ip=node_ip)
+        else:
+            kind, reference = next(iter(source.items()))
+            if not (reference or {}).get("optional"):
+                raise ConfigError(f"variable {name}: {kind} is not supported by the embedded kubelet")
+    return env
+
+
+def field_value(pod: Mapping[str, Any], path: str, *, node_ip: str) -> str:
+    """A downward API field. Raises ConfigError for one that is not known."""
+    metadata, spec = pod["metadata"], pod["spec"]
+    if match := _MAP_FIELD.fullmatch(path):
+        return str((metadata.get(match[1]) or {}).get(match[2], ""))
+    known = {
+        "metadata.name": metadata["name"],
+        "metadata.namespace": metadata["namespace"],
+        "metadata.uid": metadata["uid"],
+        "spec.nodeName": spec.get("nodeName", ""),
+        "spec.serviceAccountName": spec.get("serviceAccountName", "default"),
+        "status.hostIP": node_ip,
+        "status.hostIPs": node_ip,
+        "status.podIP": node_ip,
+        "status.podIPs": node_ip,
+    }
+    if path not in known:
+        raise ConfigError(f"unsupported fieldPath: {path}; known are {', '.join(known)}, metadata.labels['<key>'] "
+                          "and metadata.annotations['<key>']")  # fmt: skip
+    return str(known[path])
+
+
+def expand(text: str, env: Mapping[str, str]) -> str:
+    """Replace ``$(NAME)`` where the name is known; ``$$`` is a plain ``$``."""
+    return _REFERENCE.sub(lambda m: "$" if m[1] == "$" else env.get(m[2], m[0]), text)
+
+
+def argv(container: Mapping[str, Any], images: Mapping[str, Image], env: Mapping[str, str]) -> list[str]:
+    """What to execute: ``command`` replaces the image's entrypoint, ``args`` its command."""
+    reference = container.get("image") or ""
+    image = images.get(reference) or images.get(_without_tag(reference)) or Image()
+    command, args = container.get("command"), container.get("args")
+    words = [*command, *(args or [])] if command else [*image.entrypoint, *(args or image.command)]
+    return [expand(word, env) for word in words]
+
+
+def phase(pod: Mapping[str, Any], all_slots: Sequence[Slot], *, terminal: bool) -> str:
+    """The pod's phase; ``terminal`` when nothing will be started again whatever the restart policy says."""
+    policy = pod["spec"].get("restartPolicy") or "Always"
+    main = [slot for slot in all_slots if slot.kind == "main"]
+    if not terminal and not all(_initialized(slot) for slot in all_slots):
+        failed = any(slot.kind == "init" and slot.exit_code and policy == "Never" for slot in all_slots)
+        return "Failed" if failed else "Pending"
+    codes = [slot.exit_code for slot in main]
+    if terminal:
+        return "Succeeded" if all(code == 0 for code in codes) else "Failed"
+    if any("waiting" in slot.state and not slot.last_state for slot in main):
+        return "Pending"
+    if policy == "Always" or any(code is None for code in codes):
+        return "Running"
+    if all(code == 0 for code in codes):
+        return "Succeeded"
+    return "Failed" if policy == "Never" else "Running"
+
+
+def pod_status(
+    pod: Mapping[str, Any],
+    all_slots: Sequence[Slot],
+    *,
+    now: float,
+    sandbox: bool,
+    terminal: bool,
+    node_ip: str,
+    resources: Mapping[str, list[Status]],
+) -> Status:
+    """The parts of ``status`` that the kubelet owns; ``resources`` is allocatedResourcesStatus by container."""
+    old = pod.get("status") or {}
+    status: Status = {
+        "phase": phase(pod, all_slots, terminal=terminal),
+        "hostIP": node_ip,
+        "hostIPs": [{"ip": node_ip}],
+        "startTime": old.get("startTime") or timestamp(now),
+        "qosClass": old.get("qosClass") or "BestEffort",
+        "containerStatuses": [
+            container_status(slot, resources.get(slot.name)) for slot in all_slots if slot.kind == "main"
+        ],
+    }
+    if sandbox:
+        status |= {"podIP": node_ip, "podIPs": [{"ip": node_ip}]}
+    init = [container_status(slot, None) for slot in all_slots if slot.kind != "main"]
+    if init:
+        status["initContainerStatuses"] = init
+    status["conditions"] = conditions(
+        old.get("conditions") or [], all_slots, now=now, sandbox=sandbox, phase_=status["phase"]
+    )
+    return status
+
+
+def container_status(slot: Slot, resources: list[Status] | None) -> Status:
+    """One entry of containerStatuses or initContainerStatuses."""
+    ready = slot.running if slot.kind != "init" else slot.exit_code == 0
+    image = slot.spec.get("image") or ""
+    status: Status = {
+        "name": slot.name,
+        "state": slot.state,
+        "lastState": slot.last_state,
+        "ready": ready,
+        "started": slot.running,
+        "restartCount": slot.attempt,
+        "image": image,
+        "imageID": image,
+    }
+    if slot.container:
+        status["containerID"] = f"process://{slot.container.id}"
+    if resources:
+        status["allocatedResourcesStatus"] = resources
+    return status
+
+
+def conditions(
+    old: Iterable[Mapping[str, Any]], all_slots: Sequence[Slot], *, now: float, sandbox: bool, phase_: str
+) -> list[Status]:
+    """The kubelet's conditions beside those of others; a transition time changes only with the status."""
+    before = {condition["type"]: dict(condition) for condition in old}
+    unready = [slot.name for slot in all_slots if slot.kind == "main" and not slot.running]
+    incomplete = [slot.name for slot in all_slots if not _initialized(slot)]
+    not_ready: Status = {"status": "False", "reason": "ContainersNotReady"}
+    not_ready["message"] = f"containers with unready status: [{' '.join(unready)}]"
+    initialized: Status = {"status": "True"}
+    if phase_ in {"Succeeded", "Failed"}:
+        reason = "PodCompleted" if phase_ == "Succeeded" else "PodFailed"
+        not_ready = {"status": "False", "reason": reason}
+        initialized = {"status": "True", "reason": "PodCompleted"} if phase_ == "Succeeded" else initialized
+    if incomplete and phase_ != "Succeeded":
+        message = f"containers with incomplete status: [{' '.join(incomplete)}]"
+        initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": message}
+    ready: Status = {"status": "True"} if not unready and not incomplete else not_ready
+    own = {
+        "PodReadyToStartContainers": {"status": "True" if sandbox else "False"},
+        "Initialized": initialized,
+        "Ready": ready,
+        "ContainersReady": ready,
+    }
+    result = [condition for kind, condition in before.items() if kind not in own]
+    for kind, condition in own.items():
+        known = before.get(kind, {})
+        since = known.get("lastTransitionTime") if known.get("status") == condition["status"] else None
+        result.append({"type": kind, "lastTransitionTime": since or timestamp(now), **condition})
+    return sorted(result, key=lambda condition: str(condition["type"]))
+
+
+def _initialized(slot: Slot) -> bool:
+    if slot.kind == "init":
+        return slot.exit_code == 0
+    return slot.kind == "main" or slot.running or bool(slot.last_state) or slot.exit_code is not None
+
+
+def _without_tag(reference: str) -> str:
+    name = reference.partition("@")[0]
+    head, colon, tag = name.rpartition(":")
+    return head if colon and "/" not in tag else name

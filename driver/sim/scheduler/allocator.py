@@ -1,0 +1,386 @@
+"""The allocator: which devices of a node satisfy a pod's claims. Pure; the first fit of the documented order wins.
+
+Follows the "incubating" allocator that Kubernetes 1.36 uses with default gates, in what it allocates and in what order,
+its quirks included where a driver can notice them:
+
+* admin access needs free shared counters too, and an allocation with admin access consumes none;
+* an allocated device that left the slices, or changed its ``consumesCounters``, no longer counts as it did;
+* a pool whose counters are overdrawn gives no device that consumes counters.
+
+Not copied: 1.36 forgets to give back the counters of a device that is refused *after* the counter check (taint,
+constraint), which can hide solutions; its distinctAttribute remembers one value per request; its counter cache mixes
+pools of one name from different drivers.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from driver.sim.scheduler import capacity, cel, nodes, quantities, taints
+from driver.sim.scheduler.constraints import Constraint
+from driver.sim.scheduler.pools import Candidate, Counters, DeviceId, Pool, gather
+from driver.sim.scheduler.requests import MAX_RESULTS, Request, RequestError, alternatives, key
+from driver.sim.scheduler.results import Chosen, allocation_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from decimal import Decimal
+
+FILTER_TIMEOUT = 10.0
+"""Seconds that the search may take for one node."""
+
+
+class UnschedulableError(Exception):
+    """The claims cannot be allocated on this node as things are; other nodes may do."""
+
+
+class AllocationError(Exception):
+    """Scheduling of the pod is aborted: a broken selector, an unknown class, no time left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InUse:
+    """What allocated claims hold."""
+
+    exclusive: frozenset[DeviceId] = frozenset()
+    shared: Mapping[DeviceId, Mapping[str, Decimal]] = field(default_factory=dict)
+    """Consumed capacity of devices that allow several allocations."""
+
+    @classmethod
+    def by(cls, claims: Iterable[Mapping[str, Any]]) -> InUse:
+        """Sum up the allocations of all claims; those with admin access hold nothing."""
+        exclusive: set[DeviceId] = set()
+        shared: dict[DeviceId, dict[str, Decimal]] = {}
+        for claim in claims:
+            allocation = (claim.get("status") or {}).get("allocation") or {}
+            for result in (allocation.get("devices") or {}).get("results") or []:
+                if result.get("adminAccess"):
+                    continue
+                device = DeviceId(result["driver"], result["pool"], result["device"])
+                if result.get("shareID") is None:
+                    exclusive.add(device)
+                    continue
+                sums = shared.setdefault(device, {})
+                for name, amount in (result.get("consumedCapacity") or {}).items():
+                    sums[name] = sums.get(name, quantities.parse(0)) + quantities.parse(amount)
+        return cls(exclusive=frozenset(exclusive), shared=shared)
+
+    def holds(self, device: DeviceId) -> bool:
+        """Whether any part of the device is allocated."""
+        return device in self.exclusive or device in self.shared
+
+
+def allocate(
+    node: Mapping[str, Any],
+    claims: Sequence[Mapping[str, Any]],
+    *,
+    classes: Mapping[str, Mapping[str, Any]],
+    slices: Sequence[Mapping[str, Any]],
+    rules: Sequence[Mapping[str, Any]] = (),
+    allocated: Iterable[Mapping[str, Any]] = (),
+    share_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+    clock: Callable[[], float] = time.monotonic,
+    timeout: float = FILTER_TIMEOUT,
+) -> list[dict[str, Any]]:
+    """Return a ``status.allocation`` for each claim, all or nothing.
+
+    ``classes`` are DeviceClasses by name, ``rules`` DeviceTaintRules, ``allocated`` all claims of the cluster that hold
+    an allocation. Raises UnschedulableError (this node cannot) or AllocationError (no use to try others).
+    """
+    pools = gather(node, slices, rules)
+    try:
+        wanted = [alternatives(claim, classes) for claim in claims]
+        constraints = [
+            [Constraint(c) for c in (claim["spec"].get("devices") or {}).get("constraints") or []] for claim in claims
+        ]
+    except (RequestError, ValueError) as error:
+        raise AllocationError(str(error)) from error
+    search = _Search(node, claims, pools, wanted, constraints, InUse.by(allocated), share_id)
+    search.give_up_at = clock() + timeout
+    search.clock = clock
+    if not search.run():
+        if any(pool.invalid for pool in pools):
+            reasons = "; ".join(f"{p.driver}/{p.name}: {p.invalid}" for p in pools if p.invalid)
+            raise UnschedulableError(f"invalid resource pools were encountered: {reasons}")
+        raise UnschedulableError(f"cannot allocate all claims: {search.explain()}")
+    return [
+        allocation_result(
+            node["metadata"]["name"], claim, [alts[search.picked[c, r]] for r, alts in enumerate(want)], got
+        )
+        for c, (claim, want, got) in enumerate(zip(claims, wanted, search.chosen, strict=True))
+    ]
+
+
+class _TooManyError(Exception):
+    """No way to stay within the maximum number of results from here on."""
+
+
+class _Search:
+    """Depth-first search with backtracking over claims, requests, alternatives and devices."""
+
+    give_up_at: float
+    clock: Callable[[], float]
+
+    def __init__(
+        self,
+        node: Mapping[str, Any],
+        claims: Sequence[Mapping[str, Any]],
+        pools: Sequence[Pool],
+        wanted: Sequence[Sequence[Sequence[Request]]],
+        constraints: Sequence[Sequence[Constraint]],
+        in_use: InUse,
+        share_id: Callable[[], str],
+    ) -> None:
+        self.node, self.claims, self.pools, self.wanted = node, claims, pools, wanted
+        self.constraints, self.in_use, self.share_id = constraints, in_use, share_id
+        self.chosen: list[list[Chosen]] = [[] for _ in claims]
+        self.picked: dict[tuple[int, int], int] = {}
+        self._devices = [(pool, device) for pool in pools if pool.usable for device in pool.devices]
+        self._matches: dict[tuple[int, int], bool] = {}
+        self._taken: dict[DeviceId, list[int]] = {}
+        self._shares: dict[DeviceId, list[dict[str, Decimal]]] = {}
+        self._free: dict[tuple[str, str], Counters] = {}
+        self._all: dict[int, list[tuple[Pool, Candidate]]] = {}
+
+    def run(self) -> bool:
+        """Find the first solution and leave it in ``chosen`` and ``picked``."""
+        for claim, want in zip(self.claims, self.wanted, strict=True):
+            least = 0
+            for options in want:
+                for request in options:
+                    if request.everything:
+                        self._all[id(request)] = self._everything(claim, request)
+                least += min(self._count(request) for request in options)
+            if least > MAX_RESULTS:
+                raise AllocationError(
+                    f"claim {key(claim)}: number of requested devices {least} exceeds the claim limit of {MAX_RESULTS}"
+                )
+        try:
+            return self._claim(0)
+        except _TooManyError:
+            return False
+
+    def explain(self) -> str:
+        """Per request why its devices are out of the question, each request seen alone."""
+        reasons = []
+        for c, (claim, want) in enumerate(zip(self.claims, self.wanted, strict=True)):
+            for request in (r for options in want for r in options):
+                refused = Counter(self._why_not(c, claim, request, pool, device) for pool, device in self._devices)
+                usable = refused.pop("", 0)
+                if usable >= self._count(request) > 0:
+                    continue
+                wanted = "all" if request.everything else request.count
+                details = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
+                reasons.append(
+                    f"claim {key(claim)}, request {request.reference}: {wanted} wanted, "
+                    f"{usable} of {len(self._devices)} devices usable" + (f" ({details})" if details else "")
+                )
+        if busy := [f"{pool.driver}/{pool.name}" for pool in self.pools if pool.incomplete]:
+            reasons.append(f"pools being updated: {', '.join(busy)}")
+        return "; ".join(reasons) or "each request alone could be satisfied, all together with their constraints not"
+
+    # --- the levels of the search -------------------------------------------------------------------------------
+
+    def _claim(self, c: int) -> bool:
+        if c >= len(self.claims):
+            return True
+        return self._request(c, 0)
+
+    def _request(self, c: int, r: int) -> bool:
+        if r >= len(self.wanted[c]):
+            try:
+                return self._claim(c + 1)
+            except _TooManyError:
+                return False  # another choice here may leave the next claim one that needs fewer devices
+        options = self.wanted[c][r]
+        if not options[0].subrequest:
+            self.picked[c, r] = 0
+            return self._device(c, r, options[0], 0, 0)
+        only_too_many = True
+        for index, request in enumerate(options):
+            self.picked[c, r] = index
+            try:
+                if self._device(c, r, request, 0, 0):
+                    self.picked[c, r] = index
+                    return True
+            except _TooManyError:
+                continue
+            only_too_many = False
+        if only_too_many:
+            raise _TooManyError
+        return False
+
+    def _device(self, c: int, r: int, request: Request, d: int, start: int) -> bool:
+        if self.clock() > self.give_up_at:
+            raise AllocationError(f"node {self.node['metadata']['name']}: timed out trying to allocate devices")
+        count = self._count(request)
+        if request.everything and count == 0:
+            return False
+        if d >= count:
+            return self._request(c, r + 1)
+        if len(self.chosen[c]) + count - d > MAX_RESULTS:
+            raise _TooManyError
+        if request.everything:
+            pool, device = self._all[id(request)][d]
+            return self._attempt(c, request, pool, device, partial(self._device, c, r, request, d + 1, 0), must=True)
+        for index in range(start, len(self._devices)):
+            pool, device = self._devices[index]
+            if self._busy(c, request, device) or not self._selected(self.claims[c], request, device):
+                continue
+            if self._attempt(c, request, pool, device, partial(self._device, c, r, request, d + 1, index + 1)):
+                return True
+        return False
+
+    def _attempt(
+        self,
+        c: int,
+        request: Request,
+        pool: Pool,
+        device: Candidate,
+        proceed: Callable[[], bool],
+        *,
+        must: bool = False,
+    ) -> bool:
+        """Take the device if it may be taken, go on, and give it back if that leads nowhere."""
+        if self._why_not(c, self.claims[c], request, pool, device):
+            return False
+        for number, constraint in enumerate(self.constraints[c]):
+            if constraint.add(request.name, request.subrequest, device):
+                continue
+            for added in self.constraints[c][:number]:
+                added.remove(request.name, request.subrequest)
+            if must:
+                raise AllocationError(
+                    f"claim {key(self.claims[c])}, request {request.subrequest or request.name}: cannot add device "
+                    f"{device.id} because a claim constraint would not be satisfied"
+                )
+            return False
+        charged = self._charge(pool, device)
+        consumed: dict[str, str] = {}
+        if device.shared:
+            consumed = capacity.consumed(device.spec, request.capacities)
+            amounts = {name: quantities.parse(amount) for name, amount in consumed.items()}
+            self._shares.setdefault(device.id, []).append(amounts)
+        else:
+            self._taken.setdefault(device.id, []).append(c)
+        share = self.share_id() if device.shared else None
+        self.chosen[c].append(Chosen(request=request, device=device, share_id=share, consumed=consumed))
+        done = False
+        try:
+            done = proceed()
+        finally:
+            if not done:
+                self.chosen[c].pop()
+                if device.shared:
+                    self._shares[device.id].pop()
+                else:
+                    self._taken[device.id].pop()
+                for counter, amount in charged.items():
+                    self._free[pool.driver, pool.name][counter] += amount
+                for constraint in self.constraints[c]:
+                    constraint.remove(request.name, request.subrequest)
+        return done
+
+    # --- what is known about one device -------------------------------------------------------------------------
+
+    def _count(self, request: Request) -> int:
+        return len(self._all[id(request)]) if request.everything else request.count
+
+    def _everything(self, claim: Mapping[str, Any], request: Request) -> list[tuple[Pool, Candidate]]:
+        where = f"claim {key(claim)}, request {request.subrequest or request.name}"
+        for pool in self.pools:
+            state = "being updated" if pool.incomplete else "invalid"
+            if not pool.usable:
+                raise AllocationError(
+                    f"{where}: asks for all devices, but resource pool {pool.driver}/{pool.name} is currently {state}"
+                )
+        return [
+            (pool, device)
+            for pool, device in self._devices
+            if self._selected(claim, request, device) and not self._over_capacity(request, device)
+        ]
+
+    def _why_not(self, c: int, claim: Mapping[str, Any], request: Request, pool: Pool, device: Candidate) -> str:
+        """Why the device cannot be had for the request as things are, apart from constraints; empty if it can."""
+        if self._busy(c, request, device):
+            return "in use"
+        if not self._selected(claim, request, device):
+            return "not selected"
+        if short := self._over_capacity(request, device):
+            return f"with {short}"
+        partly_used = device.shared and (device.id in self.in_use.shared or self._shares.get(device.id))
+        if device.counters and not partly_used and not self._counters_suffice(pool, device):
+            return "with insufficient counters"
+        if taint := taints.blocking(device.taints, request.tolerations):
+            return f"with untolerated taint {taints.describe(taint)}"
+        return ""
+
+    def _busy(self, c: int, request: Request, device: Candidate) -> bool:
+        taken = self._taken.get(device.id, ())
+        if request.admin:
+            return c in taken
+        return device.id in self.in_use.exclusive or bool(taken)
+
+    def _over_capacity(self, request: Request, device: Candidate) -> str:
+        used: dict[str, Decimal] = dict(self.in_use.shared.get(device.id, {}))
+        for share in self._shares.get(device.id, ()):
+            for name, amount in share.items():
+                used[name] = used.get(name, quantities.parse(0)) + amount
+        return capacity.refusal(device.spec, request.capacities, used)
+
+    def _counters_suffice(self, pool: Pool, device: Candidate) -> bool:
+        free = self._free_counters(pool)
+        overdrawn = any(amount < 0 for amount in free.values())
+        return not overdrawn and all(free[counter] >= amount for counter, amount in device.counters.items())
+
+    def _charge(self, pool: Pool, device: Candidate) -> Counters:
+        """Take the device's counters; nothing for a shared device of which a part is in use already."""
+        if not device.counters or (device.shared and (device.id in self.in_use.shared or self._shares.get(device.id))):
+            return {}
+        free = self._free_counters(pool)
+        for counter, amount in device.counters.items():
+            free[counter] -= amount
+        return device.counters
+
+    def _free_counters(self, pool: Pool) -> Counters:
+        free = self._free.get((pool.driver, pool.name))
+        if free is None:
+            free = self._free[pool.driver, pool.name] = dict(pool.counters)
+            for device in (*pool.devices, *pool.elsewhere):
+                if self.in_use.holds(device.id):
+                    for counter, amount in device.counters.items():
+                        free[counter] -= amount
+        return free
+
+    def _selected(self, claim: Mapping[str, Any], request: Request, device: Candidate) -> bool:
+        """Whether the selectors of class and request pick the device; remembered, as nothing changes it."""
+        known = self._matches.get((id(request), id(device)))
+        if known is None:
+            known = self._evaluate(claim, request, device)
+            self._matches[id(request), id(device)] = known
+        return known
+
+    def _evaluate(self, claim: Mapping[str, Any], request: Request, device: Candidate) -> bool:
+        of_class = request.device_class
+        sources = (
+            (f"class {of_class['metadata']['name']}", (of_class.get("spec") or {}).get("selectors") or []),
+            (f"claim {key(claim)}", request.spec.get("selectors") or []),
+        )
+        for source, selectors in sources:
+            for index, selector in enumerate(selectors):
+                where, expression = f"{source}: selector #{index}", selector["cel"]["expression"]
+                try:
+                    compiled = cel.selector(expression)
+                except cel.CelError as error:
+                    raise AllocationError(f"{where}: CEL compile error: {error}") from error
+                try:
+                    if not compiled.matches(cel.Device(driver=device.id.driver, spec=device.spec)):
+                        return False
+                except cel.CelError as error:
+                    raise AllocationError(f"{where}: CEL runtime error: {error}") from error
+        return not device.slice.get("perDeviceNodeSelection") or nodes.selects(self.node, device.spec)

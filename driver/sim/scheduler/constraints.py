@@ -1,0 +1,59 @@
+"""Constraints of a claim over the devices that it gets: matchAttribute and distinctAttribute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from driver.sim.scheduler.pools import Candidate
+
+SCALARS = ("string", "int", "bool", "version")
+
+
+class Constraint:
+    """Follows the devices chosen so far. Once it says no, more devices will not make it say yes."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        """Take an entry of ``spec.devices.constraints``. Raises ValueError for a kind that it does not know."""
+        self._requests = frozenset(spec.get("requests") or ())
+        self._distinct = spec.get("matchAttribute") is None
+        name = spec.get("distinctAttribute") if self._distinct else spec["matchAttribute"]
+        if not name:
+            raise ValueError("empty constraint (unsupported constraint type?)")
+        self.attribute: str = name
+        self._values: list[tuple[str, Any]] = []
+
+    def applies(self, request: str, subrequest: str) -> bool:
+        """Whether the constraint is about the request."""
+        return not self._requests or bool(self._requests & {request, f"{request}/{subrequest}"})
+
+    def add(self, request: str, subrequest: str, device: Candidate) -> bool:
+        """Take the device if it fits to those chosen before."""
+        if not self.applies(request, subrequest):
+            return True
+        value = attribute(device, self.attribute)
+        if value is None:
+            return False
+        if self._values and (value in self._values if self._distinct else value != self._values[0]):
+            return False
+        self._values.append(value)
+        return True
+
+    def remove(self, request: str, subrequest: str) -> None:
+        """Take back the last successful ``add``, which had these same arguments."""
+        if self.applies(request, subrequest):
+            self._values.pop()
+
+
+def attribute(device: Candidate, name: str) -> tuple[str, Any] | None:
+    """Type and value of a fully qualified attribute; names without a domain belong to the driver's."""
+    attributes = device.spec.get("attributes") or {}
+    found = attributes.get(name)
+    if found is None:
+        domain, _, identifier = name.partition("/")
+        found = attributes.get(identifier) if domain == device.id.driver else None
+    if found is None:
+        return None
+    return next(((kind, found[kind]) for kind in SCALARS if found.get(kind) is not None), None)

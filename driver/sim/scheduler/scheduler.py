@@ -1,0 +1,273 @@
+"""The scheduling loop: one pod at a time, from claims that exist to a binding."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from driver.kube.client import ApiError
+from driver.sim.scheduler import binding, extended, fit, nodes
+from driver.sim.scheduler.allocator import AllocationError, UnschedulableError, allocate
+from driver.sim.scheduler.cluster import CLAIMS, CLASSES, NODES, PODS, RULES, SLICES, Cluster, path
+from driver.sim.scheduler.events import Recorder, timestamp
+from driver.sim.scheduler.objects import (
+    EXTENDED_RESOURCE_ANNOTATION,
+    Key,
+    allocation_of,
+    claim_name,
+    controlled_by,
+    deleting,
+    is_reserved_for,
+    key_of,
+    not_needed,
+    reserved_for,
+    terminal,
+    uid_of,
+    with_condition,
+)
+from driver.sim.scheduler.plan import Plan
+from driver.sim.scheduler.writes import CONFLICT, NOT_FOUND, deallocate, patch_pod_status, remove_finalizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_NAME = "default-scheduler"
+BACKOFF = (0.05, 5.0)
+"""First and longest pause in seconds before a pod is tried again whose writes failed."""
+
+
+class WaitingError(Exception):
+    """The pod cannot be scheduled yet, for a reason that is normal and soon over: nothing is reported."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Attempt:
+    """What is remembered of a pod that is not bound yet."""
+
+    seen: tuple[Any, ...] = ()
+    failures: int = 0
+    not_before: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Waker:
+    """Counts changes that may help a waiting pod."""
+
+    changes: int = 0
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def all_pods(self, _key: Key | None) -> None:
+        self.changes += 1
+        self.event.set()
+
+    def one_pod(self, _key: Key | None) -> None:
+        self.event.set()
+
+
+class Scheduler:
+    """Binds pods that name it (the default scheduler's name unless told otherwise). ``run`` ends by cancellation."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        name: str = DEFAULT_NAME,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._clock = clock
+        self._recorder = Recorder(cluster.api, name, clock=clock)
+        self._attempts: dict[str, _Attempt] = {}
+        self._waker = _Waker()
+        for resource in (CLAIMS, CLASSES, NODES, RULES, SLICES):
+            cluster.listen(resource, self._waker.all_pods)
+        cluster.listen(PODS, self._waker.one_pod)
+
+    async def run(self) -> None:
+        """Schedule for ever. The cluster's own ``run`` must be running too."""
+        await self._cluster.synced()
+        while True:
+            self._waker.event.clear()
+            await self.schedule_pending()
+            try:
+                async with asyncio.timeout(self._next_retry()):
+                    await self._waker.event.wait()
+            except TimeoutError:
+                pass
+
+    async def schedule_pending(self) -> None:
+        """Try each pod that waits, unless nothing has changed for it since the last try."""
+        pods = [pod for pod in self._cluster.all(PODS) if self._mine(pod)]
+        self._attempts = {uid: a for uid, a in self._attempts.items() if uid in {uid_of(p) for p in pods}}
+        for pod in sorted(pods, key=_queue_order):
+            attempt = self._attempts.setdefault(uid_of(pod), _Attempt())
+            now = asyncio.get_running_loop().time()
+            seen = (self._waker.changes, (pod.get("status") or {}).get("resourceClaimStatuses"), pod["spec"])
+            if attempt.not_before > now or (attempt.seen == seen and not attempt.failures):
+                continue
+            attempt.seen = seen
+            try:
+                await self._schedule(pod)
+            except ApiError as error:
+                attempt.failures += 1
+                pause = min(BACKOFF[0] * 2 ** min(attempt.failures, 10), BACKOFF[1])
+                attempt.not_before = now + max(pause, error.retry_after or 0)
+                level = logging.DEBUG if error.status in {CONFLICT, NOT_FOUND} else logging.WARNING
+                logger.log(level, "pod %s/%s: %s; trying again", *key_of(pod), error)
+            else:
+                attempt.failures, attempt.not_before = 0, 0.0
+
+    def _next_retry(self) -> float | None:
+        now = asyncio.get_running_loop().time()
+        pauses = [max(a.not_before - now, 0.0) for a in self._attempts.values() if a.failures]
+        return min(pauses, default=None)
+
+    def _mine(self, pod: Mapping[str, Any]) -> bool:
+        spec = pod["spec"]
+        return (
+            (spec.get("schedulerName") or DEFAULT_NAME) == self._name
+            and not spec.get("nodeName")
+            and not spec.get("schedulingGates")
+            and not deleting(pod)
+            and not terminal(pod)
+        )
+
+    async def _schedule(self, pod: dict[str, Any]) -> None:
+        claims: list[dict[str, Any]] = []
+        try:
+            claims = self._claims(pod)
+            await self._discard_special(pod)
+            for claim in claims:
+                if allocation_of(claim) and binding.failed(claim):
+                    raise UnschedulableError(f"device binding failed: claim={claim['metadata']['name']}")
+            plan = await self._plan(pod, claims)
+        except WaitingError as reason:
+            logger.debug("pod %s/%s waits: %s", *key_of(pod), reason)
+            return
+        except (UnschedulableError, AllocationError) as reason:
+            logger.info("pod %s/%s is unschedulable: %s", *key_of(pod), reason)
+            await self._report(pod, str(reason))
+            await self._release_unused(pod, claims)
+            return
+        if plan is None:
+            return
+        bound = await binding.bind(self._cluster, pod, plan, now=timestamp(self._clock()))
+        if bound:
+            message = f"Successfully assigned {'/'.join(key_of(pod))} to {plan.node}"
+            await self._recorder.event(pod, "Pod", "Scheduled", message, type_="Normal")
+
+    def _claims(self, pod: Mapping[str, Any]) -> list[dict[str, Any]]:
+        namespace, found = pod["metadata"]["namespace"], []
+        for entry in pod["spec"].get("resourceClaims") or []:
+            if not_needed(pod, entry):
+                continue
+            name = claim_name(pod, entry)
+            if name is None:
+                raise WaitingError(f"claim {entry['name']} is not created from its template yet")
+            claim = self._cluster.get(CLAIMS, namespace, name)
+            if claim is None:
+                raise UnschedulableError(f'resourceclaim "{name}" not found')
+            if entry.get("resourceClaimTemplateName") and not controlled_by(claim, pod):
+                owner = "/".join(key_of(pod))
+                raise UnschedulableError(
+                    f"ResourceClaim {namespace}/{name} was not created for Pod {owner} (Pod is not owner)"
+                )
+            if deleting(claim):
+                raise UnschedulableError(f'resourceclaim "{name}" is being deleted')
+            found.append(claim)
+        return found
+
+    async def _plan(self, pod: Mapping[str, Any], claims: Sequence[dict[str, Any]]) -> Plan | None:
+        candidates = self._cluster.all(NODES)
+        if not candidates:
+            raise UnschedulableError("no nodes available to schedule pods")
+        mapping = extended.classes_by_resource(self._cluster.all(CLASSES))
+        refusals: Counter[str] = Counter()
+        for node in candidates:
+            refused = fit.refusal(pod, node)
+            backed, lacking = extended.backed(pod, node, mapping)
+            if refused or lacking:
+                refusals[refused or lacking] += 1
+                continue
+            if any(not nodes.matches(node, a.get("nodeSelector")) for a in map(allocation_of, claims) if a):
+                refusals["resourceclaim not available on the node"] += 1
+                continue
+            if not self._ready_to_bind(claims):
+                return None
+            to_allocate = [claim for claim in claims if allocation_of(claim) is None]
+            special = [extended.special_claim(pod, backed.requests)] if backed else []
+            try:
+                results = await self._allocate(node, [*to_allocate, *special]) if to_allocate or special else []
+            except UnschedulableError as error:
+                refusals[str(error)] += 1
+                continue
+            return Plan(
+                node=node["metadata"]["name"],
+                pending=list(zip(to_allocate, results, strict=False)),
+                reserve=[c for c in claims if allocation_of(c) is not None and not is_reserved_for(c, pod)],
+                special=(backed, results[-1]) if backed else None,
+            )
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(refusals.items()))
+        raise UnschedulableError(f"0/{len(candidates)} nodes are available: {reasons}.")
+
+    def _ready_to_bind(self, claims: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether no allocated device still has to be attached to the node (binding conditions)."""
+        return all(binding.ready(claim) for claim in claims if allocation_of(claim))
+
+    async def _allocate(self, node: Mapping[str, Any], claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        every = self._cluster.all(CLAIMS)
+        # In a thread, as a search without a solution may take seconds; the objects of a mirror are never changed.
+        return await asyncio.to_thread(
+            allocate,
+            node,
+            claims,
+            classes={c["metadata"]["name"]: c for c in self._cluster.all(CLASSES)},
+            slices=self._cluster.all(SLICES),
+            rules=self._cluster.all(RULES),
+            allocated=[claim for claim in every if allocation_of(claim)],
+        )
+
+    async def _discard_special(self, pod: Mapping[str, Any]) -> None:
+        """Remove a special claim that an earlier, interrupted attempt left: its allocation may be stale."""
+        for claim in self._cluster.all(CLAIMS):
+            if EXTENDED_RESOURCE_ANNOTATION not in (claim["metadata"].get("annotations") or {}):
+                continue
+            if not controlled_by(claim, pod) or deleting(claim):
+                continue
+            released = await deallocate(self._cluster, claim, [])
+            await remove_finalizer(self._cluster, released)
+            try:
+                await self._cluster.api.request("DELETE", path(CLAIMS, *key_of(claim)))
+            except ApiError as error:
+                if error.status != NOT_FOUND:
+                    raise
+
+    async def _report(self, pod: dict[str, Any], message: str) -> None:
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        now = timestamp(self._clock())
+
+        def change(current: Mapping[str, Any]) -> dict[str, Any] | None:
+            conditions = with_condition(current.get("status") or {}, condition, now)
+            return None if conditions is None else {"conditions": conditions}
+
+        await patch_pod_status(self._cluster, pod, change)
+        await self._recorder.event(pod, "Pod", "FailedScheduling", message, type_="Warning")
+
+    async def _release_unused(self, pod: Mapping[str, Any], claims: Sequence[dict[str, Any]]) -> None:
+        """Give back one allocation that this pod cannot use and nobody else does, so that it may be made elsewhere."""
+        for claim in claims:
+            others = [entry for entry in reserved_for(claim) if entry["uid"] != uid_of(pod)]
+            if allocation_of(claim) is not None and not others:
+                await deallocate(self._cluster, claim, [])
+                return
+
+
+def _queue_order(pod: Mapping[str, Any]) -> tuple[int, str, Key]:
+    return -int(pod["spec"].get("priority") or 0), pod["metadata"].get("creationTimestamp") or "", key_of(pod)

@@ -1,0 +1,205 @@
+"""Containers as processes: edits, ends, adoption, and what cannot be started."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from driver.sim.kubelet import isolation
+from driver.sim.kubelet.cdi import CdiCache
+from driver.sim.kubelet.containers import CreateError, Launch, Runtime
+from tests.unit.sim_kubelet.fakes import eventually, write_spec
+
+POD = {"metadata": {"uid": "u1", "namespace": "ns", "name": "p"}}
+KIND = "k8s.gpu.example.com/claim"
+
+
+@pytest.fixture
+async def runtime(root):
+    (root / "cdi").mkdir()
+    runtime = Runtime(root / "pods", cdi=CdiCache([root / "cdi"]))
+    runtime.create_sandbox(POD)
+    yield runtime
+    for container in runtime.containers("u1"):
+        await container.stop(0)
+
+
+def launch(script, **changes):
+    return Launch(**{"name": "c", "attempt": 0, "argv": ["sh", "-c", script], "env": {}, **changes})
+
+
+def exists(path):
+    return Path(path).exists()
+
+
+def log(runtime):
+    return runtime.log_file("u1", "c", 0).read_text()
+
+
+async def test_the_exit_code_is_the_processes(runtime):
+    container = await runtime.start("u1", launch("exit 7"))
+
+    assert (await container.wait()).code == 7
+
+
+async def test_a_process_that_heeds_sigterm_ends_with_its_own_code(runtime):
+    container = await runtime.start("u1", launch("trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done"))
+    await eventually(lambda: log(runtime))
+
+    assert (await container.stop(5)).code == 5
+
+
+async def test_a_process_that_ignores_sigterm_is_killed_after_its_grace(runtime):
+    container = await runtime.start("u1", launch("trap '' TERM; echo up; while :; do sleep 0.05; done"))
+    await eventually(lambda: log(runtime))
+
+    assert (await container.stop(0.2)).code == 137
+
+
+async def test_processes_left_behind_by_the_main_one_are_killed(runtime):
+    container = await runtime.start("u1", launch("sleep 100 & echo $!"))
+    await container.wait()
+    left = int(log(runtime))
+
+    def ended():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(left, 0)
+            return Path(f"/proc/{left}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return True
+
+    await eventually(ended)
+
+
+async def test_a_container_is_found_again_by_another_runtime(runtime, root):
+    await runtime.start("u1", launch("exec sleep 100"))
+
+    found = Runtime(root / "pods", cdi=CdiCache([])).containers("u1")[0]
+
+    assert found.running
+    assert (await found.stop(5)).code == 128 + signal.SIGTERM
+
+
+async def test_the_end_of_a_container_is_known_to_a_runtime_that_was_not_there(runtime, root):
+    container = await runtime.start("u1", launch("exit 9"))
+    await container.wait()
+
+    found = Runtime(root / "pods", cdi=CdiCache([])).containers("u1")[0]
+
+    assert not found.running
+    assert (await found.wait()).code == 9
+
+
+async def test_cdi_environment_overrides_the_containers(runtime, root):
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", env=["A=cdi", "ODD.NAME=x"])
+    container = await runtime.start(
+        "u1", launch("", argv=["env"], env={"A": "pod", "B": "pod"}, cdi_devices=[f"{KIND}=0"])
+    )
+    await container.wait()
+
+    lines = log(runtime).splitlines()
+
+    assert {"A=cdi", "B=pod", "ODD.NAME=x"} <= set(lines)
+    assert "A=pod" not in lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"argv": ["no-such-program"]}, 'exec: "no-such-program": executable file not found in $PATH'),
+        ({"argv": ["/no/such/program"]}, 'exec: "/no/such/program": no such file or directory'),
+        ({"workdir": "/no/such/dir"}, 'chdir to cwd ("/no/such/dir")'),
+    ],
+)
+async def test_what_cannot_be_started_is_an_error_of_the_runtime(runtime, changes, text):
+    with pytest.raises(CreateError) as error:
+        await runtime.start("u1", launch("", **changes))
+
+    assert error.value.reason == "RunContainerError"
+    assert text in str(error.value)
+
+
+async def test_a_mount_of_a_path_that_is_not_there_is_an_error(runtime, root):
+    mount = {"hostPath": "/no/such/lib.so", "containerPath": "/lib.so", "options": ["bind"]}
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[mount])
+
+    with pytest.raises(CreateError, match=r"mount src=/no/such/lib\.so: no such file or directory"):
+        await runtime.start("u1", launch("true", cdi_devices=[f"{KIND}=0"]))
+
+
+async def test_a_hook_that_is_not_there_is_an_error(runtime, root):
+    hook = {"hookName": "createContainer", "path": "/no/such/hook"}
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", hooks=[hook])
+
+    with pytest.raises(CreateError, match="error running createContainer hook"):
+        await runtime.start("u1", launch("true", cdi_devices=[f"{KIND}=0"]))
+
+
+async def test_without_isolation_mounts_and_nodes_are_noted(root):
+    (root / "cdi").mkdir()
+    mount = {"hostPath": "/etc/hostname", "containerPath": "/x", "options": ["bind"]}
+    node = {"path": "/dev/gpu0", "type": "c", "major": 195, "minor": 0}
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[mount], deviceNodes=[node])
+    runtime = Runtime(root / "pods", cdi=CdiCache([root / "cdi"]), isolate=False)
+    runtime.create_sandbox(POD)
+
+    container = await runtime.start("u1", launch("true", cdi_devices=[f"{KIND}=0"]))
+    await container.wait()
+
+    assert container.not_applied == ("mount /x", "device node /dev/gpu0")
+
+
+async def test_mounts_and_device_nodes_are_in_the_container_and_nowhere_else(runtime, root):
+    if not await isolation.possible():
+        pytest.skip("needs root, mount namespaces and overlayfs")
+    (root / "library").write_text("from the host")
+    mount = {
+        "hostPath": str(root / "library"),
+        "containerPath": "/opt/no-such-dir/library",
+        "options": ["ro", "nosuid", "nodev", "rbind", "rprivate"],
+    }
+    node = {"path": "/dev/fakegpu0", "type": "c", "major": 1, "minor": 5}
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[mount], deviceNodes=[node])
+    script = (
+        "cat /opt/no-such-dir/library; echo; head -c 1 /dev/fakegpu0 | od -An -tx1; ls /dev | grep -c loop; "
+        "echo x >/opt/no-such-dir/library || echo read-only"
+    )
+
+    container = await runtime.start("u1", launch(script, cdi_devices=[f"{KIND}=0"]))
+    end = await container.wait()
+
+    assert log(runtime).splitlines()[:3] == ["from the host", " 00", "0"], log(runtime)
+    assert "read-only" in log(runtime)
+    assert end.code == 0
+    assert container.not_applied == ()
+    assert not exists("/dev/fakegpu0")
+    assert not exists("/opt/no-such-dir")
+
+
+async def test_containers_do_not_outlive_a_killed_process_unless_they_may(root):
+    (root / "cdi").mkdir()
+    program = f"""
+import asyncio, os, signal
+from pathlib import Path
+from driver.sim.kubelet.cdi import CdiCache
+from driver.sim.kubelet.containers import Launch, Runtime
+
+async def main():
+    runtime = Runtime(Path({str(root / "pods")!r}), cdi=CdiCache([]), outlive=False)
+    runtime.create_sandbox({POD!r})
+    await runtime.start("u1", Launch(name="c", attempt=0, argv=["sh", "-c", "echo up; exec sleep 100"], env={{}}))
+    while not runtime.log_file("u1", "c", 0).read_text():
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    await process.wait()
+
+    container = Runtime(root / "pods", cdi=CdiCache([])).containers("u1")[0]
+
+    await eventually(lambda: not container.running)

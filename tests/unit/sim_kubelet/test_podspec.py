@@ -1,0 +1,146 @@
+"""What a spec means, and what containers mean for a pod's status."""
+
+import pytest
+
+from driver.sim.kubelet.options import Image
+from driver.sim.kubelet.podspec import (
+    ConfigError,
+    Slot,
+    argv,
+    conditions,
+    environment,
+    expand,
+    phase,
+    should_restart,
+)
+
+WAITING = {"waiting": {"reason": "ContainerCreating"}}
+RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+
+
+def ended(code):
+    return {"terminated": {"exitCode": code}}
+
+
+def slot(state, *, kind="main", name="c", last=None):
+    return Slot(spec={"name": name}, kind=kind, state=state, last_state=last or {})
+
+
+def pod(policy="Always"):
+    return {"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"restartPolicy": policy}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "states", "expected"),
+    [
+        ("Always", [WAITING], "Pending"),
+        ("Always", [RUNNING, WAITING], "Pending"),
+        ("Always", [RUNNING, ended(1)], "Running"),
+        ("Always", [ended(0)], "Running"),
+        ("OnFailure", [ended(1)], "Running"),
+        ("OnFailure", [ended(0)], "Succeeded"),
+        ("Never", [ended(0), RUNNING], "Running"),
+        ("Never", [ended(0), ended(0)], "Succeeded"),
+        ("Never", [ended(0), ended(1)], "Failed"),
+    ],
+)
+def test_phase(policy, states, expected):
+    assert phase(pod(policy), [slot(state) for state in states], terminal=False) == expected
+
+
+def test_a_deleted_pod_that_would_always_restart_ends_by_its_exit_codes():
+    assert phase(pod("Always"), [slot(ended(143))], terminal=True) == "Failed"
+    assert phase(pod("Always"), [slot(ended(0))], terminal=True) == "Succeeded"
+
+
+def test_a_container_that_waits_for_a_restart_counts_as_running():
+    assert phase(pod(), [slot(WAITING, last=ended(1))], terminal=False) == "Running"
+
+
+def test_a_pod_is_pending_until_its_init_containers_are_done():
+    assert phase(pod(), [slot(ended(1), kind="init"), slot(WAITING)], terminal=False) == "Pending"
+    assert phase(pod("Never"), [slot(ended(1), kind="init"), slot(WAITING)], terminal=False) == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "code", "expected"),
+    [
+        ("Always", "main", 0, True),
+        ("OnFailure", "main", 0, False),
+        ("OnFailure", "main", 1, True),
+        ("Never", "main", 1, False),
+        ("Always", "init", 0, False),
+        ("Never", "init", 1, False),
+        ("Never", "sidecar", 0, True),
+    ],
+)
+def test_restart(policy, kind, code, expected):
+    assert should_restart(policy, kind, code) is expected
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes():
+    old = [
+        {"type": "Ready", "status": "False", "lastTransitionTime": "2020-01-01T00:00:00Z"},
+        {"type": "DisruptionTarget", "status": "True"},
+    ]
+
+    kept = {c["type"]: c for c in conditions(old, [slot(WAITING)], now=0, sandbox=False, phase_="Pending")}
+    changed = {c["type"]: c for c in conditions(old, [slot(RUNNING)], now=0, sandbox=True, phase_="Running")}
+
+    assert kept["Ready"]["lastTransitionTime"] == "2020-01-01T00:00:00Z"
+    assert kept["Ready"]["message"] == "containers with unready status: [c]"
+    assert changed["Ready"] == {"type": "Ready", "status": "True", "lastTransitionTime": "1970-01-01T00:00:00Z"}
+    assert "DisruptionTarget" in kept
+
+
+def test_known_references_are_expanded():
+    env = {"A": "1"}
+
+    assert expand("$(A) $$(A) $(B) $A", env) == "1 $(A) $(B) $A"
+
+
+def test_variables_may_use_those_before_them():
+    container = {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}]}
+
+    assert environment(pod(), container, {}, node_ip="")["B"] == "12"
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [("metadata.uid", "u"), ("metadata.labels['app']", "x"), ("status.hostIP", "10.0.0.1"), ("spec.nodeName", "")],
+)
+def test_downward_api(source, value):
+    body = pod()
+    body["metadata"]["labels"] = {"app": "x"}
+    container = {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": source}}}]}
+
+    assert environment(body, container, {}, node_ip="10.0.0.1")["A"] == value
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nonsense"}}}]},
+        {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+        {"envFrom": [{"configMapRef": {"name": "c"}}]},
+    ],
+)
+def test_sources_that_do_not_exist_here_are_errors(container):
+    with pytest.raises(ConfigError):
+        environment(pod(), container, {}, node_ip="")
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        ({"image": "tool:1"}, ["tool", "serve"]),
+        ({"image": "tool:1", "args": ["check"]}, ["tool", "check"]),
+        ({"image": "tool:1", "command": ["sh"]}, ["sh"]),
+        ({"image": "host:5000/other"}, ["sleep", "infinity"]),
+        ({"image": "other", "args": ["true"]}, ["true"]),
+    ],
+)
+def test_command_and_args_replace_those_of_the_image(container, expected):
+    images = {"tool": Image(entrypoint=("tool",), command=("serve",))}
+
+    assert argv(container, images, {}) == expected
