@@ -12,16 +12,21 @@ import contextlib
 import gc
 import logging
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from driver import node_config
 from driver.cdi.directory import SpecDirectory
+from driver.claims.errors import ClaimError
 from driver.claims.prepare import Engine
 from driver.claims.records import Records
 from driver.devices.backend import Backend, BackendError
+from driver.devices.catalogue import survey
+from driver.devices.name_store import NameStore
 from driver.devices.open import open_backend, read_boot_id
 from driver.devices.present import Devices
 from driver.devices.profile import ProfileError
-from driver.health.monitor import Monitor, in_daemon_thread
+from driver.health.monitor import Monitor
 from driver.health.report import DeviceHealth, report
 from driver.health.store import ConditionStore
 from driver.health.xids import Severity
@@ -36,6 +41,7 @@ from driver.observe.metrics import Metrics
 from driver.observe.pages import serve_pages
 from driver.slices.build import build_slices
 from driver.slices.publish import Pool, Publisher
+from driver.threads import in_daemon_thread
 from driver.wire import (
     dra_health_v1_pb2_grpc,
     dra_health_v1alpha1_pb2_grpc,
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from driver.config import Settings
+    from driver.devices.model import Inventory
     from driver.health.conditions import Conditions
 
 logger = logging.getLogger(__name__)
@@ -69,7 +76,7 @@ def run_node(settings: Settings) -> int:
         asyncio.run(Node(settings).run())
     except Exception as error:
         cause = _root(error)
-        if isinstance(cause, ConfigError | ProfileError):
+        if isinstance(cause, ConfigError | ProfileError | node_config.NodeConfigError):
             logger.error("%s", cause)
             return 2
         if isinstance(cause, OSError):
@@ -102,6 +109,12 @@ class Node:
         )
         self._publisher: Publisher | None = None
         self._boot_id = read_boot_id()
+        config = node_config.read(settings)
+        self._options = node_config.options(settings, config)
+        self._effects = node_config.effects(config)
+        self._names = NameStore(settings.plugin_dir, boot_id=self._boot_id)
+        self._records: Records | None = None
+        self._unoffered: dict[str, str] = {}
 
     async def run(self) -> None:
         """Serve until a signal comes. Raises what made that impossible."""
@@ -128,6 +141,7 @@ class Node:
                 running = [
                     tasks.create_task(self._publisher.run(), name="publish"),
                     tasks.create_task(self._watch_devices(engine), name="devices"),
+                    tasks.create_task(engine.undo_leftovers(), name="undo"),
                 ]
                 await stop.wait()
                 logger.info("stopping")
@@ -148,6 +162,7 @@ class Node:
         records = Records(settings.plugin_dir / "claims", boot_id=self._boot_id, quarantined=self._quarantined)
         await records.open()
         self._metrics.prepared.set(len(records))
+        self._records = records
         return Engine(
             api=api,
             records=records,
@@ -169,7 +184,7 @@ class Node:
         self._probes().add_to(dra)
         bind_unix(dra, settings.dra_socket)
         await dra.start()
-        stack.push_async_callback(self._stop_dra, dra)
+        stack.push_async_callback(self._stop_dra, dra, engine)
 
         registrar = new_server(self._interceptor)
         pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(self._registration, registrar)
@@ -177,7 +192,7 @@ class Node:
         await registrar.start()
         stack.push_async_callback(registrar.stop, 0)
 
-    async def _stop_dra(self, server: grpc.aio.Server) -> None:
+    async def _stop_dra(self, server: grpc.aio.Server, engine: Engine) -> None:
         """After the registration socket has gone: let the kubelet turn away, finish what is in flight, then go."""
         if self._registration.registered:
             await asyncio.sleep(LINGER)
@@ -187,6 +202,7 @@ class Node:
                 await self._interceptor.idle.wait()
         self._feed.stop()
         await stopping
+        await engine.settle(within=GRACE)
 
     async def _serve_probes(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self._settings
@@ -259,7 +275,7 @@ class Node:
                 backend = await in_daemon_thread(
                     lambda: open_backend(settings.devices, settings.plugin_dir, boot_id=self._boot_id)
                 )
-                self._devices.update(backend, await in_daemon_thread(backend.inventory))
+                await self._read(backend)
             except ProfileError:
                 raise
             except BackendError as error:
@@ -272,9 +288,38 @@ class Node:
 
     async def _read_inventory(self, backend: Backend) -> None:
         try:
-            self._devices.update(backend, await in_daemon_thread(backend.inventory))
+            await self._read(backend)
         except BackendError as error:
             logger.error("the inventory could not be read again, the last one stays: %s", error)
+
+    async def _read(self, backend: Backend) -> None:
+        """Read the hardware, and settle what of it is offered."""
+        ours = await self._placements()
+        inventory = self._names.apply(await in_daemon_thread(backend.inventory))
+        ours |= (
+            await self._placements()
+        )  # claims come and go meanwhile; whose a partition is, is written down before it
+        offered = survey(inventory, replace(self._options, withheld=_foreign(inventory, ours)))
+        for uuid, problem in offered.problems.items():
+            if self._unoffered.get(uuid) != problem:
+                logger.error("GPU %s is not offered as asked for: %s", uuid, problem)
+        self._unoffered = dict(offered.problems)
+        self._devices.update(backend, inventory, offered.by_name())
+
+    async def _placements(self) -> set[tuple[str, str, int]]:
+        """Partitions that are claims' by our records, as GPU, profile and memory slice."""
+        if self._records is None:
+            return set()
+        try:
+            async with self._records.exclusive():  # looks at what another instance has written
+                return {
+                    (device.gpu_uuid, device.placement.profile, device.placement.start)
+                    for record in self._records
+                    for device in record.devices
+                    if device.placement is not None
+                }
+        except ClaimError as error:
+            raise BackendError(f"whose partitions there are is not known: {error}") from error
 
     def _conditions_changed(self, conditions: Conditions) -> None:
         self._conditions = conditions
@@ -285,19 +330,26 @@ class Node:
         if inventory is None or self._publisher is None:
             return
         settings = self._settings
-        slices = build_slices(inventory, self._conditions, driver_name=settings.driver_name)
+        slices = build_slices(
+            inventory,
+            self._conditions,
+            driver_name=settings.driver_name,
+            devices=self._devices.offered,
+            effects=self._effects,
+            list_attributes=self._options.list_attributes,
+        )
         self._publisher.desire(Pool(name=settings.node_name, slices=slices))
         self._feed.changed()
-        states = {"healthy": 0, "degraded": 0, "lost": 0}
-        for gpu in inventory.gpus:
-            worst = max((c.severity for c in self._conditions.get(gpu.uuid, ())), default=Severity.INFORMATION)
-            states[{Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}.get(worst, "healthy")] += 1
-        for state, count in states.items():
-            self._metrics.devices.labels("gpu", state).set(count)
+        states = {(kind, state): 0 for kind in ("gpu", "mig") for state in ("healthy", "degraded", "lost")}
+        for device in self._devices.offered:
+            worst = max((c.severity for c in self._conditions.get(device.gpu.uuid, ())), default=Severity.INFORMATION)
+            state = {Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}.get(worst, "healthy")
+            states[device.type, state] += 1
+        for (kind, state), count in states.items():
+            self._metrics.devices.labels(kind, state).set(count)
 
     def _health(self) -> tuple[DeviceHealth, ...]:
-        inventory = self._devices.inventory
-        return report(inventory, self._conditions) if inventory else ()
+        return report(self._devices.offered, self._conditions)
 
     def _uuids(self) -> tuple[str, ...]:
         inventory = self._devices.inventory
@@ -314,3 +366,12 @@ class Node:
     def _quarantined(self, path: Path, problem: str) -> None:
         self._metrics.quarantined.inc()
         logger.error("a damaged claim record was set aside as %s: %s", path, problem)
+
+
+def _foreign(inventory: Inventory, ours: set[tuple[str, str, int]]) -> dict[str, frozenset[int]]:
+    """Memory slices by GPU UUID of the partitions that no record of ours knows."""
+    return {
+        gpu.uuid: frozenset().union(*(p.slots for p in found))
+        for gpu in inventory.gpus
+        if (found := [p for p in gpu.partitions if (p.gpu_uuid, p.profile, p.start) not in ours])
+    }

@@ -38,6 +38,8 @@ class Result:
     device: str
     admin: bool = False
     share_id: str | None = None
+    consumed: tuple[tuple[str, str], ...] = ()
+    """Capacity that a share takes: names and quantities."""
 
     @property
     def base_request(self) -> str:
@@ -116,6 +118,7 @@ def _read_result(result: dict[str, Any]) -> Result:
         device=result["device"],
         admin=bool(result.get("adminAccess")),
         share_id=result.get("shareID"),
+        consumed=tuple((result.get("consumedCapacity") or {}).items()),
     )
 
 

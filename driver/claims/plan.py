@@ -1,91 +1,127 @@
-"""From an allocation to a record: pure. Which GPU each result is, what the kubelet is told, who stands in the way."""
+"""From an allocation to a record: pure. Which hardware it is, what the kubelet is told, who stands in the way."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from driver.cdi import spec
+from driver.claims.config import resolve
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.record import PreparedDevice, Record
+from driver.claims.record import Placement, PreparedDevice, Record, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from driver.claims.allocation import Allocation, Result
-    from driver.devices.model import Gpu
+    from driver.devices.catalogue import Device
 
 
 def plan(
     allocation: Allocation,
     *,
-    gpus: Mapping[str, Gpu],
+    devices: Mapping[str, Device],
     pool: str,
     driver: str,
     boot_id: str,
     prepared_at: str,
 ) -> Record:
-    """The record that a prepared claim will have. ``gpus`` is keyed by device name.
+    """The record that a claim will have. ``devices`` is the node's catalogue, keyed by name.
 
-    Raises ClaimError for a device that this node does not have and for parameters that cannot be applied.
+    Its state says whether hardware has to be changed for it. Raises ClaimError for a device that this node does not
+    have, the same share twice, and parameters that cannot be applied.
     """
-    if allocation.configs:
-        kinds = ", ".join(sorted({str(config.parameters.get("kind")) for config in allocation.configs}))
-        raise ClaimError(
-            Reason.CONFIG,
-            f"claim {allocation.claim} carries parameters ({kinds}) for driver {driver}, which does not take any yet: "
-            "remove them from the claim or its DeviceClass",
-        )
-    devices = tuple(
-        _plan_device(result, allocation, gpus=gpus, pool=pool, driver=driver) for result in allocation.results
+    planned = tuple(
+        _plan_device(result, allocation, devices=devices, pool=pool, driver=driver) for result in allocation.results
     )
+    names = [spec.device_name(allocation.claim.uid, device.device, device.share_id) for device in planned]
+    for name in names:
+        if names.count(name) > 1:
+            raise ClaimError(
+                Reason.INVALID_REQUEST, f"claim {allocation.claim} is allocated the same device or share twice: {name}"
+            )
+    resolve(allocation, {result.device: devices[result.device].type for result in allocation.results}, driver=driver)
+    changes = any(needs_hardware(device, devices[device.device]) for device in planned)
     return Record(
         claim=allocation.claim,
         allocation=allocation.fingerprint,
         boot_id=boot_id,
-        devices=devices,
+        state=State.PREPARING if changes else State.PREPARED,
+        devices=planned,
         prepared_at=prepared_at,
     )
 
 
+def needs_hardware(device: PreparedDevice, known: Device) -> bool:
+    """Whether a device is made, or has to be made usable, by prepare. Admin access never changes anything."""
+    return not device.admin and (device.placement is not None or (device.whole and known.partitionable))
+
+
 def check_overlap(record: Record, holders: Iterable[Record]) -> None:
-    """Refuse a device that another claim holds, by physical GPU. Raises ClaimError with the holder's name.
+    """Refuse what another claim holds, by physical slots. Raises ClaimError with the holder's name.
 
     The scheduler can hand out a device twice after a forced deletion or a race; drivers have to refuse. A holder whose
-    claim is gone still counts: its containers may run until the kubelet says unprepare.
+    claim is gone still counts: its containers may run until the kubelet says unprepare. Claims that are just being
+    prepared have records too, so they count as well.
     """
-    wanted = {device.gpu_uuid: device for device in record.devices if not device.admin}
+    wanted = [device for device in record.devices if not device.admin]
     for holder in holders:
         if holder.claim.uid == record.claim.uid:
             continue
         for held in holder.devices:
-            device = wanted.get(held.gpu_uuid)
-            if device is None or held.admin or not (device.exclusive or held.exclusive):
-                continue
-            raise ClaimError(
-                Reason.IN_USE,
-                f"device {device.device} is still held by claim {holder.claim} (UID {holder.claim.uid}), whose "
-                f"containers may still use it; claim {record.claim} can have it once the kubelet unprepares that one",
-            )
+            for device in wanted:
+                if _collide(device, held):
+                    raise ClaimError(Reason.IN_USE, _in_use(device, held, record, holder))
+
+
+def _collide(device: PreparedDevice, held: PreparedDevice) -> bool:
+    if held.admin or held.gpu_uuid != device.gpu_uuid or not set(held.slots) & set(device.slots):
+        return False
+    if device.exclusive or held.exclusive or held.device != device.device:
+        return True
+    return held.share_id == device.share_id
+
+
+def _in_use(device: PreparedDevice, held: PreparedDevice, record: Record, holder: Record) -> str:
+    what = f"device {device.device}" + (f", share {device.share_id}," if device.share_id else "")
+    part = "" if held.device == device.device else f" as part of {held.device}"
+    if holder.state is State.UNDOING:
+        return (
+            f"{what} is not free yet{part}: what was made for claim {holder.claim} (UID {holder.claim.uid}) could not "
+            f"be undone so far; the driver tries again on its own"
+        )
+    return (
+        f"{what} is still held{part} by claim {holder.claim} (UID {holder.claim.uid}), whose containers may still use "
+        f"it; claim {record.claim} can have it once the kubelet unprepares that one"
+    )
 
 
 def _plan_device(
-    result: Result, allocation: Allocation, *, gpus: Mapping[str, Gpu], pool: str, driver: str
+    result: Result, allocation: Allocation, *, devices: Mapping[str, Device], pool: str, driver: str
 ) -> PreparedDevice:
-    gpu = gpus.get(result.device)
-    if gpu is None or result.pool != pool:
-        known = ", ".join(gpus) or "none"
+    known = devices.get(result.device)
+    if known is None or result.pool != pool:
+        names = list(devices)
+        listed = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
         raise ClaimError(
             Reason.UNKNOWN_DEVICE,
             f"claim {allocation.claim} is allocated device {result.device!r} of pool {result.pool!r}, which is not on "
-            f"this node; pool {pool!r} has: {known}",
+            f"this node; pool {pool!r} has: {listed or 'none'}",
         )
     name = spec.device_name(allocation.claim.uid, result.device, result.share_id)
+    placement = None
+    if known.profile is not None and known.partition is None and known.start is not None:
+        placement = Placement(profile=known.profile.name, start=known.start)
     return PreparedDevice(
         requests=(result.base_request,),
         pool=result.pool,
         device=result.device,
         cdi_ids=(spec.qualified(driver, name),),
-        gpu_uuid=gpu.uuid,
+        gpu_uuid=known.gpu.uuid,
+        slots=tuple(sorted(known.slots)),
+        whole=known.profile is None,
         share_id=result.share_id,
+        consumed=result.consumed,
         admin=result.admin,
+        placement=placement,
+        partition=known.partition,
     )

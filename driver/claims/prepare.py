@@ -1,7 +1,8 @@
 """The prepare engine: what happens between the kubelet's call and our answer, for each claim by itself.
 
-Order of effects of a prepare: record, then CDI spec, then the answer. Of an unprepare: CDI spec, then record. A process
-that dies between two of them leaves a record from which the kubelet's next call, whichever it is, comes out right.
+Order of effects of a prepare: record, hardware, record, CDI spec, then the answer; a claim on hardware that is used as
+it is has only one record. Of an unprepare: CDI spec, hardware, record. A process that dies between two of them leaves
+a record from which the kubelet's next call, whichever it is, comes out right.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +21,9 @@ import tenacity
 from driver.cdi import spec
 from driver.claims.allocation import Allocation, ClaimRef, check_ref, read_allocation
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.hardware import Hardware
 from driver.claims.plan import check_overlap, plan
+from driver.claims.record import PreparedDevice, Record, State
 from driver.devices.backend import BackendError
 from driver.kube.client import RESOURCE, Api, ApiError
 
@@ -28,10 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from driver.cdi.directory import SpecDirectory
-    from driver.claims.record import PreparedDevice, Record
     from driver.claims.records import Records
     from driver.devices.backend import Backend
-    from driver.devices.model import Gpu
+    from driver.devices.catalogue import Device
     from driver.observe.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,9 @@ MAX_DEADLINE = 45.0
 # One GET is quick or it is stuck: a new connection is tried rather than the whole deadline spent on a dead one.
 READ_TIMEOUT = 8.0
 CONCURRENT_READS = 48
+# A pod's end does not wait longer for hardware that does not answer; the rest is done when it does.
+UNDO_PATIENCE = 20.0
+UNDO_AGAIN = 10.0
 
 
 @dataclass(slots=True)
@@ -64,7 +69,7 @@ class Engine:
         api: Api,
         records: Records,
         specs: SpecDirectory,
-        devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Gpu]]]],
+        devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Device]]]],
         driver_name: str,
         pool: str,
         boot_id: str,
@@ -78,14 +83,17 @@ class Engine:
         self._pool = pool
         self._boot_id = boot_id
         self._metrics = metrics
+        self._hardware = Hardware()
         self._turns: dict[str, _Turn] = {}
         self._reads = asyncio.Semaphore(CONCURRENT_READS)
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._undoing: dict[str, asyncio.Task[None]] = {}
 
     async def prepare(
         self, claims: Iterable[tuple[str, str, str]], *, seconds_left: float | None
     ) -> dict[str, tuple[PreparedDevice, ...] | ClaimError]:
         """Prepare claims given as (namespace, name, uid), all at once. Answers for each UID, whatever happens."""
-        deadline = time.monotonic() + min(seconds_left or MAX_DEADLINE, MAX_DEADLINE) - ANSWER_MARGIN
+        deadline = _deadline(seconds_left)
 
         async def one(ref: ClaimRef) -> tuple[PreparedDevice, ...]:
             return (await self._prepare(ref, deadline)).devices
@@ -95,9 +103,49 @@ class Engine:
     async def unprepare(self, claims: Iterable[tuple[str, str, str]]) -> dict[str, ClaimError | None]:
         """Unprepare claims given as (namespace, name, uid). A claim that was never prepared is a success.
 
-        Asks neither the API server nor the hardware's driver: a pod can always end.
+        Asks the API server never, and waits for hardware only so long: a pod can always end.
         """
-        return await self._each("unprepare", claims, self._unprepare)
+
+        async def one(ref: ClaimRef) -> None:
+            await self._to_its_end(self._unprepare(ref))
+
+        return await self._each("unprepare", claims, one)
+
+    async def restore(self) -> None:
+        """Write the specs of prepared claims that are missing; call it once the devices are known.
+
+        A kubelet does not ask again for a claim that it knows as prepared, while a container that restarts needs the
+        spec.
+        """
+        backend, devices = await self._devices()
+        for record in self._records:
+            if record.boot_id != self._boot_id or record.state is not State.PREPARED:
+                continue
+            with self._turn(record.claim.uid) as turn:
+                async with turn.lock:
+                    try:
+                        if (
+                            _present(record, devices)
+                            and self._records.read(record.claim.uid) == record
+                            and not self._specs.settled(record.claim.uid)
+                        ):
+                            self._specs.write(record.claim.uid, self._render(record, backend, devices))
+                            logger.warning("wrote a lost CDI spec again", extra={"claim": str(record.claim)})
+                    except (ClaimError, OSError) as error:
+                        logger.error("the CDI spec of claim %s cannot be restored: %s", record.claim, error)
+
+    async def undo_leftovers(self) -> None:
+        """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
+        while True:
+            for record in self._records:
+                if record.state is State.UNDOING:
+                    self._start_undo(record)
+            await asyncio.sleep(UNDO_AGAIN)
+
+    async def settle(self, *, within: float) -> None:
+        """Wait for work that goes on after its caller has gone, so many seconds at the most."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=within)
 
     async def _each(
         self,
@@ -147,65 +195,75 @@ class Engine:
                 unprepares = turn.unprepares
                 with self._metrics.phase("claim_read"):
                     claim = await self._read_claim(ref, deadline)
-                async with turn.lock:
-                    if turn.unprepares == unprepares:
-                        return await self._prepare_allocated(read_allocation(claim, ref=ref, driver=self._driver))
-                    # The claim was unprepared while we were reading it, so what we read may be of the past.
+                allocation = read_allocation(claim, ref=ref, driver=self._driver)
+                try:
+                    async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                        record = await self._to_its_end(self._commit(allocation, turn, unprepares, deadline))
+                except TimeoutError:
+                    raise ClaimError(
+                        Reason.DEADLINE,
+                        f"claim {ref} is not prepared yet: the hardware takes its time. Work goes on, and what is "
+                        "ready by then is found when the kubelet asks again",
+                    ) from None
+                if record is not None:
+                    return record
+                # The claim was unprepared while we were reading it, so what we read may be of the past.
 
-    async def _prepare_allocated(self, allocation: Allocation) -> Record:
+    async def _commit(self, allocation: Allocation, turn: _Turn, unprepares: int, deadline: float) -> Record | None:
+        """Everything after the claim was read; None when an unprepare came in between."""
+        with self._turn(allocation.claim.uid):
+            async with turn.lock:
+                if turn.unprepares != unprepares:
+                    return None
+                wanted = lambda: turn.unprepares == unprepares  # noqa: E731
+                return await self._prepare_allocated(allocation, deadline, wanted)
+
+    async def _prepare_allocated(self, allocation: Allocation, deadline: float, wanted: Callable[[], bool]) -> Record:
         claim = allocation.claim
-        record = self._records.read(claim.uid)
         try:
-            backend, gpus = await self._devices()
+            backend, devices = await self._devices()
         except BackendError as error:
             raise ClaimError(Reason.HARDWARE, f"claim {claim} cannot be prepared: {error}") from error
-        if (
-            record is None
-            or record.allocation != allocation.fingerprint
-            or record.boot_id != self._boot_id
-            or not self._present(record, gpus)
-        ):
-            with self._metrics.phase("plan"):
-                record = plan(
-                    allocation,
-                    gpus=gpus,
-                    pool=self._pool,
-                    driver=self._driver,
-                    boot_id=self._boot_id,
-                    prepared_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                )
-                content = self._render(record, backend, gpus)
+        known = self._records.read(claim.uid)
+        same = known is not None and known.allocation == allocation.fingerprint and known.boot_id == self._boot_id
+        if known is not None and same and known.state is State.PREPARED and _present(known, devices):
+            if not self._specs.settled(claim.uid):
+                self._write_spec(known, backend, devices)
+            return known
+        if known is not None and not (same and known.state is State.PREPARING):
+            await self._retire(known, deadline)
+            known = None
+        with self._metrics.phase("plan"):
+            record = plan(
+                allocation,
+                devices=devices,
+                pool=self._pool,
+                driver=self._driver,
+                boot_id=self._boot_id,
+                prepared_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            )
+            record = self._with_shared_partitions(record)
+        if record.state is State.PREPARED:
             await self._claim_devices(record)
-        elif self._specs.settled(claim.uid):
-            return record
         else:
-            content = self._render(record, backend, gpus)
-        with self._metrics.phase("cdi"):
-            try:
-                self._specs.write(claim.uid, content)
-            except OSError as error:
-                path = self._specs.path(claim.uid)
-                raise ClaimError(Reason.CDI, f"cannot write CDI spec {path}: {error.strerror}") from error
+            record = await self._change_hardware(record, backend, devices, deadline, wanted, again=known is not None)
+        self._write_spec(record, backend, devices)
         return record
 
-    async def restore(self) -> None:
-        """Write the specs of prepared claims that are missing; call it once the devices are known.
-
-        A kubelet does not ask again for a claim that it knows as prepared, while a container that restarts needs the
-        spec.
-        """
-        backend, gpus = await self._devices()
-        for record in self._records:
-            if record.boot_id != self._boot_id or not self._present(record, gpus):
-                continue
-            with self._turn(record.claim.uid) as turn:
-                async with turn.lock:
-                    try:
-                        if self._records.read(record.claim.uid) == record and not self._specs.settled(record.claim.uid):
-                            self._specs.write(record.claim.uid, self._render(record, backend, gpus))
-                            logger.warning("wrote a lost CDI spec again", extra={"claim": str(record.claim)})
-                    except (ClaimError, OSError) as error:
-                        logger.error("the CDI spec of claim %s cannot be restored: %s", record.claim, error)
+    async def _retire(self, old: Record, deadline: float) -> None:
+        """Undo what a claim had before: another allocation, another boot, or an unprepare that is not through."""
+        if old.boot_id == self._boot_id and _makes(old):
+            self._remove_spec(old.claim)
+            old = old.with_state(State.UNDOING)
+            await self._store(old)
+            undo = self._start_undo(old)
+            await asyncio.wait({undo}, timeout=max(deadline - time.monotonic(), 0))
+            if self._records.read(old.claim.uid) is not None:
+                names = ", ".join(device.device for device in old.devices)
+                raise ClaimError(
+                    Reason.HARDWARE,
+                    f"claim {old.claim} has a new allocation, but {names} of the former one could not be undone yet",
+                )
 
     async def _claim_devices(self, record: Record) -> None:
         waiting = time.perf_counter()
@@ -216,18 +274,173 @@ class Engine:
             with self._metrics.phase("record"):
                 changes.put(record)
 
+    async def _change_hardware(
+        self,
+        record: Record,
+        backend: Backend,
+        devices: Mapping[str, Device],
+        deadline: float,
+        wanted: Callable[[], bool],
+        *,
+        again: bool,
+    ) -> Record:
+        """Make what a record needs. ``again``: a former try may have got somewhere, so what is found there is ours."""
+        async with self._hardware.turn(record, deadline=deadline):
+            with self._metrics.phase("hardware"):
+                if not again:
+                    await self._hardware.check_free(record, backend, self._known_partitions)
+                await self._claim_devices(record)
+                try:
+                    made = await self._hardware.make(record, backend, devices)
+                    if not wanted():  # unprepared while the hardware was at it
+                        raise ClaimError(Reason.REPLACED, f"claim {record.claim} was unprepared meanwhile")
+                except ClaimError:
+                    await self._take_back(record, backend)
+                    raise
+                record = replace(record, devices=made, state=State.PREPARED)
+        await self._store(record)
+        return record
+
+    async def _take_back(self, record: Record, backend: Backend) -> None:
+        """After a failed change, in our turn: leave nothing behind, or a record that says what may be left."""
+        try:
+            await self._hardware.undo(record, backend, self._used_by_others(record))
+        except ClaimError as error:
+            logger.error("%s; what may be left is undone later", error)
+            await self._store(record.with_state(State.UNDOING))
+        else:
+            async with self._records.exclusive() as changes:
+                changes.remove(record.claim.uid)
+
     async def _unprepare(self, ref: ClaimRef) -> None:
         with self._turn(ref.uid) as turn:
-            async with turn.lock:
+            turn.unprepares += 1
+            async with contextlib.AsyncExitStack() as stack:
                 try:
-                    self._specs.remove(ref.uid)
-                except OSError as error:
-                    path = self._specs.path(ref.uid)
-                    raise ClaimError(Reason.CDI, f"cannot remove CDI spec {path}: {error.strerror}") from error
-                if self._records.read(ref.uid) is not None:
-                    async with self._records.exclusive() as changes:
-                        changes.remove(ref.uid)
-                turn.unprepares += 1
+                    async with asyncio.timeout(UNDO_PATIENCE):
+                        await stack.enter_async_context(turn.lock)
+                except TimeoutError:  # the hardware hangs in a prepare; that takes back what it makes when it ends
+                    logger.error("claim %s is unprepared while its hardware does not answer", ref)
+                await self._release(ref)
+
+    async def _release(self, ref: ClaimRef) -> None:
+        self._remove_spec(ref)
+        record = self._records.read(ref.uid)
+        if record is None:
+            return
+        if not _makes(record) or record.boot_id != self._boot_id:
+            async with self._records.exclusive() as changes:
+                changes.remove(ref.uid)
+            return
+        record = record.with_state(State.UNDOING)
+        stored = None
+        try:
+            await self._store(record)
+        except ClaimError as error:  # a full disk must not keep the pod; without the note only a crash would matter
+            stored = error
+        undo = self._start_undo(record)
+        await asyncio.wait({undo}, timeout=UNDO_PATIENCE)
+        if self._records.read(ref.uid) is not None:
+            if stored is not None:
+                raise stored
+            logger.error("what was made for claim %s is not undone yet; the pod does not wait for it", ref)
+
+    def _remove_spec(self, ref: ClaimRef) -> None:
+        try:
+            self._specs.remove(ref.uid)
+        except OSError as error:
+            path = self._specs.path(ref.uid)
+            raise ClaimError(Reason.CDI, f"cannot remove CDI spec {path}: {error.strerror}") from error
+
+    def _start_undo(self, record: Record) -> asyncio.Task[None]:
+        """Undo a record in the background, or join the undo that is under way."""
+        uid = record.claim.uid
+        task = self._undoing.get(uid)
+        if task is None:
+            task = asyncio.create_task(self._undo(record), name=f"undo {uid}")
+            self._undoing[uid] = task
+            task.add_done_callback(lambda _: self._undoing.pop(uid, None))
+        return task
+
+    async def _undo(self, record: Record) -> None:
+        """Destroy what was made for a record, then remove it. Errors are logged; the record stays for the next try."""
+        try:
+            if record.boot_id == self._boot_id:  # what was made before a reboot is gone with it
+                backend, _ = await self._devices()
+                async with self._hardware.turn(record, deadline=time.monotonic() + UNDO_PATIENCE):
+                    await self._hardware.undo(record, backend, self._used_by_others(record))
+            async with self._records.exclusive() as changes:
+                changes.remove(record.claim.uid)
+        except (ClaimError, BackendError) as error:
+            logger.error("what was made for claim %s is not undone yet, trying again later: %s", record.claim, error)
+
+    async def _store(self, record: Record) -> None:
+        async with self._records.exclusive() as changes:
+            changes.put(record)
+
+    def _write_spec(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
+        with self._metrics.phase("cdi"):
+            content = self._render(record, backend, devices)
+            try:
+                self._specs.write(record.claim.uid, content)
+            except OSError as error:
+                path = self._specs.path(record.claim.uid)
+                raise ClaimError(Reason.CDI, f"cannot write CDI spec {path}: {error.strerror}") from error
+
+    def _render(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bytes:
+        try:
+            return spec.render(
+                self._driver,
+                backend.common_edits(),
+                {
+                    spec.device_name(record.claim.uid, device.device, device.share_id): backend.device_edits(
+                        devices[device.device].gpu, device.partition
+                    )
+                    for device in record.devices
+                },
+            )
+        except spec.SpecError as error:
+            raise ClaimError(Reason.CDI, f"claim {record.claim}: {error}") from error
+
+    def _with_shared_partitions(self, record: Record) -> Record:
+        """A partition that another claim's record knows is used as it is by who only looks at it, or shares it."""
+        known = {
+            device.device: device.partition
+            for held in {device.gpu_uuid for device in record.devices}
+            for holder in self._records.holders(held)
+            for device in holder.devices
+            if device.partition is not None
+        }
+        devices = []
+        for device in record.devices:
+            if device.placement is not None and device.admin:
+                if device.device not in known:
+                    raise ClaimError(
+                        Reason.UNKNOWN_DEVICE,
+                        f"claim {record.claim} has admin access to {device.device}, which does not exist now: "
+                        "partitions are made for claims that use them",
+                    )
+                device = replace(device, partition=known[device.device])
+            devices.append(device)
+        return replace(record, devices=tuple(devices))
+
+    def _known_partitions(self, gpu_uuid: str) -> frozenset[str]:
+        """UUIDs of the partitions of a GPU that our records know."""
+        holders = self._records.holders(gpu_uuid)
+        return frozenset(d.partition.uuid for holder in holders for d in holder.devices if d.partition is not None)
+
+    def _used_by_others(self, record: Record) -> Callable[[PreparedDevice], bool]:
+        """Whether another claim uses the same device, as a share."""
+
+        def used(device: PreparedDevice) -> bool:
+            return any(
+                held.device == device.device and not held.admin
+                for holder in self._records.holders(device.gpu_uuid)
+                if holder.claim.uid != record.claim.uid
+                for held in holder.devices
+            )
+
+        return used
 
     async def _read_claim(self, ref: ClaimRef, deadline: float) -> dict[str, Any]:
         """GET the claim, again and again while the API server is away, as long as the kubelet waits."""
@@ -261,25 +474,17 @@ class Engine:
             raise ClaimError(Reason.API, f"cannot read claim {ref}: {error}") from error
         raise AssertionError("tenacity ends with a result or an error")
 
-    def _render(self, record: Record, backend: Backend, gpus: Mapping[str, Gpu]) -> bytes:
-        try:
-            return spec.render(
-                self._driver,
-                backend.common_edits(),
-                {
-                    spec.device_name(record.claim.uid, device.device, device.share_id): backend.device_edits(
-                        gpus[device.device]
-                    )
-                    for device in record.devices
-                },
-            )
-        except spec.SpecError as error:
-            raise ClaimError(Reason.CDI, f"claim {record.claim}: {error}") from error
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run work that goes on when the caller stops waiting: half-done is never left because a deadline passed."""
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
 
-    @staticmethod
-    def _present(record: Record, gpus: Mapping[str, Gpu]) -> bool:
-        """Whether the names of a record still stand for the same hardware."""
-        return all(device.device in gpus and gpus[device.device].uuid == device.gpu_uuid for device in record.devices)
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever still waits gets it; asyncio need not complain for those who do not
 
     @contextlib.contextmanager
     def _turn(self, uid: str) -> Iterator[_Turn]:
@@ -291,3 +496,19 @@ class Engine:
             turn.users -= 1
             if turn.users == 0:
                 del self._turns[uid]
+
+
+def _deadline(seconds_left: float | None) -> float:
+    return time.monotonic() + min(seconds_left or MAX_DEADLINE, MAX_DEADLINE) - ANSWER_MARGIN
+
+
+def _makes(record: Record) -> bool:
+    """Whether hardware was changed for this claim in a way that has to be undone."""
+    return any(device.placement is not None and not device.admin for device in record.devices)
+
+
+def _present(record: Record, devices: Mapping[str, Device]) -> bool:
+    """Whether the names of a record still stand for the same hardware."""
+    return all(
+        device.device in devices and devices[device.device].gpu.uuid == device.gpu_uuid for device in record.devices
+    )

@@ -1,12 +1,14 @@
-"""What is written down for one prepared claim, and how: pure."""
+"""What is written down for one claim, and how: pure."""
 
 from __future__ import annotations
 
+import enum
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from driver.claims.allocation import ClaimRef
+from driver.devices.model import Partition
 
 SCHEMA = 1
 
@@ -15,9 +17,28 @@ class DamagedRecordError(Exception):
     """A record's bytes cannot be understood."""
 
 
+class State(enum.StrEnum):
+    """How far a claim has come."""
+
+    PREPARING = "preparing"
+    """Hardware is about to be changed as the record says; it may or may not have happened."""
+    PREPARED = "prepared"
+    """Everything that the record says is so."""
+    UNDOING = "undoing"
+    """The claim is done with, but what was changed for it could not be undone yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A partition that is made for a claim, by what can be known before it is made."""
+
+    profile: str
+    start: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedDevice:
-    """One device of a prepared claim: the kubelet's answer for it, and which hardware it is."""
+    """One device of a claim: the kubelet's answer for it, and which hardware it is."""
 
     requests: tuple[str, ...]
     """Base request names; what pods refer to."""
@@ -25,44 +46,47 @@ class PreparedDevice:
     device: str
     cdi_ids: tuple[str, ...]
     gpu_uuid: str
+    slots: tuple[int, ...]
+    """Memory slices of the GPU that the device occupies."""
+    whole: bool = True
+    """Whether it is a whole GPU."""
     share_id: str | None = None
+    consumed: tuple[tuple[str, str], ...] = ()
+    """Capacity that a share takes: names and quantities."""
     admin: bool = False
+    placement: Placement | None = None
+    """What prepare makes and unprepare destroys; None for devices that are there already."""
+    partition: Partition | None = None
+    """The MIG device, once it is known."""
 
     @property
     def exclusive(self) -> bool:
-        """Whether nobody else may hold the GPU meanwhile."""
+        """Whether nobody else may hold the device meanwhile."""
         return not self.admin and self.share_id is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """All that is known of one prepared claim."""
+    """All that is known of one claim."""
 
     claim: ClaimRef
     allocation: str
     """Fingerprint of the allocation that this record was made for."""
     boot_id: str
+    state: State
     devices: tuple[PreparedDevice, ...]
     prepared_at: str
     """RFC 3339."""
     unknown: dict[str, Any] = field(default_factory=dict)
     """Fields of a newer version; they are kept, so that an upgrade after a downgrade finds them again."""
 
+    def with_state(self, state: State) -> Record:
+        """The same record, further on its way."""
+        return replace(self, state=state)
+
 
 def encode(record: Record) -> bytes:
     """The file's content."""
-    devices = [
-        {
-            "requests": device.requests,
-            "pool": device.pool,
-            "device": device.device,
-            "cdiDeviceIDs": device.cdi_ids,
-            "gpuUUID": device.gpu_uuid,
-            **({"shareID": device.share_id} if device.share_id is not None else {}),
-            **({"admin": True} if device.admin else {}),
-        }
-        for device in record.devices
-    ]
     claim = record.claim
     return json.dumps(
         {
@@ -71,7 +95,8 @@ def encode(record: Record) -> bytes:
             "claim": {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid},
             "allocation": record.allocation,
             "bootID": record.boot_id,
-            "devices": devices,
+            "state": record.state,
+            "devices": [_encode_device(device) for device in record.devices],
             "preparedAt": record.prepared_at,
         },
         indent=1,
@@ -82,23 +107,13 @@ def decode(data: bytes, *, uid: str) -> Record:
     """Read a file's content. Raises DamagedRecordError, also for a record that belongs to another UID."""
     try:
         raw = json.loads(data)
-        known = {"schema", "claim", "allocation", "bootID", "devices", "preparedAt"}
+        known = {"schema", "claim", "allocation", "bootID", "state", "devices", "preparedAt"}
         record = Record(
             claim=ClaimRef(raw["claim"]["namespace"], raw["claim"]["name"], raw["claim"]["uid"]),
             allocation=raw["allocation"],
             boot_id=raw["bootID"],
-            devices=tuple(
-                PreparedDevice(
-                    requests=tuple(device["requests"]),
-                    pool=device["pool"],
-                    device=device["device"],
-                    cdi_ids=tuple(device["cdiDeviceIDs"]),
-                    gpu_uuid=device["gpuUUID"],
-                    share_id=device.get("shareID"),
-                    admin=device.get("admin", False),
-                )
-                for device in raw["devices"]
-            ),
+            state=State(raw["state"]),
+            devices=tuple(_decode_device(device) for device in raw["devices"]),
             prepared_at=raw["preparedAt"],
             unknown={key: value for key, value in raw.items() if key not in known},
         )
@@ -107,3 +122,63 @@ def decode(data: bytes, *, uid: str) -> Record:
     if record.claim.uid != uid:
         raise DamagedRecordError(f"it belongs to claim UID {record.claim.uid}")
     return record
+
+
+def _encode_device(device: PreparedDevice) -> dict[str, Any]:
+    raw: dict[str, Any] = {
+        "requests": device.requests,
+        "pool": device.pool,
+        "device": device.device,
+        "cdiDeviceIDs": device.cdi_ids,
+        "gpuUUID": device.gpu_uuid,
+        "slots": device.slots,
+        "whole": device.whole,
+    }
+    if device.share_id is not None:
+        raw["shareID"] = device.share_id
+        raw["consumed"] = dict(device.consumed)
+    if device.admin:
+        raw["admin"] = True
+    if device.placement is not None:
+        raw["placement"] = {"profile": device.placement.profile, "start": device.placement.start}
+    if device.partition is not None:
+        part = device.partition
+        raw["partition"] = {
+            "profile": part.profile,
+            "profileID": part.profile_id,
+            "start": part.start,
+            "size": part.size,
+            "uuid": part.uuid,
+            "gi": part.gi_id,
+            "ci": part.ci_id,
+        }
+    return raw
+
+
+def _decode_device(raw: dict[str, Any]) -> PreparedDevice:
+    placement, partition = raw.get("placement"), raw.get("partition")
+    return PreparedDevice(
+        requests=tuple(raw["requests"]),
+        pool=raw["pool"],
+        device=raw["device"],
+        cdi_ids=tuple(raw["cdiDeviceIDs"]),
+        gpu_uuid=raw["gpuUUID"],
+        slots=tuple(raw["slots"]),
+        whole=raw["whole"],
+        share_id=raw.get("shareID"),
+        consumed=tuple((raw.get("consumed") or {}).items()),
+        admin=raw.get("admin", False),
+        placement=Placement(profile=placement["profile"], start=placement["start"]) if placement else None,
+        partition=Partition(
+            gpu_uuid=raw["gpuUUID"],
+            profile=partition["profile"],
+            profile_id=partition["profileID"],
+            start=partition["start"],
+            size=partition["size"],
+            uuid=partition["uuid"],
+            gi_id=partition["gi"],
+            ci_id=partition["ci"],
+        )
+        if partition
+        else None,
+    )

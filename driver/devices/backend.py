@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from driver.devices.model import ContainerEdits, Event, Gpu, Inventory
+from driver.devices.model import ContainerEdits, Event, Gpu, Inventory, MigProfile, Partition
 
 
 class BackendError(Exception):
@@ -34,8 +34,38 @@ class Backend(Protocol):
         """Edits for every container that gets any device. Cheap: called on the prepare path, no I/O."""
         ...
 
-    def device_edits(self, gpu: Gpu) -> ContainerEdits:
-        """Edits for one full GPU. Cheap: called on the prepare path, no I/O."""
+    def device_edits(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
+        """Edits for one full GPU, or for a partition of it. Cheap: called on the prepare path, no I/O."""
+        ...
+
+    def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
+        """The partitions that a GPU has at this moment, whoever made them, in order of their placement.
+
+        Raises BackendError when the GPU cannot tell.
+        """
+        ...
+
+    def create_partition(self, gpu: Gpu, profile: MigProfile, start: int) -> Partition:
+        """Create a partition at a memory slice, and switch MIG mode on first where that needs no reset.
+
+        May take seconds; calls for different GPUs do not wait for each other.
+        Raises BackendError when the hardware refuses; then nothing is left behind.
+        """
+        ...
+
+    def destroy_partition(self, partition: Partition) -> None:
+        """Destroy a partition that ``create_partition`` made; one that is gone, or gave way to another, is a success.
+
+        With a GPU's last partition MIG mode goes off again where that needs no reset: the whole GPU can be used then.
+        Raises BackendError when the partition may still be there.
+        """
+        ...
+
+    def make_whole(self, gpu: Gpu) -> None:
+        """See to it that a GPU can be used as a whole: MIG mode off. Does nothing where it is off already.
+
+        Raises BackendError when there are partitions, or when the mode cannot be switched without a reset.
+        """
         ...
 
     def close(self) -> None:

@@ -5,15 +5,34 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from driver.devices.hardware_state import DamagedStateError, GpuState, HardwareState, StateFile
-from driver.devices.model import Cause, Cleared, ContainerEdits, DeviceNode, Event, Fault, Gpu, Inventory, Occurred
+from driver.devices.backend import BackendError
+from driver.devices.hardware_state import DamagedStateError, GpuState, HardwareState, Instance, MigState, StateFile
+from driver.devices.model import (
+    Cause,
+    Cleared,
+    ContainerEdits,
+    DeviceNode,
+    Event,
+    Fault,
+    Gpu,
+    Inventory,
+    InventoryChanged,
+    MigMode,
+    Occurred,
+    Partition,
+    partition_device_name,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from driver.devices.model import MigProfile
     from driver.devices.profile import Profile
 
 logger = logging.getLogger(__name__)
@@ -23,6 +42,10 @@ POLL_SECONDS = 0.2
 NULL_DEVICE = (1, 3)
 """Major and minor of /dev/null, which stands in for every GPU's device file."""
 WELL = GpuState()
+CAPS_PER_GPU, CAPS_PER_INSTANCE, FIRST_CAP = 135, 9, 3
+"""How the kernel driver numbers /dev/nvidia-caps: by GPU, by GPU instance, and there the instance before its parts."""
+GI_IDS = range(1, 15)
+_UUIDS = uuid.UUID("6e0c4a1e-2b0f-4f6d-9d0a-3a2e7d1b5c11")
 
 
 class FakeBackend:
@@ -34,18 +57,31 @@ class FakeBackend:
         self._boot_id = boot_id
         self._file = StateFile(state_dir)
         self._closed = threading.Event()
-        self._gpus: Mapping[str, GpuState] = {}
-        self._reported: Mapping[str, GpuState] | None = None
+        self._by_uuid = {gpu.uuid: gpu for gpu in self._inventory.gpus}
+        self._at_boot = {
+            gpu.uuid: MigState(
+                enabled=gpu.mig_mode is MigMode.ENABLED,
+                instances=tuple(
+                    Instance(profile=name, start=start, gi=gi)
+                    for gi, (name, start) in zip(GI_IDS, profile.instances(gpu.uuid), strict=False)
+                ),
+            )
+            for gpu in self._inventory.gpus
+        }
+        self._state = HardwareState(boot_id=boot_id, profile=name, devices={})
+        self._reported: HardwareState | None = None
+        self._mutex = threading.Lock()
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             logger.warning("fake hardware: %s; faults cannot be injected", error)
         self._signature = self._file.signature()
-        self._gpus = self._read(starting=True)
+        self._state = self._read(starting=True)
 
     def inventory(self) -> Inventory:
-        """The profile's GPUs, lost ones too: hardware that fails does not leave the machine."""
-        return self._inventory
+        """The profile's GPUs as they are cut now; lost ones too: hardware that fails does not leave the machine."""
+        self._refresh()
+        return replace(self._inventory, gpus=tuple(self._as_cut(gpu) for gpu in self._inventory.gpus))
 
     def wait_for_events(self, timeout: float) -> tuple[Event, ...]:
         """Block until the state file changed, at most ``timeout`` seconds; the first call reports every GPU's state."""
@@ -60,43 +96,158 @@ class FakeBackend:
 
     def latency(self, gpu_uuid: str) -> float:
         """Seconds that an operation on this GPU's hardware has to take, as injected."""
-        return self._gpus.get(gpu_uuid, WELL).latency_ms / 1000
+        return self._state.gpus.get(gpu_uuid, WELL).latency_ms / 1000
 
     def common_edits(self) -> ContainerEdits:
         """Keeps NVIDIA's container runtime, where a node has it, from adding GPUs of its own choice."""
         return ContainerEdits(env=("NVIDIA_VISIBLE_DEVICES=void",))
 
-    def device_edits(self, gpu: Gpu) -> ContainerEdits:
-        """A device file that every machine has, and a variable by which a container knows which GPU it got."""
+    def device_edits(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
+        """A device file that every machine has, and a variable by which a container knows which device it got."""
+        if partition is None:
+            name, device_uuid, paths = gpu.name, gpu.uuid, [f"/dev/nvidia{gpu.minor}"]
+        else:
+            name = partition_device_name(gpu.name, partition.profile, partition.profile_id, partition.start)
+            device_uuid = partition.uuid
+            cap = FIRST_CAP + gpu.minor * CAPS_PER_GPU + partition.gi_id * CAPS_PER_INSTANCE
+            caps = (cap, cap + 1 + partition.ci_id)
+            paths = [f"/dev/nvidia{gpu.minor}", *(f"/dev/nvidia-caps/nvidia-cap{number}" for number in caps)]
         major, minor = NULL_DEVICE
         return ContainerEdits(
-            env=(f"GPU_DRA_{gpu.name.upper().replace('-', '_')}={gpu.uuid}",),
-            device_nodes=(DeviceNode(path=f"/dev/nvidia{gpu.minor}", host_path="/dev/null", major=major, minor=minor),),
+            env=(f"GPU_DRA_{name.upper().replace('-', '_')}={device_uuid}",),
+            device_nodes=tuple(
+                DeviceNode(path=path, host_path="/dev/null", major=major, minor=minor) for path in paths
+            ),
         )
+
+    def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
+        """The GPU's partitions now, as the state file has them."""
+        self._refresh()
+        return self._partitions(gpu_uuid)
+
+    def create_partition(self, gpu: Gpu, profile: MigProfile, start: int) -> Partition:
+        """Create a partition by the rules of real hardware, after the injected latency."""
+        what = f"create {profile.name} at {start} on {gpu.name}"
+        with self._operation(gpu.uuid, what) as mig:
+            known = self._known(gpu.uuid, what)
+            if not (mig.enabled or known.mig_switchable):
+                raise BackendError(f"{what}: Not Supported: MIG mode is off, and needs a reset of the GPU to go on")
+            instance = _place(known, mig, profile, start, what)
+            self._cut(gpu.uuid, MigState(enabled=True, instances=(*mig.instances, instance)))
+        return _partition(known, instance)
+
+    def destroy_partition(self, partition: Partition) -> None:
+        """Destroy a partition, after the injected latency."""
+        what = f"destroy {partition.profile} at {partition.start} ({partition.uuid})"
+        with self._operation(partition.gpu_uuid, what) as mig:
+            known = self._known(partition.gpu_uuid, what)
+            left = tuple(instance for instance in mig.instances if _partition(known, instance) != partition)
+            enabled = mig.enabled and not (known.mig_switchable and not left)
+            self._cut(partition.gpu_uuid, MigState(enabled=enabled, instances=left))
+
+    def make_whole(self, gpu: Gpu) -> None:
+        """Switch MIG mode off."""
+        self._refresh()
+        if not self._mig(self._state, gpu.uuid).enabled:
+            return
+        what = f"switch MIG mode off on {gpu.name}"
+        with self._operation(gpu.uuid, what) as mig:
+            if mig.instances:
+                raise BackendError(f"{what}: In use by another client: {len(mig.instances)} MIG devices exist")
+            if not self._known(gpu.uuid, what).mig_switchable:
+                raise BackendError(f"{what}: Not Supported: it needs a reset of the GPU")
+            self._cut(gpu.uuid, MigState(enabled=False))
 
     def close(self) -> None:
         """Let a waiting thread go."""
         self._closed.set()
 
-    def _poll(self) -> Iterator[Event]:
-        signature = self._file.signature()
-        if signature != self._signature:
-            self._signature = signature
-            self._gpus = self._read(starting=False)
-        if self._gpus is self._reported:
-            return
-        before, self._reported = self._reported, self._gpus
-        for gpu in self._inventory.gpus:
-            new = self._gpus.get(gpu.uuid, WELL)
-            old = before.get(gpu.uuid, WELL) if before is not None else None
-            yield from _events(gpu.uuid, old, new)
+    @contextmanager
+    def _operation(self, gpu_uuid: str, what: str) -> Iterator[MigState]:
+        """One change of the hardware, slow or failing as injected. Yields how the GPU is cut, under the lock."""
+        self._refresh()
+        if latency := self.latency(gpu_uuid):
+            time.sleep(latency)
+        try:
+            with self._mutex, self._file.locked():
+                state = self._file.read()
+                state = state.in_boot(self._boot_id) if state else self._state
+                gpu = state.gpus.get(gpu_uuid, WELL)
+                if gpu.fail_next:
+                    failed = gpu.model_copy(update={"fail_next": gpu.fail_next - 1})
+                    self._write(state.model_copy(update={"gpus": {**state.gpus, gpu_uuid: failed}}))
+                    raise BackendError(f"{what}: Unknown Error (injected, {failed.fail_next} more to come)")
+                if gpu.lost:
+                    raise BackendError(f"{what}: GPU is lost")
+                self._state = state
+                yield self._mig(state, gpu_uuid)
+        except DamagedStateError as error:
+            raise BackendError(f"{what}: {error}") from None
+        except OSError as error:
+            raise BackendError(f"{what}: the state of the fake hardware cannot be changed: {error}") from None
 
-    def _read(self, *, starting: bool) -> Mapping[str, GpuState]:
+    def _cut(self, gpu_uuid: str, mig: MigState) -> None:
+        """Write how a GPU is cut. Call it inside ``_operation``."""
+        if mig != self._mig(self._state, gpu_uuid):
+            self._write(self._state.model_copy(update={"mig": {**self._state.mig, gpu_uuid: mig}}))
+            if self._reported is not None:  # whoever asked for the change knows of it
+                known = {**self._reported.mig, gpu_uuid: mig}
+                self._reported = self._reported.model_copy(update={"mig": known})
+
+    def _write(self, state: HardwareState) -> None:
+        self._file.write(state)
+        self._state = state
+
+    def _known(self, gpu_uuid: str, what: str) -> Gpu:
+        gpu = self._by_uuid.get(gpu_uuid)
+        if gpu is None:
+            raise BackendError(f"{what}: Not Found: there is no GPU {gpu_uuid}")
+        return gpu
+
+    def _mig(self, state: HardwareState, gpu_uuid: str) -> MigState:
+        return state.mig.get(gpu_uuid) or self._at_boot.get(gpu_uuid) or MigState(enabled=False)
+
+    def _partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
+        gpu = self._by_uuid.get(gpu_uuid)
+        instances = self._mig(self._state, gpu_uuid).instances if gpu else ()
+        return tuple(_partition(gpu, i) for i in sorted(instances, key=lambda i: i.start)) if gpu else ()
+
+    def _as_cut(self, gpu: Gpu) -> Gpu:
+        if not gpu.mig_profiles:
+            return gpu
+        enabled = self._mig(self._state, gpu.uuid).enabled
+        mode = MigMode.ENABLED if enabled else MigMode.DISABLED
+        return replace(gpu, mig_mode=mode, partitions=self._partitions(gpu.uuid))
+
+    def _poll(self) -> Iterator[Event]:
+        self._refresh()
+        with self._mutex:
+            state, before = self._state, self._reported
+            self._reported = state
+        if state is before:
+            return
+        for gpu in self._inventory.gpus:
+            new = state.gpus.get(gpu.uuid, WELL)
+            old = before.gpus.get(gpu.uuid, WELL) if before is not None else None
+            yield from _events(gpu.uuid, old, new)
+        if before is not None and before.mig != state.mig:
+            yield InventoryChanged()
+
+    def _refresh(self) -> None:
+        """Look at the file again if it was written since we last did."""
+        with self._mutex:
+            signature = self._file.signature()
+            if signature != self._signature:
+                self._signature = signature
+                self._state = self._read(starting=False)
+
+    def _read(self, *, starting: bool) -> HardwareState:
         """The state as it is now; a file that is missing or damaged is put right.
 
         Our device names are written at the start only: two drivers with different profiles must not write in turns.
         """
-        gpus: Mapping[str, GpuState] = {}
+        names = {gpu.name: gpu.uuid for gpu in self._inventory.gpus}
+        fresh = HardwareState(boot_id=self._boot_id, profile=self._name, devices=names)
         try:
             with self._file.locked():
                 try:
@@ -104,16 +255,51 @@ class FakeBackend:
                 except DamagedStateError as error:
                     logger.error("%s; set aside as %s, all GPUs are well", error, self._file.set_aside())
                     state = None
-                gpus = state.in_boot(self._boot_id).gpus if state else {}
-                if starting or state is None:
-                    names = {gpu.name: gpu.uuid for gpu in self._inventory.gpus}
-                    fresh = HardwareState(boot_id=self._boot_id, profile=self._name, devices=names, gpus=gpus)
-                    if fresh != state:
-                        self._file.write(fresh)
+                if state is not None:
+                    current = state.in_boot(self._boot_id)
+                    fresh = fresh.model_copy(update={"gpus": current.gpus, "mig": current.mig})
+                if (starting or state is None) and fresh != state:
+                    self._file.write(fresh)
                 self._signature = self._file.signature()
         except OSError as error:
             logger.warning("fake hardware: %s; faults may be missed", error)
-        return gpus
+        return fresh
+
+
+def _place(gpu: Gpu, mig: MigState, profile: MigProfile, start: int, what: str) -> Instance:
+    """The new instance; raises BackendError as the hardware would, where the placement is not possible."""
+    if gpu.profile(profile.name) != profile or start not in profile.starts:
+        raise BackendError(f"{what}: Invalid Argument: not a placement of this GPU")
+    present = [(instance, gpu.profile(instance.profile)) for instance in mig.instances]
+    taken = {slot for i, p in present if p for slot in range(i.start, i.start + p.size)}
+    same = sum(1 for _, other in present if other == profile)
+    media = any(other.media_extensions for _, other in present if other)
+    compute = sum(other.compute_slices for _, other in present if other) + profile.compute_slices
+    gi = next((number for number in GI_IDS if all(number != instance.gi for instance, _ in present)), None)
+    if (
+        taken.intersection(range(start, start + profile.size))
+        or same >= profile.max_instances
+        or (media and profile.media_extensions)
+        or compute > max(p.compute_slices for p in gpu.mig_profiles)
+        or gi is None
+    ):
+        there = ", ".join(f"{i.profile} at {i.start}" for i in mig.instances)
+        raise BackendError(f"{what}: Insufficient Resources: there are {there} already")
+    return Instance(profile=profile.name, start=start, gi=gi)
+
+
+def _partition(gpu: Gpu, instance: Instance) -> Partition:
+    profile = gpu.profile(instance.profile)
+    return Partition(
+        gpu_uuid=gpu.uuid,
+        profile=instance.profile,
+        profile_id=profile.profile_id if profile else 0,
+        start=instance.start,
+        size=profile.size if profile else 0,
+        uuid=f"MIG-{uuid.uuid5(_UUIDS, f'{gpu.uuid}/{instance.gi}/0')}",
+        gi_id=instance.gi,
+        ci_id=0,
+    )
 
 
 def _events(uuid: str, old: GpuState | None, new: GpuState) -> Iterator[Event]:

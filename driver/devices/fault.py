@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from driver.devices.hardware_state import MAX_LATENCY_MS, MAX_XIDS, DamagedStateError, GpuState, StateFile
+from driver.devices.hardware_state import MAX_FAILURES, MAX_LATENCY_MS, MAX_XIDS, DamagedStateError, GpuState, StateFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,7 @@ def inject(
     ecc: bool = False,
     clear: bool = False,
     latency_ms: int | None = None,
+    fail_next: int | None = None,
 ) -> str:
     """Change what is wrong with one fake GPU; what it had already stays, unless ``clear`` says otherwise.
 
@@ -38,6 +39,7 @@ def inject(
         ecc: an uncorrectable memory error.
         clear: mend everything first.
         latency_ms: how long hardware operations on this GPU take from now on; 0 ends it.
+        fail_next: how many hardware operations on this GPU fail from now on; 0 ends it.
 
     Returns:
         What the GPU's state is now, for people.
@@ -45,12 +47,16 @@ def inject(
     Raises:
         FaultError: nothing was changed.
     """
-    if xid is None and latency_ms is None and not (lost or ecc or clear):
-        raise FaultError("nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --clear is expected")
+    if xid is None and latency_ms is None and fail_next is None and not (lost or ecc or clear):
+        raise FaultError(
+            "nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --fail-next N, --clear is expected"
+        )
     if xid is not None and not 1 <= xid <= MAX_XID:
         raise FaultError(f"--xid {xid}: a number from 1 to {MAX_XID} is expected")
     if latency_ms is not None and not 0 <= latency_ms <= MAX_LATENCY_MS:
         raise FaultError(f"--latency-ms {latency_ms}: milliseconds from 0 to {MAX_LATENCY_MS} are expected")
+    if fail_next is not None and not 0 <= fail_next <= MAX_FAILURES:
+        raise FaultError(f"--fail-next {fail_next}: a number from 0 to {MAX_FAILURES} is expected")
     file = StateFile(state_dir)
     missing = (
         f"no fake GPUs in {state_dir}: start the driver with --devices fake:<profile> first, or name its directory"
@@ -73,6 +79,7 @@ def inject(
                 ecc=gpu.ecc or ecc,
                 lost=gpu.lost or lost,
                 latency_ms=gpu.latency_ms if latency_ms is None else latency_ms,
+                fail_next=gpu.fail_next if fail_next is None else fail_next,
             )
             gpus = {key: value for key, value in {**state.gpus, uuid: gpu}.items() if value != GpuState()}
             file.write(state.model_copy(update={"gpus": gpus}))
@@ -91,4 +98,6 @@ def _describe(gpu: GpuState) -> str:
         words.append("lost")
     if gpu.latency_ms:
         words.append(f"hardware slower by {gpu.latency_ms} ms")
+    if gpu.fail_next:
+        words.append(f"the next {gpu.fail_next} hardware operations fail")
     return ", ".join(words) or "well"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STATE_FILE = "fake-hardware.json"
 MAX_XIDS = 64
 MAX_LATENCY_MS = 600_000
+MAX_FAILURES = 1000
 
 
 class DamagedStateError(ValueError):
@@ -36,6 +37,23 @@ class GpuState(_Part):
     lost: bool = False
     latency_ms: int = Field(default=0, ge=0, le=MAX_LATENCY_MS, alias="latencyMs")
     """How long each operation on this GPU's hardware takes on top."""
+    fail_next: int = Field(default=0, ge=0, le=MAX_FAILURES, alias="failNext")
+    """How many operations on this GPU's hardware are going to fail from now on."""
+
+
+class Instance(_Part):
+    """A partition: one GPU instance with one compute instance, on memory slices from ``start`` on."""
+
+    profile: str
+    start: int = Field(ge=0)
+    gi: int = Field(ge=0)
+
+
+class MigState(_Part):
+    """How one GPU is cut at the moment."""
+
+    enabled: bool
+    instances: tuple[Instance, ...] = ()
 
 
 class HardwareState(_Part):
@@ -47,10 +65,12 @@ class HardwareState(_Part):
     """UUID by device name: what ``gpu-dra fault --device`` accepts."""
     gpus: dict[str, GpuState] = {}
     """State by UUID; a GPU without an entry is well."""
+    mig: dict[str, MigState] = {}
+    """How GPUs are cut, by UUID; one without an entry is as its profile says."""
 
     def in_boot(self, boot_id: str) -> HardwareState:
-        """This state as a node sees it now: a reboot mends every GPU."""
-        return self if boot_id == self.boot_id else self.model_copy(update={"boot_id": boot_id, "gpus": {}})
+        """This state as a node sees it now: a reboot mends every GPU, and takes away what was cut by hand."""
+        return self if boot_id == self.boot_id else self.model_copy(update={"boot_id": boot_id, "gpus": {}, "mig": {}})
 
 
 Signature = tuple[int, int, int] | None

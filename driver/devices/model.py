@@ -29,6 +29,41 @@ class MigProfile:
     jpeg_engines: int
     ofa_engines: int
 
+    @property
+    def media_extensions(self) -> bool:
+        """Whether instances take the GPU's JPEG and optical-flow engines, of which there is one set (``+me``)."""
+        return "+me" in self.name
+
+
+class MigMode(enum.StrEnum):
+    """Whether a GPU is cut into partitions at the moment."""
+
+    UNSUPPORTED = "unsupported"
+    DISABLED = "disabled"
+    ENABLED = "enabled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """One MIG device that exists: a GPU instance with one compute instance that fills it."""
+
+    gpu_uuid: str
+    profile: str
+    """Canonical name such as ``1g.10gb+me``."""
+    profile_id: int
+    start: int
+    size: int
+    """``start`` and ``size`` count memory slices, as in MigProfile."""
+    uuid: str
+    """``MIG-<uuid>``; the same placement may get the same one again when it is created anew."""
+    gi_id: int
+    ci_id: int
+
+    @property
+    def slots(self) -> frozenset[int]:
+        """The memory slices that it occupies."""
+        return frozenset(range(self.start, self.start + self.size))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
@@ -56,6 +91,31 @@ class Gpu:
     memory_slices: int = 0
     """MIG memory slices on the die; 0 where the GPU has no MIG."""
     mig_profiles: tuple[MigProfile, ...] = ()
+    mig_mode: MigMode = MigMode.UNSUPPORTED
+    mig_switchable: bool = False
+    """Whether MIG mode goes on and off without a reset of the GPU: Hopper and newer; see ``switches_without_reset``."""
+    partitions: tuple[Partition, ...] = ()
+    """The MIG devices that existed when the GPU was read, in order of their placement."""
+    nvlink_peers: tuple[str, ...] = ()
+    """UUIDs of the GPUs that this one reaches over NVLink; empty where nobody knows."""
+    fabric_clique: str | None = None
+    """``<cluster UUID>.<clique>``: GPUs of several nodes with the same value share memory over NVLink."""
+
+    def profile(self, name: str) -> MigProfile | None:
+        """The MIG profile of that canonical name, None where this GPU has no such."""
+        return next((profile for profile in self.mig_profiles if profile.name == name), None)
+
+
+def switches_without_reset(compute_capability: str | None) -> bool:
+    """Whether MIG mode can be switched while the GPU stays up: from Hopper on (NVIDIA MIG User Guide)."""
+    major = (compute_capability or "").partition(".")[0]
+    return major.isdecimal() and int(major) >= 9
+
+
+def partition_device_name(gpu: str, profile: str, profile_id: int, start: int) -> str:
+    """Name of a partition's device: ``gpu-0-mig-1g10gb-19-0``, ``+me`` as in ``1g10gb-me``; as NVIDIA's driver says."""
+    label = profile.replace(".", "").replace("+", "-").replace(",", "-")
+    return f"{gpu}-mig-{label}-{profile_id}-{start}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from driver.devices.backend import BackendError
-from driver.devices.model import Cause, Cleared, ContainerEdits, DeviceNode, Event, Fault, Gpu, Inventory, Occurred
+from driver.devices.model import (
+    Cause,
+    Cleared,
+    ContainerEdits,
+    DeviceNode,
+    Event,
+    Fault,
+    Gpu,
+    Inventory,
+    MigProfile,
+    Occurred,
+    Partition,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +148,19 @@ class NvmlBackend:
         """The driver's control nodes, as far as the node had them at the last inventory."""
         return self._common
 
-    def device_edits(self, gpu: Gpu) -> ContainerEdits:
+    def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
+        raise BackendError("partitions of real GPUs are not supported yet")
+
+    def create_partition(self, gpu: Gpu, profile: MigProfile, start: int) -> Partition:
+        raise BackendError("partitions of real GPUs are not supported yet")
+
+    def destroy_partition(self, partition: Partition) -> None:
+        raise BackendError("partitions of real GPUs are not supported yet")
+
+    def make_whole(self, gpu: Gpu) -> None:
+        pass
+
+    def device_edits(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
         """The GPU's own device file."""
         return ContainerEdits(device_nodes=(DeviceNode(path=f"/dev/nvidia{gpu.minor}"),))
 

@@ -1,4 +1,4 @@
-"""What the node has at the moment: the backend, once it could be opened, and the inventory that it last read."""
+"""What the node has at the moment: the backend, once it could be opened, what it last read, and what is offered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from driver.devices.backend import Backend
-    from driver.devices.model import Gpu, Inventory
+    from driver.devices.catalogue import Device
+    from driver.devices.model import Inventory
 
 
 class Devices:
@@ -19,26 +20,31 @@ class Devices:
 
     def __init__(self) -> None:
         self._backend: Backend | None = None
-        self._by_name: Mapping[str, Gpu] = {}
+        self._by_name: Mapping[str, Device] = {}
         self.inventory: Inventory | None = None
         self.problem = "the driver has just started and does not know its GPUs yet"
         """Why there is no inventory, for whoever needs one."""
         self._looked = asyncio.Event()
 
-    def update(self, backend: Backend, inventory: Inventory) -> None:
-        """Take over what was read."""
+    def update(self, backend: Backend, inventory: Inventory, devices: Mapping[str, Device]) -> None:
+        """Take over what was read, and what is offered of it by device name."""
         self._backend = backend
-        self._by_name = inventory.by_name()
+        self._by_name = devices
         self.inventory = inventory
         self._looked.set()
+
+    @property
+    def offered(self) -> tuple[Device, ...]:
+        """Every device, in order of publication."""
+        return tuple(self._by_name.values())
 
     def fail(self, problem: str) -> None:
         """The hardware cannot be read; what was read before stays."""
         self.problem = problem
         self._looked.set()
 
-    async def known(self) -> tuple[Backend, Mapping[str, Gpu]]:
-        """The backend and the GPUs by device name; waits for the first look at the hardware, however it ends.
+    async def known(self) -> tuple[Backend, Mapping[str, Device]]:
+        """The backend and the devices by name; waits for the first look at the hardware, however it ends.
 
         Raises BackendError when there is no inventory.
         """

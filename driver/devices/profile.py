@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from driver import strict_yaml
 from driver.devices.backend import BackendError
-from driver.devices.model import Gpu, Inventory, MigProfile
+from driver.devices.model import Gpu, Inventory, MigMode, MigProfile, switches_without_reset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +62,17 @@ class ModelFacts(_Part):
     memory_mib: int | None = Field(default=None, ge=0, le=1 << 33)
     multiprocessors: int | None = Field(default=None, ge=1)
     addressing_mode: str | None = None
+    nvlink: bool = False
+    """Whether each GPU reaches all others of the node over NVLink."""
     memory_slices: int = Field(default=0, ge=0, le=8)
     mig_profiles: list[MigFacts] = []
+
+
+class PartitionFacts(_Part):
+    """A MIG device that an administrator has made."""
+
+    profile: str
+    start: int = Field(ge=0, le=7)
 
 
 class GpuFacts(_Part):
@@ -74,6 +83,12 @@ class GpuFacts(_Part):
     pci: str = Field(pattern=rf"^{HEX}{{4}}:{HEX}{{2}}:{HEX}{{2}}\.[0-7]$")
     root: str | None = Field(default=None, pattern=rf"^pci{HEX}{{4}}:{HEX}{{2}}$")
     numa: int | None = Field(default=None, ge=0)
+    mig: bool = False
+    """Whether MIG mode is on when the node boots."""
+    partitions: list[PartitionFacts] = []
+    fabric_clique: str | None = Field(
+        default=None, pattern=rf"^{HEX}{{8}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{12}}\.[0-9]{{1,10}}$"
+    )
 
 
 class Profile(_Part):
@@ -86,13 +101,18 @@ class Profile(_Part):
 
     def inventory(self) -> Inventory:
         """The node as a backend reports it: GPUs in order of their PCI address, which is also the index' order."""
+        ordered = sorted(self.gpus, key=lambda gpu: gpu.pci)
+        peers = tuple(gpu.uuid for gpu in ordered) if self.model.nvlink else ()
         return Inventory(
             driver_version=self.driver_version,
             cuda_version=self.cuda_version,
-            gpus=tuple(
-                _gpu(self.model, facts, index) for index, facts in enumerate(sorted(self.gpus, key=lambda gpu: gpu.pci))
-            ),
+            gpus=tuple(_gpu(self.model, facts, index, peers) for index, facts in enumerate(ordered)),
         )
+
+    def instances(self, gpu_uuid: str) -> tuple[tuple[str, int], ...]:
+        """Partitions that the node boots with, as profile name and start."""
+        facts = next((gpu for gpu in self.gpus if gpu.uuid == gpu_uuid), None)
+        return tuple((partition.profile, partition.start) for partition in facts.partitions) if facts else ()
 
 
 def known() -> tuple[str, ...]:
@@ -145,6 +165,8 @@ def _contradictions(profile: Profile) -> Iterator[tuple[strict_yaml.Location, st
             if value in seen:
                 yield ("gpus", position, key), f"{value!r} is taken by gpus[{seen[value]}]"
             seen.setdefault(value, position)
+    for position, gpu in enumerate(profile.gpus):
+        yield from _cut(profile, gpu, ("gpus", position))
     slices = profile.model.memory_slices
     names: set[str] = set()
     for position, mig in enumerate(profile.model.mig_profiles):
@@ -158,7 +180,26 @@ def _contradictions(profile: Profile) -> Iterator[tuple[strict_yaml.Location, st
                 yield (*at, "starts"), problem
 
 
-def _gpu(model: ModelFacts, facts: GpuFacts, index: int) -> Gpu:
+def _cut(profile: Profile, gpu: GpuFacts, at: strict_yaml.Location) -> Iterator[tuple[strict_yaml.Location, str]]:
+    if gpu.mig and not profile.model.mig_profiles:
+        yield (*at, "mig"), "the model has no MIG profiles"
+    if gpu.partitions and not gpu.mig:
+        yield (*at, "partitions"), "there are partitions only where mig is true"
+    known = {mig.name: mig for mig in profile.model.mig_profiles}
+    taken: set[int] = set()
+    for position, partition in enumerate(gpu.partitions):
+        where = (*at, "partitions", position)
+        mig = known.get(partition.profile)
+        if mig is None:
+            yield (*where, "profile"), f"{partition.profile!r} is none of {', '.join(known)}"
+            continue
+        slots = set(range(partition.start, partition.start + mig.size))
+        if partition.start not in mig.starts or slots & taken:
+            yield (*where, "start"), f"{partition.profile} cannot be at {partition.start}"
+        taken |= slots
+
+
+def _gpu(model: ModelFacts, facts: GpuFacts, index: int, peers: tuple[str, ...]) -> Gpu:
     return Gpu(
         name=f"gpu-{facts.minor}",
         uuid=facts.uuid,
@@ -175,6 +216,10 @@ def _gpu(model: ModelFacts, facts: GpuFacts, index: int) -> Gpu:
         numa_node=facts.numa,
         addressing_mode=model.addressing_mode,
         memory_slices=model.memory_slices,
+        mig_mode=(MigMode.ENABLED if facts.mig else MigMode.DISABLED) if model.mig_profiles else MigMode.UNSUPPORTED,
+        mig_switchable=bool(model.mig_profiles) and switches_without_reset(model.compute_capability),
+        nvlink_peers=tuple(peer for peer in peers if peer != facts.uuid),
+        fabric_clique=facts.fabric_clique,
         mig_profiles=tuple(
             MigProfile(
                 name=mig.name,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
 from driver.health.conditions import Conditions, fold
 from driver.health.report import describe
+from driver.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from driver.health.store import ConditionStore
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 WAIT_SECONDS = 5.0
 """How long one call of the backend lasts when nothing happens."""
@@ -149,38 +146,6 @@ class Monitor:
             function()
         except Exception:
             logger.exception("telling others of a change failed")
-
-
-def in_daemon_thread(function: Callable[[], T]) -> asyncio.Future[T]:
-    """Run something that blocks, perhaps for ever, in a thread of its own that does not outlive the process.
-
-    The threads of an executor are joined when the interpreter ends: one call that hangs would keep it from ending.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():  # cancelled meanwhile
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def work() -> None:
-        result: T | None = None
-        failure: BaseException | None = None
-        try:
-            result = function()
-        except StopIteration as error:  # asyncio does not let one through
-            failure = RuntimeError(repr(error))
-        except BaseException as error:  # noqa: BLE001 - it is raised where the future is awaited
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, name="gpu-events", daemon=True).start()
-    return future
 
 
 def _log_difference(before: Conditions, after: Conditions) -> None:

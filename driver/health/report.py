@@ -12,7 +12,9 @@ from driver.health.xids import Severity
 from driver.text import cut
 
 if TYPE_CHECKING:
-    from driver.devices.model import Inventory
+    from collections.abc import Iterable
+
+    from driver.devices.catalogue import Device
     from driver.health.conditions import Condition, Conditions
 
 MAX_MESSAGE_BYTES = 1024
@@ -36,9 +38,9 @@ class DeviceHealth:
     message: str = ""
 
 
-def report(inventory: Inventory, conditions: Conditions) -> tuple[DeviceHealth, ...]:
-    """Health of every device of the node, for the stream to the kubelet."""
-    return tuple(device_health(gpu.name, conditions.get(gpu.uuid, ())) for gpu in inventory.gpus)
+def report(devices: Iterable[Device], conditions: Conditions) -> tuple[DeviceHealth, ...]:
+    """Health of every device that the node offers, for the stream to the kubelet; a partition is as its GPU is."""
+    return tuple(device_health(device.name, conditions.get(device.gpu.uuid, ())) for device in devices)
 
 
 def device_health(name: str, conditions: tuple[Condition, ...]) -> DeviceHealth:

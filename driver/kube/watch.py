@@ -43,6 +43,8 @@ class Mirror:
         """Set after the first complete list."""
         self.error: ApiError | None = None
         """Why the mirror is behind, None while it is in step."""
+        self._passed = 0
+        """Resource version up to which the stream has told everything."""
 
     async def run(self) -> None:
         """List and watch for ever, with jittered backoff while the server is away. Ends only by cancellation."""
@@ -71,7 +73,14 @@ class Mirror:
                 await asyncio.sleep(max(wait(state), error.retry_after or 0))
 
     def put(self, obj: dict[str, Any]) -> None:
-        """Take over the server's answer to a write, unless the mirror has something newer."""
+        """Take over the server's answer to a write, unless the mirror has something newer.
+
+        The stream is in order: an object that it has passed and that is not here has been deleted since.
+        """
+        if object_key(obj) in self.objects or _version(obj) > self._passed:
+            self._take(obj)
+
+    def _take(self, obj: dict[str, Any]) -> None:
         key = object_key(obj)
         known = self.objects.get(key)
         if known is None or _version(obj) >= _version(known):
@@ -81,6 +90,7 @@ class Mirror:
         listing = await self._api.get(self._path, self._params, timeout=30)
         self.objects = {object_key(item): item for item in listing.get("items") or []}
         self.error = None
+        self._passed = _version(listing)
         self.synced.set()
         self._changed(None)
         return str(listing["metadata"]["resourceVersion"])
@@ -89,6 +99,7 @@ class Mirror:
         async for event in self._api.watch(self._path, {**self._params, "resourceVersion": version}):
             obj = event["object"]
             version = str(obj["metadata"]["resourceVersion"])
+            self._passed = max(self._passed, _version(obj))
             if event["type"] == "BOOKMARK":
                 continue
             key = object_key(obj)
@@ -96,7 +107,7 @@ class Mirror:
                 if _version(obj) >= _version(self.objects.get(key, obj)):
                     self.objects.pop(key, None)
             else:
-                self.put(obj)
+                self._take(obj)
             self._changed(key)
         return version
 
@@ -108,6 +119,6 @@ def object_key(obj: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _version(obj: Mapping[str, Any]) -> int:
-    # Comparable since Kubernetes 1.35 (KEP-5504); anything else counts as old, and the next event corrects it.
+    # Of an object or a list. Comparable since Kubernetes 1.35 (KEP-5504); anything else counts as old, and the next event corrects it.
     text = str(obj["metadata"].get("resourceVersion", ""))
     return int(text) if text.isdigit() else 0

@@ -8,6 +8,7 @@ import pytest
 from driver.cdi.directory import SpecDirectory
 from driver.claims.prepare import Engine
 from driver.claims.records import Records
+from driver.devices.catalogue import Device
 from driver.devices.model import ContainerEdits, DeviceNode, Gpu
 from driver.kube.client import ApiError
 from driver.observe.metrics import Metrics
@@ -43,7 +44,7 @@ class Hardware:
     def common_edits(self) -> ContainerEdits:
         return ContainerEdits(env=("COMMON=1",))
 
-    def device_edits(self, device: Gpu) -> ContainerEdits:
+    def device_edits(self, device: Gpu, partition: object = None) -> ContainerEdits:
         return ContainerEdits(device_nodes=(DeviceNode(path=f"/dev/nvidia{device.minor}"),))
 
 
@@ -92,7 +93,7 @@ class Node:
         )
         self.cdi_root = root / "cdi"
         self.specs = SpecDirectory(self.cdi_root, driver=DRIVER)
-        self.inventory = {f"gpu-{minor}": gpu(minor) for minor in range(gpus)}
+        self.inventory = {f"gpu-{minor}": Device(name=f"gpu-{minor}", gpu=gpu(minor)) for minor in range(gpus)}
         self.engine = Engine(
             api=api,  # type: ignore[arg-type]
             records=self.records,

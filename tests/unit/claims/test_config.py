@@ -1,0 +1,157 @@
+"""Opaque parameters: what is accepted, what is refused and in which words, and which one applies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from driver.claims.allocation import ClaimRef, read_allocation
+from driver.claims.config import GpuConfig, MigDeviceConfig, decode, resolve
+from driver.claims.errors import ClaimError
+
+from .conftest import DRIVER, claim, result
+
+GPU = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}
+MIG = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "MigDeviceConfig"}
+
+
+def config(parameters: dict[str, Any], *, requests: tuple[str, ...] = (), source: str = "FromClaim") -> dict[str, Any]:
+    return {
+        "source": source,
+        "requests": list(requests),
+        "opaque": {"driver": DRIVER, "parameters": parameters},
+    }
+
+
+def resolved(*configs: dict[str, Any], results: Any = None, types: Any = None) -> Any:
+    results = results or [result("gpu-0")]
+    obj = claim(*results, config=list(configs))
+    ref = ClaimRef("default", "claim", obj["metadata"]["uid"])
+    allocation = read_allocation(obj, ref=ref, driver=DRIVER)
+    return resolve(allocation, types or {r["device"]: "gpu" for r in results}, driver=DRIVER)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        GPU,
+        {**GPU, "sharing": {"strategy": "TimeSlicing"}},
+        {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {}}},
+        {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}}},
+        {
+            **GPU,
+            "sharing": {
+                "strategy": "MPS",
+                "mpsConfig": {
+                    "defaultActiveThreadPercentage": 50,
+                    "defaultPinnedDeviceMemoryLimit": "10Gi",
+                    "defaultPerDevicePinnedMemoryLimit": {"0": "5Gi"},
+                    "multiUser": True,
+                },
+            },
+        },
+        MIG,
+        {**MIG, "sharing": {"strategy": "TimeSlicing"}},
+        {**GPU, "kind": "VfioDeviceConfig", "iommu": {"backendPolicy": "PreferIommuFD", "enableAPIDevice": True}},
+    ],
+)
+def test_what_nvidias_users_write_is_accepted(parameters: dict[str, Any]) -> None:
+    assert decode(parameters).kind == parameters["kind"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({}, "GpuConfig, MigDeviceConfig, VfioDeviceConfig is accepted"),
+        ({**GPU, "kind": "Toaster"}, "'Toaster'"),
+        ({**GPU, "apiVersion": "resource.nvidia.com/v9"}, "resource.nvidia.com/v9"),
+        ({**GPU, "sharin": {}}, "GpuConfig.sharin is not a known field"),
+        ({**GPU, "sharing": {}}, "GpuConfig.sharing.strategy is missing"),
+        ({**GPU, "sharing": {"strategy": "Roulette"}}, "GpuConfig.sharing.strategy was given 'Roulette'"),
+        (
+            {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Eternal"}}},
+            "'Default', 'Short', 'Medium' or 'Long'",
+        ),
+        (
+            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": 101}}},
+            "defaultActiveThreadPercentage was given 101",
+        ),
+        (
+            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": "50"}}},
+            "defaultActiveThreadPercentage was given '50'",
+        ),
+        (
+            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "1Ki"}}},
+            "at least 1Mi",
+        ),
+        ({**GPU, "sharing": {"strategy": "TimeSlicing", "mpsConfig": {}}}, "mpsConfig does not go with"),
+        ({**GPU, "sharing": {"strategy": "MPS", "timeSlicingConfig": {}}}, "timeSlicingConfig does not go with"),
+        ({**MIG, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {}}}, "is not a known field"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_is_accepted(parameters: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as failure:
+        decode(parameters)
+
+    assert words in str(failure.value)
+
+
+def test_a_config_without_requests_applies_to_every_device_that_it_fits() -> None:
+    results = [result("gpu-0"), result("gpu-1-mig", request="small")]
+
+    applied = resolved(config(GPU), results=results, types={"gpu-0": "gpu", "gpu-1-mig": "mig"})
+
+    assert set(applied) == {"gpu-0"}
+
+
+def test_a_config_that_names_a_request_must_fit_its_device() -> None:
+    with pytest.raises(ClaimError) as failure:
+        resolved(config(MIG, requests=("gpu",)))
+
+    assert "gives a MigDeviceConfig to request gpu, but its device gpu-0 is of type 'gpu'" in str(failure.value)
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu/big"])
+def test_a_config_may_name_the_parent_or_the_subrequest(name: str) -> None:
+    applied = resolved(config(GPU, requests=(name,)), results=[result("gpu-0", request="gpu/big")])
+
+    assert isinstance(applied["gpu-0"], GpuConfig)
+
+
+def test_a_config_for_another_subrequest_does_not_apply() -> None:
+    assert resolved(config(GPU, requests=("gpu/small",)), results=[result("gpu-0", request="gpu/big")]) == {}
+
+
+def test_the_last_config_wins_so_a_claims_over_its_class() -> None:
+    first = {**GPU, "sharing": {"strategy": "TimeSlicing"}}
+
+    applied = resolved(config(first, source="FromClass"), config(GPU))
+
+    assert applied["gpu-0"].sharing is None
+
+
+def test_a_bad_config_says_whether_claim_or_class_has_it() -> None:
+    with pytest.raises(ClaimError) as failure:
+        resolved(config({**GPU, "x": 1}, source="FromClass"))
+
+    assert "in its DeviceClass of default/claim" in str(failure.value)
+
+
+def test_parameters_of_other_drivers_are_none_of_our_business() -> None:
+    foreign = {"source": "FromClaim", "opaque": {"driver": "net.example.com", "parameters": {"kind": "Anything"}}}
+
+    assert resolved(foreign) == {}
+
+
+def test_sharing_that_nobody_would_enforce_is_refused() -> None:
+    with pytest.raises(ClaimError) as failure:
+        resolved(config({**GPU, "sharing": {"strategy": "MPS"}}))
+
+    assert "'MPS' is not available in this version" in str(failure.value)
+
+
+def test_a_partition_takes_its_own_kind() -> None:
+    applied = resolved(config(MIG, requests=("gpu",)), types={"gpu-0": "mig"})
+
+    assert isinstance(applied["gpu-0"], MigDeviceConfig)

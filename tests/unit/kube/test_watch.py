@@ -1,0 +1,115 @@
+"""The mirror of a collection: what it may show, whatever order news come in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.kube.client import Api
+from driver.kube.watch import Mirror
+from driver.sim.apiserver import ApiServer, Fault
+from tests.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+MAPS = "/api/v1/namespaces/default/configmaps"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServer]:
+    async with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def api(server: ApiServer, tmp_path: Path) -> AsyncIterator[Api]:
+    async with await Api.connect(server.write_kubeconfig(tmp_path / "kubeconfig")) as api:
+        yield api
+
+
+@pytest.fixture
+async def mirror(api: Api) -> AsyncIterator[Mirror]:
+    mirror = Mirror(api, MAPS)
+    task = asyncio.create_task(mirror.run())
+    await mirror.synced.wait()
+    yield mirror
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def create(api: Api, name: str) -> dict[str, Any]:
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
+    return await api.request("POST", MAPS, body=body)
+
+
+async def test_it_follows_what_happens(api: Api, mirror: Mirror) -> None:
+    await create(api, "first")
+    await eventually(lambda: ("default", "first") in mirror.objects)
+
+    await api.request("DELETE", f"{MAPS}/first")
+
+    await eventually(lambda: not mirror.objects)
+
+
+async def test_an_answer_may_be_put_in_before_the_event_comes(api: Api, mirror: Mirror) -> None:
+    created = await create(api, "first")
+
+    mirror.put(created)
+
+    assert mirror.objects["default", "first"]["metadata"]["uid"] == created["metadata"]["uid"]
+
+
+async def test_an_answer_that_comes_after_the_deletion_does_not_bring_the_object_back(api: Api, mirror: Mirror) -> None:
+    created = await create(api, "first")
+    await api.request("DELETE", f"{MAPS}/first")
+    await create(api, "second")
+    await eventually(lambda: ("default", "second") in mirror.objects)
+
+    mirror.put(created)
+
+    assert ("default", "first") not in mirror.objects
+
+
+async def test_an_older_answer_does_not_replace_what_is_newer(api: Api, mirror: Mirror) -> None:
+    created = await create(api, "first")
+    newer = await api.request("PUT", f"{MAPS}/first", body={**created, "data": {"a": "b"}})
+    mirror.put(newer)
+
+    mirror.put(created)
+
+    assert mirror.objects["default", "first"]["data"] == {"a": "b"}
+
+
+async def test_it_catches_up_after_the_server_was_away(server: ApiServer, api: Api, mirror: Mirror) -> None:
+    await create(api, "first")
+    await eventually(lambda: mirror.objects)
+    await server.stop()
+    await server.start()
+
+    await create(api, "second")
+
+    await eventually(lambda: len(mirror.objects) == 2, within=30)
+
+
+async def test_it_lists_again_when_its_version_is_too_old(server: ApiServer, api: Api, mirror: Mirror) -> None:
+    refused = 0
+
+    def gone(request: Any) -> Fault | None:
+        nonlocal refused
+        if request.verb == "watch" and refused < 1:
+            refused += 1
+            return Fault(status=410)
+        return None
+
+    server.fault = gone
+    server.end_watches()
+    await create(api, "first")
+
+    await eventually(lambda: mirror.objects, within=30)
+    assert refused == 1
