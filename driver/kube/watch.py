@@ -119,6 +119,7 @@ def object_key(obj: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _version(obj: Mapping[str, Any]) -> int:
-    # Of an object or a list. Comparable since Kubernetes 1.35 (KEP-5504); anything else counts as old, and the next event corrects it.
+    # Of an object or a list. Comparable since Kubernetes 1.35 (KEP-5504); anything else counts as old, and is
+    # corrected by the next event.
     text = str(obj["metadata"].get("resourceVersion", ""))
     return int(text) if text.isdigit() else 0

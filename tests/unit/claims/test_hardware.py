@@ -422,6 +422,4 @@ async def test_a_lost_gpu_does_not_keep_a_pod_from_ending(node: MigNode, allocat
     outcome = await node.unprepare(claim)
 
     assert outcome is None
-    assert (
-        json.loads((node.state_dir / "claims" / f"{claim['metadata']['uid']}.json").read_text())["state"] == "undoing"
-    )
+    assert node.record_of(claim).state is State.UNDOING

@@ -135,18 +135,18 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path):
-    async with ApiServer(compile_cel=compile_error) as server:
-        async with await Api.connect(server.write_kubeconfig(tmp_path / "kubeconfig")) as api:
-            plane = ControlPlane(api, job_backoff=0.01)
-            world = World(api, server, plane)
-            await world.create("/api/v1/nodes", "node-a")
-            selector = {"cel": {"expression": 'device.driver == "gpu.nvidia.com"'}}
-            spec = {"selectors": [selector], "extendedResourceName": "nvidia.com/gpu"}
-            await world.create(f"{RESOURCE}/deviceclasses", "gpu", spec=spec)
-            request = {"name": "gpu", "exactly": {"deviceClassName": "gpu"}}
-            await world.create(TEMPLATES, "one", spec={"spec": {"devices": {"requests": [request]}}})
-            world.running = asyncio.create_task(plane.run())
-            yield world
-            world.running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await world.running
+    async with ApiServer(compile_cel=compile_error) as server, contextlib.AsyncExitStack() as stack:
+        api = await stack.enter_async_context(await Api.connect(server.write_kubeconfig(tmp_path / "kubeconfig")))
+        plane = ControlPlane(api, job_backoff=0.01)
+        world = World(api, server, plane)
+        await world.create("/api/v1/nodes", "node-a")
+        selector = {"cel": {"expression": 'device.driver == "gpu.nvidia.com"'}}
+        spec = {"selectors": [selector], "extendedResourceName": "nvidia.com/gpu"}
+        await world.create(f"{RESOURCE}/deviceclasses", "gpu", spec=spec)
+        request = {"name": "gpu", "exactly": {"deviceClassName": "gpu"}}
+        await world.create(TEMPLATES, "one", spec={"spec": {"devices": {"requests": [request]}}})
+        world.running = asyncio.create_task(plane.run())
+        yield world
+        world.running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await world.running

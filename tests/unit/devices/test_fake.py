@@ -249,7 +249,10 @@ def test_the_list_of_xids_does_not_grow_without_end(backend, tmp_path):
     ("arguments", "message"),
     [
         ({"device": "gpu-9", "lost": True}, r"--device gpu-9: no such device; h100x8 has gpu-0, gpu-1, .*gpu-7"),
-        ({"device": "gpu-3"}, "nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --fail-next N, --clear is expected"),
+        (
+            {"device": "gpu-3"},
+            "nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --fail-next N, --clear is expected",
+        ),
         ({"device": "gpu-3", "xid": 0}, "--xid 0: a number from 1 to 1023 is expected"),
         ({"device": "gpu-3", "xid": 5000}, "--xid 5000"),
         ({"device": "gpu-3", "latency_ms": -1}, "--latency-ms -1: milliseconds from 0 to 600000 are expected"),

@@ -252,13 +252,22 @@ class TestCounters:
 
         assert names(result) == ["gpu-1-four", "gpu-1-three"]
 
-    def test_counters_refused_by_a_taint_are_given_back(self):
+    @staticmethod
+    def tainted_four():
         slices = gpu_with_partitions("gpu-0", slices_total=2)
-        slices[1]["spec"]["devices"][1]["taints"] = [{"key": "k", "effect": "NoSchedule"}]
+        whole, four, *_ = slices[1]["spec"]["devices"]
+        slices[1]["spec"]["devices"].remove(whole)
+        four["taints"] = [{"key": "k", "effect": "NoSchedule"}]
+        return slices
 
-        results = run([claim(exactly()) for _ in range(2)], slices)
+    def test_counters_of_a_refused_device_are_given_back(self):
+        results = run([claim(exactly(count=4))], self.tainted_four(), quirks=False)
 
-        assert [names(r) for r in results] == [["gpu-0-three"], ["gpu-0-one-0"]]
+        assert names(results[0]) == ["gpu-0-three", "gpu-0-one-0", "gpu-0-one-1", "gpu-0-one-2"]
+
+    def test_kubernetes_1_36_forgets_to_give_them_back(self):
+        with pytest.raises(UnschedulableError):
+            run([claim(exactly(count=4))], self.tainted_four(), quirks=True)
 
     def test_admin_access_needs_free_counters(self):
         whole = allocated(claim(), run(claim(), ONE_GPU)[0])

@@ -64,13 +64,15 @@ def results(held):
     return [r for c in held for r in c["status"]["allocation"]["devices"]["results"]]
 
 
-def allocate_in_turn(found, wanted):
+def allocate_in_turn(found, wanted, *, quirks=False):
     """All claims one after the other; those that do not fit are left out."""
     held = []
     ids = iter(range(1000))
     for one in wanted:
         try:
-            (result,) = run(one, slices_with(found), allocated=held, share_id=lambda: f"share-{next(ids)}")
+            (result,) = run(
+                one, slices_with(found), allocated=held, share_id=lambda: f"share-{next(ids)}", quirks=quirks
+            )
         except UnschedulableError:
             continue
         held.append(allocated(one, result))
@@ -78,11 +80,11 @@ def allocate_in_turn(found, wanted):
 
 
 @settings(deadline=None)
-@given(devices(), st.lists(claims(), max_size=6))
-def test_nothing_is_ever_given_twice(found, wanted):
+@given(devices(), st.lists(claims(), max_size=6), st.booleans())
+def test_nothing_is_ever_given_twice(found, wanted, quirks):
     specs = {d["name"]: d for d in found}
 
-    given_ = results(allocate_in_turn(found, wanted))
+    given_ = results(allocate_in_turn(found, wanted, quirks=quirks))
 
     exclusive = Counter(r["device"] for r in given_ if "shareID" not in r)
     assert all(count == 1 for count in exclusive.values())

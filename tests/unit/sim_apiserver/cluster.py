@@ -59,8 +59,9 @@ class Cluster:
                 try:
                     await self.get(path)
                 except ApiError as error:
-                    assert error.status == 404
-                    return
+                    if error.status == 404:
+                        return
+                    raise
                 await asyncio.sleep(0.005)
 
 
@@ -100,7 +101,10 @@ def resource_slice(name: str = "slice", **spec: Any) -> Object:
         "nodeName": "node-1",
         "pool": {"name": "node-1", "generation": 1, "resourceSliceCount": 1},
     }
-    return {"metadata": {"name": name}, "spec": {key: value for key, value in (base | spec).items() if value is not ...}}
+    return {
+        "metadata": {"name": name},
+        "spec": {key: value for key, value in (base | spec).items() if value is not ...},
+    }
 
 
 def pod(name: str = "pod", **spec: Any) -> Object:

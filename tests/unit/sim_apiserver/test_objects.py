@@ -104,7 +104,9 @@ async def test_the_status_is_written_by_its_own_endpoint_only(cluster) -> None:
     created = await cluster.create(NODES, {"metadata": {"name": "node-1"}})
     status = {"nodeInfo": {"kubeletVersion": "v1.36.2"}}
     assert "nodeInfo" not in (await cluster.put(f"{NODES}/node-1", {**created, "status": status})).get("status", {})
-    changed = await cluster.put(f"{NODES}/node-1/status", {**created, "spec": {"unschedulable": True}, "status": status})
+    changed = await cluster.put(
+        f"{NODES}/node-1/status", {**created, "spec": {"unschedulable": True}, "status": status}
+    )
     assert changed["status"]["nodeInfo"]["kubeletVersion"] == "v1.36.2"
     assert "unschedulable" not in changed["spec"]
 
@@ -127,8 +129,8 @@ async def test_a_wrong_type_is_refused_in_the_words_of_the_decoder(cluster) -> N
     async with refused(400) as refusal:
         await cluster.create(SLICES, resource_slice(nodeName=5))
     assert refusal.message == (
-        'ResourceSlice in version "v1" cannot be handled as a ResourceSlice: json: cannot unmarshal number into Go struct '
-        "field ResourceSliceSpec.spec.nodeName of type string"
+        'ResourceSlice in version "v1" cannot be handled as a ResourceSlice: json: cannot unmarshal number into '
+        "Go struct field ResourceSliceSpec.spec.nodeName of type string"
     )
 
 
@@ -192,3 +194,15 @@ async def test_events_are_seen_by_both_groups(cluster) -> None:
     new = await cluster.get("/apis/events.k8s.io/v1/namespaces/default/events/e")
     assert (new["apiVersion"], new["note"], new["regarding"]["name"]) == ("events.k8s.io/v1", "what", "p")
     assert await cluster.names(f"{CORE}/events", fieldSelector="involvedObject.name=p,involvedObject.kind=Pod") == ["e"]
+
+
+async def test_a_body_of_more_than_three_mebibytes_is_refused(cluster) -> None:
+    async with refused(413) as refusal:
+        await cluster.create(CONFIGMAPS, {"metadata": {"name": "c"}, "data": {"a": "x" * (3 << 20)}})
+    assert refusal.message == "Request entity too large: limit is 3145728"
+
+
+async def test_an_invalid_object_is_refused_before_its_name_is_looked_up(cluster) -> None:
+    await cluster.create(SLICES, resource_slice())
+    async with refused(422):
+        await cluster.create(SLICES, resource_slice(driver=...))

@@ -7,7 +7,7 @@ import pytest
 from driver.sim.kubelet.cdi import CdiCache
 from driver.sim.kubelet.cdispec import CdiError, read
 from driver.sim.kubelet.isolation import check_mount, script, top_mount_points
-from tests.unit.sim_kubelet.fakes import write_spec
+from tests.unit.sim_kubelet.fakes import eventually, write_spec
 
 KIND = "k8s.gpu.example.com/claim"
 
@@ -129,6 +129,73 @@ def test_a_changed_file_is_read_again(tmp_path):
     write_spec(tmp_path / "new", kind=KIND, name="0", env=["A=2"]).rename(tmp_path / "spec.json")
 
     assert cache.inject([f"{KIND}=0"]).env == ("A=2",)
+
+
+def test_a_file_that_is_only_moved_in_is_not_noticed(tmp_path):
+    cache = CdiCache([tmp_path])
+    (tmp_path / "staging").mkdir()
+    write_spec(tmp_path / "staging" / "new", kind=KIND, name="0", env=["A=1"]).rename(tmp_path / "spec.json")
+
+    with pytest.raises(CdiError, match="unresolvable CDI devices"):
+        cache.inject([f"{KIND}=0"])
+
+
+def test_a_file_that_is_moved_in_and_then_written_to_is_found(tmp_path):
+    cache = CdiCache([tmp_path])
+    (tmp_path / "staging").mkdir()
+    path = write_spec(tmp_path / "staging" / "new", kind=KIND, name="0", env=["A=1"]).rename(tmp_path / "spec.json")
+    with path.open("a") as file:
+        file.write("\n")
+
+    assert cache.inject([f"{KIND}=0"]).env == ("A=1",)
+
+
+def test_what_happens_to_files_with_other_suffixes_is_noticed_only_when_they_go(tmp_path):
+    (tmp_path / "staging").mkdir()
+    cache = CdiCache([tmp_path])
+    write_spec(tmp_path / "staging" / "new", kind=KIND, name="0", env=["A=1"]).rename(tmp_path / "spec.json")
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(CdiError):
+        cache.inject([f"{KIND}=0"])
+
+    (tmp_path / "notes.txt").unlink()
+
+    assert cache.inject([f"{KIND}=0"]).env == ("A=1",)
+
+
+def test_a_directory_that_appears_is_read(tmp_path):
+    cache = CdiCache([tmp_path / "cdi"])
+    (tmp_path / "cdi").mkdir()
+    (tmp_path / "new").mkdir()
+    write_spec(tmp_path / "new" / "spec.json", kind=KIND, name="0", env=["A=1"]).rename(tmp_path / "cdi" / "spec.json")
+
+    assert cache.inject([f"{KIND}=0"]).env == ("A=1",)
+
+
+def test_a_directory_that_is_made_anew_is_watched_again(tmp_path):
+    directory = tmp_path / "cdi"
+    directory.mkdir()
+    cache = CdiCache([directory])
+    directory.rmdir()
+    directory.mkdir()
+    write_spec(directory / "spec.json", kind=KIND, name="0", env=["A=1"])
+    cache.inject([f"{KIND}=0"])
+
+    write_spec(directory / "spec.json", kind=KIND, name="0", env=["A=2"])
+
+    assert cache.inject([f"{KIND}=0"]).env == ("A=2",)
+
+
+async def test_a_running_cache_keeps_up_with_the_directory(tmp_path):
+    (tmp_path / "staging").mkdir()
+    cache = CdiCache([tmp_path])
+    with cache.watching():
+        write_spec(tmp_path / "one.json", kind=KIND, name="1", env=["A=1"])
+        await eventually(lambda: f"{KIND}=1" in cache.devices)
+
+        write_spec(tmp_path / "staging" / "new", kind=KIND, name="2", env=["A=2"]).rename(tmp_path / "two.json")
+        with pytest.raises(CdiError):
+            cache.inject([f"{KIND}=2"])
 
 
 def test_a_removed_file_is_forgotten(tmp_path):

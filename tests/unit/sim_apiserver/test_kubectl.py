@@ -1,0 +1,110 @@
+"""A real kubectl, where there is one."""
+
+import asyncio
+import os
+import shutil
+
+import pytest
+import yaml
+
+from driver.kube.client import Api
+from tests.unit.sim_apiserver.cluster import Cluster, claim, pod, resource_slice
+
+KUBECTL = shutil.which(os.environ.get("KUBECTL", "kubectl"))
+pytestmark = pytest.mark.skipif(KUBECTL is None, reason="no kubectl on the PATH (set KUBECTL to name one)")
+
+CLASS = {"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "gpu.example.com"}, "spec": {}}
+TYPES = {
+    "ResourceClaim": ("resource.k8s.io/v1", claim()),
+    "ResourceSlice": ("resource.k8s.io/v1", resource_slice(devices=[{"name": "gpu-0"}])),
+    "Node": ("v1", {"metadata": {"name": "node-1"}}),
+    "Pod": ("v1", pod(nodeName="node-1", terminationGracePeriodSeconds=0)),
+}
+MANIFEST = yaml.safe_dump_all([CLASS, *({"apiVersion": v, "kind": k, **body} for k, (v, body) in TYPES.items())])
+
+
+@pytest.fixture
+async def kubectl(server, tmp_path):
+    config = server.write_kubeconfig(tmp_path / "kubeconfig")
+
+    async def run(*arguments: str, stdin: str = "", code: int = 0) -> str:
+        process = await asyncio.create_subprocess_exec(
+            str(KUBECTL),
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={"KUBECONFIG": str(config), "HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+        )
+        output, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
+        assert process.returncode == code, output.decode()
+        return output.decode()
+
+    return run
+
+
+async def test_apply_twice_and_delete(kubectl) -> None:
+    first = await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    assert first.count(" created\n") == 5
+    assert "pod/pod unchanged" in await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    deleted = await kubectl("delete", "-f", "-", "--timeout=20s", stdin=MANIFEST)
+    assert deleted.count(" deleted") == 5
+
+
+async def test_server_side_apply(kubectl) -> None:
+    for _ in range(2):
+        applied = await kubectl("apply", "--server-side", "-f", "-", stdin=MANIFEST)
+        assert applied.count(" serverside-applied\n") == 5
+
+
+async def test_get_shows_the_columns_of_a_real_cluster(kubectl) -> None:
+    await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    assert (await kubectl("get", "resourceclaims")).split("\n")[0].split() == ["NAME", "STATE", "AGE"]
+    assert (await kubectl("get", "resourceslices")).split("\n")[1].split()[:4] == [
+        "slice",
+        "node-1",
+        "gpu.example.com",
+        "node-1",
+    ]
+    assert (await kubectl("get", "pods")).split("\n")[1].split()[:4] == ["pod", "0/1", "Pending", "0"]
+
+
+@pytest.mark.parametrize("what", ["pod/pod", "node/node-1", "resourceclaim/claim", "resourceslice/slice"])
+async def test_describe(kubectl, what: str) -> None:
+    await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    assert f"Name:{' ' * 0}" in await kubectl("describe", what)
+
+
+async def test_label_patch_and_annotate(kubectl) -> None:
+    await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    await kubectl("label", "pod", "pod", "a=b")
+    await kubectl("patch", "resourceclaim", "claim", "--type=merge", "-p", '{"metadata":{"labels":{"a":"b"}}}')
+    assert await kubectl("get", "pods,resourceclaims", "-l", "a=b", "-o", "name") == (
+        "pod/pod\nresourceclaim.resource.k8s.io/claim\n"
+    )
+
+
+async def test_an_unknown_field_is_refused(kubectl) -> None:
+    bad = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "dta": {}})
+    assert 'unknown field "dta"' in await kubectl("apply", "-f", "-", stdin=bad, code=1)
+
+
+async def test_logs(server, kubectl, tmp_path) -> None:
+    await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    async with await Api.connect(tmp_path / "kubeconfig") as api:
+        uid = (await Cluster(api).get("/api/v1/namespaces/default/pods/pod"))["metadata"]["uid"]
+    server.logs.append(uid, "main", "hello\n")
+    assert await kubectl("logs", "pod") == "hello\n"
+
+
+async def test_create_namespace(kubectl) -> None:
+    assert await kubectl("create", "namespace", "team") == "namespace/team created\n"
+
+
+async def test_run_and_wait(kubectl) -> None:
+    await kubectl("run", "one", "--image=busybox", "--restart=Never")
+    await kubectl("wait", "pod/one", "--for=jsonpath={.status.phase}=Pending", "--timeout=10s")
+
+
+async def test_explain(kubectl) -> None:
+    assert "FIELD: sharedCounters" in await kubectl("explain", "resourceslice.spec.sharedCounters")
