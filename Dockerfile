@@ -10,6 +10,7 @@ RUN python -m venv /opt/gpu-dra \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/dev.txt
 COPY pyproject.toml hatch_build.py README.md ./
 COPY protos/ protos/
+COPY deploy/examples/ deploy/examples/
 COPY driver/ driver/
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w /dist . \
  && /opt/gpu-dra/bin/pip install --no-cache-dir --no-deps /dist/*.whl \

@@ -10,6 +10,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -44,6 +46,14 @@ class DriverProcess:
     def status(self) -> int | None:
         """The exit status, None while the process runs."""
         return self._process.returncode if self._process else None
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Status and text of a page of the HTTP port. Raises aiohttp.ClientError when there is nobody."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self.http_port}{path}") as response,
+        ):
+            return response.status, await response.text()
 
     @property
     def log(self) -> str:

@@ -9,12 +9,12 @@ import copy
 import secrets
 import uuid
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver.sim.apiserver import apply, patch, rules_meta, schema, selectors
+from driver.sim.apiserver import apply, deletion, patch, rules_meta, selectors
 from driver.sim.apiserver.access import ADMIN, User, allow_all
 from driver.sim.apiserver.context import Context
+from driver.sim.apiserver.decoding import decode_body, strip_empty
 from driver.sim.apiserver.errors import (
     FieldError,
     StatusError,
@@ -27,8 +27,9 @@ from driver.sim.apiserver.errors import (
     invalid_value,
     no_such_resource,
     not_found,
+    too_large_version,
 )
-from driver.sim.apiserver.resources import BY_PATH, NAMESPACES, PODS, RESOURCES, Resource, field_getters
+from driver.sim.apiserver.resources import BY_PATH, NAMESPACES, RESOURCES, Resource, field_getters
 from driver.sim.apiserver.store import Store, Stored
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _GENERATED_BASE = 58
-FOREGROUND = "foregroundDeletion"
-ORPHAN = "orphan"
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
@@ -133,10 +132,10 @@ class Engine:
 
     # -- creating ------------------------------------------------------------------------------------------------
 
-    def create(self, call: Call, body: Any) -> Stored:
-        """POST: store a new object."""
+    def create(self, call: Call, body: Any, *, owned: apply.Fields | None = None) -> Stored:
+        """POST: store a new object. ``owned`` are the fields of a server-side apply; otherwise the writer owns all."""
         resource = call.resource
-        obj = self._decode(call, body)
+        obj = decode_body(call, body)
         meta = obj["metadata"]
         if meta.get("resourceVersion") and not call.dry_run:
             raise StatusError(500, "InternalError", "resourceVersion should not be set on objects to be created")
@@ -145,8 +144,6 @@ class Engine:
         if not meta.get("name") and meta.get("generateName"):
             meta["name"] = self._generate(resource, call.namespace, meta["generateName"])
         key = (call.namespace, meta.get("name", ""))
-        if self.store.get(collection_of(resource), key) is not None:
-            raise already_exists(resource, key[1])
         for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink", "managedFields"):
             meta.pop(name, None)
         meta["uid"] = str(uuid.uuid4())
@@ -156,13 +153,18 @@ class Engine:
         if resource.status and resource.kind not in {"Node", "Namespace"}:
             obj.pop("status", None)
         resource.prepare(obj, None, self.context)
-        apply.track(resource, None, obj, call.manager, "Update", "", self.context.timestamp())
+        if owned is None:
+            apply.track(resource, None, obj, call.manager, "Update", "", self.context.timestamp())
+        else:
+            apply.own(resource, obj, owned, call.manager, "", self.context.timestamp())
         resource.admit(obj, None, self.context)
         self._raise_invalid(
             resource,
             meta.get("name", ""),
             rules_meta.validate_meta(obj, None, resource) + resource.validate(obj, None, self.context),
         )
+        if self.store.get(collection_of(resource), key) is not None:
+            raise already_exists(resource, key[1])
         strip_empty(resource, obj)
         return self._save(call, key, obj)
 
@@ -171,50 +173,6 @@ class Engine:
             name = prefix[:_GENERATED_BASE] + "".join(secrets.choice(_ALPHABET) for _ in range(5))
             if self.store.get(collection_of(resource), (namespace, name)) is None:
                 return name
-
-    def _decode(self, call: Call, body: Any) -> Object:
-        resource = call.resource
-        if not isinstance(body, dict):
-            raise bad_request(f"the object provided is unrecognized (must be of type {resource.kind})")
-        version, kind = body.get("apiVersion"), body.get("kind")
-        if (version or resource.group_version) != resource.group_version or (kind or resource.kind) != resource.kind:
-            raise self._wrong_kind(resource, str(version), str(kind))
-        decoded = schema.decode(resource.definition, body)
-        if decoded.errors:
-            raise bad_request(
-                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-                f"{decoded.errors[0]}"
-            )
-        if decoded.unknown and call.validation == "Strict":
-            if call.verb == "patch":
-                listed = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
-                raise StatusError(
-                    422, "Invalid", f' "" is invalid: patch: Invalid value: strict decoding error: {listed}'
-                )
-            fields = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
-            raise bad_request(
-                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-                f"strict decoding error: {fields}"
-            )
-        if decoded.unknown and call.validation == "Warn":
-            call.warnings.extend(f'unknown field "{path}"' for path in decoded.unknown)
-        obj: Object = decoded.obj
-        if resource.warn:
-            call.warnings.extend(resource.warn(obj))
-        obj["apiVersion"], obj["kind"] = resource.group_version, resource.kind
-        meta = obj.setdefault("metadata", {})
-        if not isinstance(meta, dict):
-            obj["metadata"] = {}
-        return obj
-
-    def _wrong_kind(self, resource: Resource, version: str, kind: str) -> StatusError:
-        short = version.rsplit("/", 1)[-1]
-        if kind == resource.kind:
-            why = f"the API version in the data ({version}) does not match the expected API version "
-            return bad_request(f"{why}({resource.group_version})")
-        group = resource.group.split(".")[0] or "core"
-        why = f"converting ({short}.{kind}) to ({group}.{resource.kind}): unknown conversion"
-        return bad_request(f'{kind} in version "{short}" cannot be handled as a {resource.kind}: {why}')
 
     def _check_namespace(self, call: Call, obj: Object) -> None:
         meta = obj["metadata"]
@@ -250,7 +208,7 @@ class Engine:
             if call.resource.create_on_update and not call.subresource:
                 return self.create(call, body), True
             raise not_found(call.resource, call.name)
-        return self._update(call, current, self._decode(call, body), "Update"), False
+        return self._update(call, current, decode_body(call, body), "Update"), False
 
     def patch(self, call: Call, content_type: str, body: Any) -> tuple[Stored, bool]:
         """PATCH with any of the patch types. The flag says whether server-side apply created the object."""
@@ -266,12 +224,12 @@ class Engine:
             if error.code == 422:
                 raise StatusError(422, "Invalid", str(error)) from error
             raise bad_request(str(error)) from error
-        return self._update(call, current, self._decode(call, patched), "Update"), False
+        return self._update(call, current, decode_body(call, patched), "Update"), False
 
     def _apply(self, call: Call, current: Stored | None, body: Any) -> tuple[Stored, bool]:
         if not isinstance(body, dict):
             raise bad_request("error decoding YAML: an object is expected")
-        applied = self._decode(call, body)
+        applied = decode_body(call, body)
         meta = applied["metadata"]
         if meta.get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
@@ -283,23 +241,11 @@ class Engine:
                 raise not_found(call.resource, call.name)
             meta.pop("resourceVersion", None)
             fields = apply.field_set(call.resource, applied, call.subresource)
-            created = self._create_applied(call, applied, fields)
-            return created, True
+            return self.create(call, applied, owned=fields), True
         base = view(call.resource, current.obj)
         merged = apply.merge(call.resource, base, applied, manager=call.manager, force=call.force,
                              subresource=call.subresource, now=self.context.timestamp())  # fmt: skip
         return self._update(call, current, merged, "Apply"), False
-
-    def _create_applied(self, call: Call, applied: Object, fields: apply.Fields) -> Stored:
-        stored = self.create(call, applied)
-        obj = copy.deepcopy(stored.obj)
-        apply.own(call.resource, obj, fields, call.manager, "", self.context.timestamp())
-        if call.dry_run:
-            return Stored(obj, stored.version)
-        stored.obj["metadata"]["managedFields"] = obj["metadata"][
-            "managedFields"
-        ]  # same version, nobody has read it yet
-        return stored
 
     def _wrong_name(self, call: Call, name: str) -> None:
         raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({call.name})")
@@ -386,67 +332,16 @@ class Engine:
         """DELETE. The flag says whether the object is gone (it may stay for finalizers or graceful deletion)."""
         current = self.get(call)
         resource, meta = call.resource, current.obj["metadata"]
-        self._check_preconditions(call, meta, options.get("preconditions") or {})
-        finalizers = list(meta.get("finalizers") or [])
-        policy = options.get("propagationPolicy")
-        if options.get("orphanDependents"):
-            policy = "Orphan"
-        for name, wants in ((FOREGROUND, policy == "Foreground"), (ORPHAN, policy == "Orphan")):
-            if policy and name in finalizers and not wants:
-                finalizers.remove(name)
-            if wants and name not in finalizers:
-                finalizers.append(name)
-        grace = self._grace(resource, current.obj, options)
+        deletion.check_preconditions(call, meta, options.get("preconditions") or {})
+        finalizers = deletion.remaining_finalizers(meta, options)
+        grace = deletion.grace_period(resource, current.obj, options)
         if resource is NAMESPACES and call.name in SYSTEM_NAMESPACES[:2]:
             raise forbidden(resource, call.name, "this namespace may not be deleted")
         keeps = resource is NAMESPACES  # until the garbage collector has emptied it
         if not finalizers and not grace and not keeps:
             return self._remove(call), True
-        return self._mark_deleted(call, current, grace, finalizers), False
-
-    def _check_preconditions(self, call: Call, meta: Object, wanted: Mapping[str, Any]) -> None:
-        uid, version = wanted.get("uid"), wanted.get("resourceVersion")
-        why = ""
-        if uid and uid != meta["uid"]:
-            why = f"the UID in the precondition ({uid}) does not match the UID in record ({meta['uid']}). "
-            why += "The object might have been deleted and then recreated"
-        elif version and version != meta["resourceVersion"]:
-            why = f"the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record "
-            why += f"({meta['resourceVersion']}). The object might have been modified"
-        if why:
-            raise conflict(call.resource, call.name, why)
-
-    def _grace(self, resource: Resource, obj: Object, options: Mapping[str, Any]) -> int:
-        if resource is not PODS:
-            return 0
-        seconds = options.get("gracePeriodSeconds")
-        if seconds is None:
-            seconds = obj.get("spec", {}).get("terminationGracePeriodSeconds", 30)
-        if not obj.get("spec", {}).get("nodeName") or obj.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
-            return 0
-        return 1 if seconds < 0 else int(seconds)
-
-    def _mark_deleted(self, call: Call, current: Stored, grace: int, finalizers: list[str]) -> Stored:
-        obj = {**current.obj, "metadata": dict(current.obj["metadata"])}
-        meta = obj["metadata"]
-        already = meta.get("deletionTimestamp")
-        if already and meta.get("deletionGracePeriodSeconds", 0) <= grace and finalizers == meta.get("finalizers", []):
-            return current
-        if not already or grace < meta.get("deletionGracePeriodSeconds", 0):
-            now = self.context.now()
-            if already:
-                began = datetime.fromisoformat(already) - timedelta(seconds=meta.get("deletionGracePeriodSeconds", 0))
-                deadline = max(began + timedelta(seconds=grace), began)
-            else:
-                deadline = now + timedelta(seconds=grace)
-                if "generation" in meta:
-                    meta["generation"] += 1
-            meta["deletionTimestamp"] = deadline.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            meta["deletionGracePeriodSeconds"] = grace
-        _set(meta, "finalizers", finalizers)
-        if call.resource is NAMESPACES:
-            obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
-        return self._save(call, call.key, obj)
+        waiting = deletion.marked(current.obj, grace, finalizers, self.context.now())
+        return (self._save(call, call.key, waiting) if waiting else current), False
 
     def _remove(self, call: Call) -> Stored:
         if call.dry_run:
@@ -491,7 +386,6 @@ class Engine:
                               {"name": call.name, "kind": "pods/binding"})  # fmt: skip
         obj = copy.deepcopy(current.obj)
         obj["spec"]["nodeName"] = node
-        obj["metadata"]["generation"] = obj["metadata"].get("generation", 0) + 1
         conditions = [c for c in obj.setdefault("status", {}).get("conditions", []) if c["type"] != "PodScheduled"]
         conditions.append({"type": "PodScheduled", "status": "True", "lastProbeTime": None,
                            "lastTransitionTime": self.context.timestamp()})  # fmt: skip
@@ -501,10 +395,12 @@ class Engine:
     # -- versions ------------------------------------------------------------------------------------------------
 
     def check_watch_version(self, resource: Resource, version: int) -> None:
-        """410 for a version that the history no longer reaches back to."""
+        """410 for a version that the history no longer reaches back to, 504 for one that has not been yet."""
         oldest = self.store.collection(collection_of(resource)).forgotten
         if version < oldest:
             raise expired(version, oldest)
+        if version > self.store.version:
+            raise too_large_version(version, self.store.version)
 
 
 def collection_of(resource: Resource) -> str:
@@ -519,30 +415,6 @@ def view(resource: Resource, obj: Object) -> Object:
     from driver.sim.apiserver import events
 
     return events.convert(obj, resource.group_version)
-
-
-def strip_empty(resource: Resource, obj: Object) -> None:
-    """Drop empty lists and maps as Go's ``omitempty`` does, so that sending one changes nothing."""
-    types = schema.schema()
-    _strip(types, types.node(resource.definition), obj)
-
-
-def _strip(types: schema.Schema, node: schema.Node, value: Any) -> None:
-    if node.kind in {"object", "map"} and isinstance(value, dict):
-        for key, item in list(value.items()):
-            child = types.child(node, key)
-            if child is None:
-                continue
-            if (item == [] or item == {}) and child.kind in {"list", "map"} and key not in node.required:
-                if node.kind == "object":
-                    del value[key]
-            elif isinstance(item, dict | list):
-                _strip(types, child, item)
-    elif node.kind == "list" and isinstance(value, list):
-        child = types.item(node)
-        if child.kind in {"object", "map", "list"}:
-            for item in value:
-                _strip(types, child, item)
 
 
 def _other_uid(wanted: str, found: str) -> str:

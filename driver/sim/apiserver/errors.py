@@ -178,6 +178,13 @@ def expired(version: int, oldest: int) -> StatusError:
     return StatusError(410, "Expired", f"too old resource version: {version} ({oldest})")
 
 
+def too_large_version(version: int, current: int) -> StatusError:
+    """504 for a resource version that the server has not reached, for example because it lost its state."""
+    causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    message = f"Timeout: Too large resource version: {version}, current: {current}"
+    return StatusError(504, "Timeout", message, {"causes": causes}, retry_after=1)
+
+
 def unsupported_media_type(accepted: Iterable[str]) -> StatusError:
     """415."""
     return StatusError(

@@ -7,7 +7,8 @@ import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver.engine import FOREGROUND, ORPHAN, Call, Engine
+from driver.sim.apiserver.deletion import FOREGROUND, ORPHAN
+from driver.sim.apiserver.engine import Call, Engine
 from driver.sim.apiserver.errors import StatusError
 from driver.sim.apiserver.resources import BY_KIND, NAMESPACES, RESOURCES
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import yaml
 from aiohttp import web
 
-from driver.sim.apiserver import access, discovery, patch, tables
+from driver.sim.apiserver import access, discovery, patch, protobuf, tables
 from driver.sim.apiserver.engine import Call, Engine, Selection, resource_for, view
 from driver.sim.apiserver.errors import (
     StatusError,
@@ -22,6 +22,7 @@ from driver.sim.apiserver.errors import (
     method_not_allowed,
     no_such_resource,
     required,
+    too_large_version,
     unsupported,
     unsupported_media_type,
 )
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from driver.sim.apiserver.logs import LogReader
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-_BODIES = ("application/json", "application/yaml")
+_BODIES = ("application/json", "application/yaml", protobuf.CONTENT_TYPE)
 _TRUE = {"true", "1", "True"}
 
 
@@ -148,8 +149,7 @@ class Handler:
             why = f'resourceVersion: Invalid value: "{wanted}": strconv.ParseUint: parsing "{wanted}": invalid syntax'
             raise bad_request(f"invalid resource version: {why}")
         if int(wanted) > version:
-            why = f"Too large resource version: {wanted}, current: {version}"
-            raise StatusError(504, "Timeout", f"Timeout: {why}", {"retryAfterSeconds": 1})
+            raise too_large_version(int(wanted), version)
         found = self._engine.select(call, selection)
         meta: dict[str, Any] = {"resourceVersion": str(version)}
         found = self._page(call, query, found, meta)
@@ -225,6 +225,8 @@ class Handler:
         if kind not in accepted and not (kind == "application/octet-stream" and verb != "patch"):
             raise unsupported_media_type(accepted)
         try:
+            if kind == protobuf.CONTENT_TYPE:
+                return protobuf.decode(data)
             if kind in {patch.APPLY, "application/yaml"}:
                 return yaml.load(data, Loader=_YAML)  # noqa: S506  (a safe loader)
             return json.loads(data)

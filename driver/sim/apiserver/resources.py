@@ -161,6 +161,7 @@ RESOURCES: tuple[Resource, ...] = (
         status_resets_metadata=False,
         returns_deleted=False,
         prepare=rules_core.prepare_node,
+        prepare_status=rules_core.prepare_node_status,
         validate=rules_core.validate_node,
         fields={"spec.unschedulable": lambda obj: _get("spec", "unschedulable")(obj) or "false"},
     ),

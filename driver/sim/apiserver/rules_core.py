@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks
@@ -44,6 +45,13 @@ def prepare_node(new: Object, _old: Object | None, _context: Context) -> None:
     new.setdefault("status", {})
 
 
+def prepare_node_status(new: Object, _old: Object | None, _context: Context) -> None:
+    """All of the capacity is allocatable where the kubelet says nothing else."""
+    status = new.setdefault("status", {})
+    if status.get("capacity") and not status.get("allocatable"):
+        status["allocatable"] = dict(status["capacity"])
+
+
 def validate_node(new: Object, _old: Object | None, _context: Context) -> Errors:
     """Taints of the node."""
     errors: Errors = []
@@ -80,7 +88,8 @@ def validate_configmap(new: Object, _old: Object | None, _context: Context) -> E
 def default_pod_spec(spec: Object) -> None:
     """What a real server fills in, as far as somebody looks at it."""
     spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("terminationGracePeriodSeconds", 30)
+    if spec.setdefault("terminationGracePeriodSeconds", 30) < 0:
+        spec["terminationGracePeriodSeconds"] = 1
     spec.setdefault("dnsPolicy", "ClusterFirst")
     spec.setdefault("securityContext", {})
     spec.setdefault("schedulerName", "default-scheduler")
@@ -113,9 +122,11 @@ def admit_pod(new: Object, _old: Object | None, _context: Context) -> None:
     spec.setdefault("serviceAccount", spec["serviceAccountName"])
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
     spec.setdefault("priority", 0)
-    tolerated = {item.get("key") for item in spec.get("tolerations") or []}
+    tolerations = list(spec.get("tolerations") or [])
+    everything = any(not item.get("key") and item.get("operator") == "Exists" for item in tolerations)
+    tolerated = {item.get("key") for item in tolerations}
     for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-        if key not in tolerated:
+        if not everything and key not in tolerated:
             spec.setdefault("tolerations", []).append(
                 {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
             )
@@ -156,9 +167,6 @@ def pod_spec_errors(spec: Object, path: str, *, restart: tuple[str, ...]) -> Err
         errors.append(required(f"{path}.containers"))
     if spec.get("restartPolicy") not in restart:
         errors.append(unsupported(f"{path}.restartPolicy", spec.get("restartPolicy", ""), restart))
-    if spec.get("terminationGracePeriodSeconds", 0) < 0:
-        where, value = f"{path}.terminationGracePeriodSeconds", spec["terminationGracePeriodSeconds"]
-        errors.append(invalid_value(where, value, "must be greater than or equal to 0"))
     claims, found = _pod_claims(spec, f"{path}.resourceClaims")
     errors += found
     seen: set[str] = set()
@@ -203,15 +211,18 @@ def _container(container: Object, path: str, claims: set[str]) -> Errors:
     for index, item in enumerate(container.get("env") or []):
         if not item.get("name"):
             errors.append(required(f"{path}.env[{index}].name"))
-    seen = set()
+    seen: set[tuple[Any, Any]] = set()
     for index, claim in enumerate((container.get("resources") or {}).get("claims") or []):
         where = f"{path}.resources.claims[{index}]"
         if not claim.get("name"):
             errors.append(required(f"{where}.name"))
         elif claim["name"] not in claims:
-            errors.append(not_found_value(f"{where}.name", claim["name"]))
+            listed = " which is empty" if not claims else ": " + ", ".join(sorted(claims))
+            detail = f"must be one of the names in pod.spec.resourceClaims{listed}"
+            error = not_found_value(where, claim["name"])
+            errors.append(replace(error, body=f"{error.body}: {detail}"))
         key = (claim.get("name"), claim.get("request"))
-        if key in seen:
+        if key in seen or (claim.get("name"), None) in seen or (key[1] is None and key[0] in {k for k, _ in seen}):
             errors.append(duplicate(where, claim.get("name")))
         seen.add(key)
     return errors

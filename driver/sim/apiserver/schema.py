@@ -1,6 +1,6 @@
 """The API's own schema: decoding as the real server does it (unknown fields, wrong types, pruning), and list-map keys.
 
-The data is the OpenAPI document of a Kubernetes release as the package kubernetes-validate has it; its code is not used.
+The data is the OpenAPI document of a Kubernetes release as the package kubernetes-validate has it; its code is unused.
 """
 
 from __future__ import annotations

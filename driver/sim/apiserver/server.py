@@ -36,6 +36,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+_MAX_BODY = 3 << 20
+"""Bytes of a request's body, as with the real server."""
+
+
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY)
+
+
 class ApiServer:
     """A Kubernetes API server in this process, state in memory. Start and stop it as often as wanted; state stays.
 
@@ -106,7 +115,9 @@ class ApiServer:
         """Listen. Port 0 takes a free one; None takes the one of last time, a free one at first."""
         if self._runner is not None:
             raise RuntimeError(f"the API server runs already at {self.url}")
-        server = web.Server(self._answer, access_log=None, handler_cancellation=True, tcp_keepalive=True)
+        server = web.Server(
+            self._answer, request_factory=_request, access_log=None, handler_cancellation=True, tcp_keepalive=True
+        )
         self._runner = web.ServerRunner(server, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(
@@ -166,6 +177,9 @@ class ApiServer:
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=500)
+        except web.HTTPRequestEntityTooLarge:
+            message = f"Request entity too large: limit is {_MAX_BODY}"
+            return status_response(StatusError(413, "RequestEntityTooLarge", message))
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:

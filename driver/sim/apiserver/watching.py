@@ -105,8 +105,12 @@ class Watch:
             )
         self._from_now = self._initial or version in {"", "0"}
         self._version = int(version or 0)
+        self._error: StatusError | None = None
         if not self._from_now:
-            engine.check_watch_version(call.resource, self._version)
+            try:
+                engine.check_watch_version(call.resource, self._version)
+            except StatusError as error:
+                self._error = error
 
     async def run(self, request: web.Request) -> web.StreamResponse:
         """Stream until the time is over, the client is gone, or the server ends it."""
@@ -115,6 +119,11 @@ class Watch:
         )
         collection = self._engine.store.collection(collection_of(self._call.resource))
         watcher = Watcher()
+        if self._error is not None:
+            # The real server says so in the stream, with HTTP status 200.
+            await response.prepare(request)
+            await response.write(b'{"type":"ERROR","object":' + encode(self._error.status()) + b"}\n")
+            return response
         # From here to the first await nothing is written, so that no change is missed or seen twice.
         begin = self._begin(watcher)
         collection.watchers.add(watcher)

@@ -27,12 +27,16 @@ class ControlPlane:
         *,
         scheduler_name: str = DEFAULT_NAME,
         job_backoff: float = 1.0,
+        quirks: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``job_backoff``: seconds before the first replacement of a job's failed pod (the real one waits 10)."""
+        """``job_backoff``: seconds before the first replacement of a job's failed pod (the real one waits 10).
+
+        ``quirks``: whether the allocator copies the defects of Kubernetes 1.36 too.
+        """
         self.cluster = Cluster(api)
         self._parts = (
-            Scheduler(self.cluster, name=scheduler_name, clock=clock),
+            Scheduler(self.cluster, name=scheduler_name, quirks=quirks, clock=clock),
             ClaimController(self.cluster),
             EvictionController(self.cluster, clock=clock),
             JobController(self.cluster, backoff=job_backoff, clock=clock),

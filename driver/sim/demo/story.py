@@ -101,9 +101,7 @@ async def _serve(*, devices: str) -> int:
             screen.command("kubectl apply -f deploy/examples/01-single-gpu.yaml")
             screen.command("kubectl get pods,resourceclaims; kubectl logs single-gpu")
             screen.command(f"gpu-dra fault --device gpu-0 --xid 79 --kubelet-plugins-dir {story.cluster.plugins_dir}")
-            screen.note(
-                f"metrics: http://127.0.0.1:{story.driver.http_port}/metrics   logs: {story.driver.log_path} and cluster.log beside it"
-            )
+            screen.note(f"metrics: http://127.0.0.1:{story.driver.http_port}/metrics   log: {story.driver.log_path}")
             await story.cluster.or_failure(stop.wait())
     except (NotSeenError, ApiError, ClusterError, TimeoutError) as error:
         screen.failed("stopped here", str(error) or type(error).__name__)
@@ -140,6 +138,7 @@ class Story:
         self.examples = load_examples()
         self.workloads = Workloads(cluster.api)
         self.drivers: list[DriverProcess] = []
+        self._gpus = 0
 
     @property
     def driver(self) -> DriverProcess:
@@ -153,7 +152,8 @@ class Story:
         driver = await self._start_driver()
         self.screen.done("driver registered", f"with the kubelet of {self.cluster.node_name}", _since(started))
         slices = await seen(lambda: self.workloads.collection(SLICES), what="the driver publishes its GPUs")
-        self.screen.done("GPUs published", f"{len(_devices(slices))} devices in {len(slices)} ResourceSlice")
+        self._gpus = len(_devices(slices))
+        self.screen.done("GPUs published", f"{self._gpus} devices in {len(slices)} ResourceSlice")
         self.screen.table(
             ("DEVICE", "PRODUCT", "MEMORY", "CUDA", "NUMA", "PCI ADDRESS", "UUID"),
             [_device_row(device) for device in _devices(slices)],
@@ -165,7 +165,7 @@ class Story:
         """Every example runs and gets what it asks for."""
         self.screen.chapter("Pods get GPUs, one example of deploy/examples/ after another")
         for example in self.examples:
-            if example.name.endswith(SICK_JOB):
+            if example.name.endswith(SICK_JOB) or not self._enough_gpus(example):
                 continue
             started = time.monotonic()
             await self.workloads.apply(example.objects)
@@ -178,6 +178,8 @@ class Story:
         """A fatal error taints the GPU; its pod is evicted and runs elsewhere."""
         self.screen.chapter("A GPU fails under a running pod")
         [job] = [example for example in self.examples if example.name.endswith(SICK_JOB)]
+        if not self._enough_gpus(job):
+            return
         await self.workloads.apply(job.objects)
         first, device = await self._running(job)
         self.screen.done("pod runs", f"{first} on {device}")
@@ -212,7 +214,7 @@ class Story:
         await old.ended()
         self.screen.done("SIGKILL", f"process {old.pid} is gone, its sockets are still there")
         await self._start_driver(pod_uid=old.pod_uid)
-        self.screen.done("registered again", "the pod of the Job runs on meanwhile", _since(started))
+        self.screen.done("registered again", "pods that were running ran on", _since(started))
         after = (self._files("records"), self._files("specs"), await self._spec_of_slices())
         if after != before:
             raise StepError(f"records, CDI specs or slices have changed: {before} became {after}")
@@ -374,6 +376,12 @@ class Story:
     async def _pods_done(self, number: int) -> bool:
         pods = await self.workloads.pods(story="upgrade")
         return bool(sum(pod["status"].get("phase") == "Succeeded" for pod in pods) >= number)
+
+    def _enough_gpus(self, example: Example) -> bool:
+        if self._gpus >= example.needs:
+            return True
+        self.screen.note(f"{example.name} is left out: it needs {example.needs} GPUs, this node has {self._gpus}")
+        return False
 
     def _files(self, kind: str) -> list[str]:
         directory, pattern = {

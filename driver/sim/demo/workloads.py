@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NEEDS = re.compile(r"^# Needs: (\d+) GPUs", re.MULTILINE)
 _PATHS = {
     "DeviceClass": f"{RESOURCE}/deviceclasses",
     "ResourceClaim": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaims",
@@ -41,6 +43,8 @@ class Example:
     name: str
     about: str
     """Its first comment line."""
+    needs: int
+    """GPUs that the node must have; from a comment line ``# Needs: 2 GPUs``."""
     objects: tuple[dict[str, Any], ...]
 
     def of_kind(self, kind: str) -> Iterable[dict[str, Any]]:
@@ -56,6 +60,7 @@ def load_examples() -> list[Example]:
         Example(
             name=file.name.removesuffix(".yaml"),
             about=file.read_text().splitlines()[0].lstrip("# "),
+            needs=int(match[1]) if (match := _NEEDS.search(file.read_text())) else 1,
             objects=tuple(yaml.safe_load_all(file.read_text())),
         )
         for file in sorted(directory.iterdir(), key=lambda file: file.name)

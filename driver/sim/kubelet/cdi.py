@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from driver.sim.kubelet.cdispec import CdiError, DeviceNode, Edits, Hook, Mount, Spec, SpecDevice, read
+from driver.sim.kubelet.cdiwatch import SUFFIXES, SpecWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = (".json", ".yaml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,10 @@ class _Found:
 
 
 class CdiCache:
-    """The specs of the CDI directories, later directories win. Sub-directories and other suffixes are not looked at."""
+    """The specs of the CDI directories, later directories win. Sub-directories and other suffixes are not looked at.
+
+    They are read at the start, and again when the watch says so: a spec that was only moved in is not known.
+    """
 
     def __init__(self, dirs: Sequence[Path]) -> None:
         self._dirs = tuple(dirs)
@@ -55,6 +58,12 @@ class CdiCache:
         """Why files, or devices in them, are not used; as of the last ``refresh``."""
         self.devices: dict[str, _Found] = {}
         """By qualified name."""
+        self._watch = SpecWatch(self._dirs, outdated=self.refresh)
+        self.refresh()
+
+    def watching(self) -> AbstractContextManager[None]:
+        """Keep up with the directories while the context lasts; without it that is done at each use."""
+        return self._watch.running()
 
     def refresh(self) -> None:
         """Look at the directories again; only files that changed are read."""
@@ -93,7 +102,7 @@ class CdiCache:
         wanted = list(dict.fromkeys(names))
         if not wanted:
             return Injection()
-        self.refresh()
+        self._watch.catch_up()
         unresolved = [name for name in wanted if name not in self.devices]
         if unresolved:
             raise CdiError(f"CDI device injection failed: unresolvable CDI devices {', '.join(unresolved)}")

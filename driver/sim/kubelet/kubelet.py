@@ -109,17 +109,18 @@ class Kubelet:
 
     async def run(self) -> None:
         """Be a kubelet until cancelled; then containers are stopped, or left to the next one, as the options say."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.recorder.run(), name="events")
-                group.create_task(self.node.run(), name="node")
-                group.create_task(self._wipe_slices(), name="wipe slices at start")
-                group.create_task(self._plugin_manager.run(), name="plugin manager")
-                group.create_task(self.pods.run(), name="mirror of pods")
-                group.create_task(self._run_pods(), name="pods")
-                group.create_task(self._reconcile_claims(), name="claims of vanished pods")
-        finally:
-            await self._shut_down()
+        with self.cdi.watching():
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self.recorder.run(), name="events")
+                    group.create_task(self.node.run(), name="node")
+                    group.create_task(self._wipe_slices(), name="wipe slices at start")
+                    group.create_task(self._plugin_manager.run(), name="plugin manager")
+                    group.create_task(self.pods.run(), name="mirror of pods")
+                    group.create_task(self._run_pods(), name="pods")
+                    group.create_task(self._reconcile_claims(), name="claims of vanished pods")
+            finally:
+                await self._shut_down()
 
     def read_log(self, namespace: str, pod: str, container: str | None = None, *, previous: bool = False) -> str:
         """What a container has written so far. Raises LookupError in the words of the real kubelet."""

@@ -1,14 +1,15 @@
 """The allocator: which devices of a node satisfy a pod's claims. Pure; the first fit of the documented order wins.
 
-Follows the "incubating" allocator that Kubernetes 1.36 uses with default gates, in what it allocates and in what order,
-its quirks included where a driver can notice them:
+Follows the "incubating" allocator that Kubernetes 1.36 uses with default gates, in what it allocates and in what order.
+What a driver's author should know of it:
 
 * admin access needs free shared counters too, and an allocation with admin access consumes none;
 * an allocated device that left the slices, or changed its ``consumesCounters``, no longer counts as it did;
 * a pool whose counters are overdrawn gives no device that consumes counters.
 
-Not copied: 1.36 forgets to give back the counters of a device that is refused *after* the counter check (taint,
-constraint), which can hide solutions; its distinctAttribute remembers one value per request; its counter cache mixes
+Its defects are copied only with ``quirks``: counters of a device that is refused *after* the counter check (taint,
+constraint, capacity) stay taken for the rest of the attempt, and those of a shared device are not given back when the
+search steps back, both of which hides solutions; distinctAttribute forgets values. Never copied: its counters mix up
 pools of one name from different drivers.
 """
 
@@ -86,6 +87,7 @@ def allocate(
     share_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     clock: Callable[[], float] = time.monotonic,
     timeout: float = FILTER_TIMEOUT,
+    quirks: bool = True,
 ) -> list[dict[str, Any]]:
     """Return a ``status.allocation`` for each claim, all or nothing.
 
@@ -96,13 +98,15 @@ def allocate(
     try:
         wanted = [alternatives(claim, classes) for claim in claims]
         constraints = [
-            [Constraint(c) for c in (claim["spec"].get("devices") or {}).get("constraints") or []] for claim in claims
+            [Constraint(c, quirks=quirks) for c in (claim["spec"].get("devices") or {}).get("constraints") or []]
+            for claim in claims
         ]
     except (RequestError, ValueError) as error:
         raise AllocationError(str(error)) from error
     search = _Search(node, claims, pools, wanted, constraints, InUse.by(allocated), share_id)
     search.give_up_at = clock() + timeout
     search.clock = clock
+    search.quirks = quirks
     if not search.run():
         if any(pool.invalid for pool in pools):
             reasons = "; ".join(f"{p.driver}/{p.name}: {p.invalid}" for p in pools if p.invalid)
@@ -125,6 +129,7 @@ class _Search:
 
     give_up_at: float
     clock: Callable[[], float]
+    quirks: bool
 
     def __init__(
         self,
@@ -170,7 +175,7 @@ class _Search:
         reasons = []
         for c, (claim, want) in enumerate(zip(self.claims, self.wanted, strict=True)):
             for request in (r for options in want for r in options):
-                refused = Counter(self._why_not(c, claim, request, pool, device) for pool, device in self._devices)
+                refused = Counter(self._explain_one(c, claim, request, pool, device) for pool, device in self._devices)
                 usable = refused.pop("", 0)
                 if usable >= self._count(request) > 0:
                     continue
@@ -183,6 +188,12 @@ class _Search:
         if busy := [f"{pool.driver}/{pool.name}" for pool in self.pools if pool.incomplete]:
             reasons.append(f"pools being updated: {', '.join(busy)}")
         return "; ".join(reasons) or "each request alone could be satisfied, all together with their constraints not"
+
+    def _explain_one(self, c: int, claim: Mapping[str, Any], request: Request, pool: Pool, device: Candidate) -> str:
+        try:
+            return self._why_not(c, claim, request, pool, device)
+        except AllocationError:  # on a device that the search itself never came to
+            return "on which a selector fails"
 
     # --- the levels of the search -------------------------------------------------------------------------------
 
@@ -232,6 +243,8 @@ class _Search:
             pool, device = self._devices[index]
             if self._busy(c, request, device) or not self._selected(self.claims[c], request, device):
                 continue
+            if self._over_capacity(request, device):
+                continue
             if self._attempt(c, request, pool, device, partial(self._device, c, r, request, d + 1, index + 1)):
                 return True
         return False
@@ -247,44 +260,54 @@ class _Search:
         must: bool = False,
     ) -> bool:
         """Take the device if it may be taken, go on, and give it back if that leads nowhere."""
-        if self._why_not(c, self.claims[c], request, pool, device):
+        if self._busy(c, request, device) or self._lacks_counters(pool, device):
+            return False
+        charged = self._charge(pool, device)
+        if taints.blocking(device.taints, request.tolerations):
+            self._give_back(pool, {} if self.quirks else charged)
             return False
         for number, constraint in enumerate(self.constraints[c]):
             if constraint.add(request.name, request.subrequest, device):
                 continue
-            for added in self.constraints[c][:number]:
-                added.remove(request.name, request.subrequest)
             if must:
                 raise AllocationError(
                     f"claim {key(self.claims[c])}, request {request.subrequest or request.name}: cannot add device "
                     f"{device.id} because a claim constraint would not be satisfied"
                 )
+            for added in self.constraints[c][:number]:
+                added.remove(request.name, request.subrequest)
+            self._give_back(pool, {} if self.quirks else charged)
             return False
-        charged = self._charge(pool, device)
+        fits = not self._over_capacity(request, device)  # of "all" devices it was checked before others were taken
         consumed: dict[str, str] = {}
-        if device.shared:
+        if not device.shared:
+            self._taken.setdefault(device.id, []).append(c)
+        elif fits:
             consumed = capacity.consumed(device.spec, request.capacities)
             amounts = {name: quantities.parse(amount) for name, amount in consumed.items()}
             self._shares.setdefault(device.id, []).append(amounts)
-        else:
-            self._taken.setdefault(device.id, []).append(c)
         share = self.share_id() if device.shared else None
         self.chosen[c].append(Chosen(request=request, device=device, share_id=share, consumed=consumed))
         done = False
         try:
-            done = proceed()
+            done = fits and proceed()
         finally:
             if not done:
                 self.chosen[c].pop()
-                if device.shared:
-                    self._shares[device.id].pop()
-                else:
-                    self._taken[device.id].pop()
-                for counter, amount in charged.items():
-                    self._free[pool.driver, pool.name][counter] += amount
-                for constraint in self.constraints[c]:
-                    constraint.remove(request.name, request.subrequest)
+                if fits or not self.quirks:
+                    self._release(c, request, pool, device, charged, shares=fits)
         return done
+
+    def _release(
+        self, c: int, request: Request, pool: Pool, device: Candidate, charged: Counters, *, shares: bool
+    ) -> None:
+        for constraint in self.constraints[c]:
+            constraint.remove(request.name, request.subrequest)
+        if not device.shared:
+            self._taken[device.id].remove(c)
+        elif shares:
+            self._shares[device.id].pop()
+        self._give_back(pool, {} if self.quirks and device.shared else charged)
 
     # --- what is known about one device -------------------------------------------------------------------------
 
@@ -293,17 +316,19 @@ class _Search:
 
     def _everything(self, claim: Mapping[str, Any], request: Request) -> list[tuple[Pool, Candidate]]:
         where = f"claim {key(claim)}, request {request.subrequest or request.name}"
+        found: list[tuple[Pool, Candidate]] = []
         for pool in self.pools:
-            state = "being updated" if pool.incomplete else "invalid"
             if not pool.usable:
+                state = "being updated" if pool.incomplete else "invalid"
                 raise AllocationError(
                     f"{where}: asks for all devices, but resource pool {pool.driver}/{pool.name} is currently {state}"
                 )
-        return [
-            (pool, device)
-            for pool, device in self._devices
-            if self._selected(claim, request, device) and not self._over_capacity(request, device)
-        ]
+            found += [
+                (pool, device)
+                for device in pool.devices
+                if self._selected(claim, request, device) and not self._over_capacity(request, device)
+            ]
+        return found
 
     def _why_not(self, c: int, claim: Mapping[str, Any], request: Request, pool: Pool, device: Candidate) -> str:
         """Why the device cannot be had for the request as things are, apart from constraints; empty if it can."""
@@ -313,8 +338,7 @@ class _Search:
             return "not selected"
         if short := self._over_capacity(request, device):
             return f"with {short}"
-        partly_used = device.shared and (device.id in self.in_use.shared or self._shares.get(device.id))
-        if device.counters and not partly_used and not self._counters_suffice(pool, device):
+        if self._lacks_counters(pool, device):
             return "with insufficient counters"
         if taint := taints.blocking(device.taints, request.tolerations):
             return f"with untolerated taint {taints.describe(taint)}"
@@ -333,19 +357,29 @@ class _Search:
                 used[name] = used.get(name, quantities.parse(0)) + amount
         return capacity.refusal(device.spec, request.capacities, used)
 
-    def _counters_suffice(self, pool: Pool, device: Candidate) -> bool:
+    def _needs_counters(self, device: Candidate) -> bool:
+        """Whether counters are at stake: not for a shared device of which a part is in use already."""
+        partly_used = device.shared and (device.id in self.in_use.shared or self._shares.get(device.id))
+        return bool(device.counters) and not partly_used
+
+    def _lacks_counters(self, pool: Pool, device: Candidate) -> bool:
+        if not self._needs_counters(device):
+            return False
         free = self._free_counters(pool)
         overdrawn = any(amount < 0 for amount in free.values())
-        return not overdrawn and all(free[counter] >= amount for counter, amount in device.counters.items())
+        return overdrawn or any(free[counter] < amount for counter, amount in device.counters.items())
 
     def _charge(self, pool: Pool, device: Candidate) -> Counters:
-        """Take the device's counters; nothing for a shared device of which a part is in use already."""
-        if not device.counters or (device.shared and (device.id in self.in_use.shared or self._shares.get(device.id))):
+        if not self._needs_counters(device):
             return {}
         free = self._free_counters(pool)
         for counter, amount in device.counters.items():
             free[counter] -= amount
         return device.counters
+
+    def _give_back(self, pool: Pool, counters: Counters) -> None:
+        for counter, amount in counters.items():
+            self._free[pool.driver, pool.name][counter] += amount
 
     def _free_counters(self, pool: Pool) -> Counters:
         free = self._free.get((pool.driver, pool.name))

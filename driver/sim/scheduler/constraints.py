@@ -13,9 +13,12 @@ SCALARS = ("string", "int", "bool", "version")
 
 
 class Constraint:
-    """Follows the devices chosen so far. Once it says no, more devices will not make it say yes."""
+    """Follows the devices chosen so far. Once it says no, more devices will not make it say yes.
 
-    def __init__(self, spec: Mapping[str, Any]) -> None:
+    With ``quirks``, distinctAttribute compares as Kubernetes 1.36 does: it keeps only the last value of each request.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], *, quirks: bool) -> None:
         """Take an entry of ``spec.devices.constraints``. Raises ValueError for a kind that it does not know."""
         self._requests = frozenset(spec.get("requests") or ())
         self._distinct = spec.get("matchAttribute") is None
@@ -23,7 +26,9 @@ class Constraint:
         if not name:
             raise ValueError("empty constraint (unsupported constraint type?)")
         self.attribute: str = name
-        self._values: list[tuple[str, Any]] = []
+        self._forgetful = quirks and self._distinct
+        self._count = 0
+        self._values: list[tuple[str, tuple[str, Any]]] = []
 
     def applies(self, request: str, subrequest: str) -> bool:
         """Whether the constraint is about the request."""
@@ -36,15 +41,26 @@ class Constraint:
         value = attribute(device, self.attribute)
         if value is None:
             return False
-        if self._values and (value in self._values if self._distinct else value != self._values[0]):
+        if self._count and any((value == known) is self._distinct for _, known in self._values):
             return False
-        self._values.append(value)
+        if self._forgetful:
+            self._forget(request)
+        self._values.append((request, value))
+        self._count += 1
         return True
 
     def remove(self, request: str, subrequest: str) -> None:
         """Take back the last successful ``add``, which had these same arguments."""
-        if self.applies(request, subrequest):
+        if not self.applies(request, subrequest):
+            return
+        self._count -= 1
+        if self._forgetful:
+            self._forget(request)
+        else:
             self._values.pop()
+
+    def _forget(self, request: str) -> None:
+        self._values = [(name, value) for name, value in self._values if name != request]
 
 
 def attribute(device: Candidate, name: str) -> tuple[str, Any] | None:

@@ -78,10 +78,13 @@ class Scheduler:
         cluster: Cluster,
         *,
         name: str = DEFAULT_NAME,
+        quirks: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """``quirks``: whether to copy the defects of the Kubernetes 1.36 allocator too."""
         self._cluster = cluster
         self._name = name
+        self._quirks = quirks
         self._clock = clock
         self._recorder = Recorder(cluster.api, name, clock=clock)
         self._attempts: dict[str, _Attempt] = {}
@@ -232,6 +235,7 @@ class Scheduler:
             slices=self._cluster.all(SLICES),
             rules=self._cluster.all(RULES),
             allocated=[claim for claim in every if allocation_of(claim)],
+            quirks=self._quirks,
         )
 
     async def _discard_special(self, pod: Mapping[str, Any]) -> None:

@@ -1,0 +1,83 @@
+"""From the body of a request to an object of the right kind, and to the form in which it is stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from driver.sim.apiserver import schema
+from driver.sim.apiserver.errors import StatusError, bad_request
+
+if TYPE_CHECKING:
+    from driver.sim.apiserver.engine import Call
+    from driver.sim.apiserver.resources import Resource
+
+    Object = dict[str, Any]
+
+
+def decode_body(call: Call, body: Any) -> Object:
+    """The object in a request, checked against the schema and canonical. Raises StatusError 400."""
+    resource = call.resource
+    if not isinstance(body, dict):
+        raise bad_request(f"the object provided is unrecognized (must be of type {resource.kind})")
+    version, kind = body.get("apiVersion"), body.get("kind")
+    if (version or resource.group_version) != resource.group_version or (kind or resource.kind) != resource.kind:
+        raise _wrong_kind(resource, str(version), str(kind))
+    decoded = schema.decode(resource.definition, body)
+    if decoded.errors:
+        raise bad_request(
+            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
+            f"{decoded.errors[0]}"
+        )
+    if decoded.unknown and call.validation == "Strict":
+        if call.verb == "patch":
+            listed = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
+            raise StatusError(422, "Invalid", f' "" is invalid: patch: Invalid value: strict decoding error: {listed}')
+        fields = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
+        raise bad_request(
+            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
+            f"strict decoding error: {fields}"
+        )
+    if decoded.unknown and call.validation == "Warn":
+        call.warnings.extend(f'unknown field "{path}"' for path in decoded.unknown)
+    obj: Object = decoded.obj
+    if resource.warn:
+        call.warnings.extend(resource.warn(obj))
+    obj["apiVersion"], obj["kind"] = resource.group_version, resource.kind
+    meta = obj.setdefault("metadata", {})
+    if not isinstance(meta, dict):
+        obj["metadata"] = {}
+    return obj
+
+
+def _wrong_kind(resource: Resource, version: str, kind: str) -> StatusError:
+    short = version.rsplit("/", 1)[-1]
+    if kind == resource.kind:
+        why = f"the API version in the data ({version}) does not match the expected API version "
+        return bad_request(f"{why}({resource.group_version})")
+    group = resource.group.split(".")[0] or "core"
+    why = f"converting ({short}.{kind}) to ({group}.{resource.kind}): unknown conversion"
+    return bad_request(f'{kind} in version "{short}" cannot be handled as a {resource.kind}: {why}')
+
+
+def strip_empty(resource: Resource, obj: Object) -> None:
+    """Drop empty lists and maps as Go's ``omitempty`` does, so that sending one changes nothing."""
+    types = schema.schema()
+    _strip(types, types.node(resource.definition), obj)
+
+
+def _strip(types: schema.Schema, node: schema.Node, value: Any) -> None:
+    if node.kind in {"object", "map"} and isinstance(value, dict):
+        for key, item in list(value.items()):
+            child = types.child(node, key)
+            if child is None:
+                continue
+            if (item == [] or item == {}) and child.kind in {"list", "map"} and key not in node.required:
+                if node.kind == "object":
+                    del value[key]
+            elif isinstance(item, dict | list):
+                _strip(types, child, item)
+    elif node.kind == "list" and isinstance(value, list):
+        child = types.item(node)
+        if child.kind in {"object", "map", "list"}:
+            for item in value:
+                _strip(types, child, item)
