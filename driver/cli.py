@@ -14,9 +14,15 @@ from driver.config import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_METAVARS = {"kubeconfig": "FILE", "health_port": "PORT", "http_port": "PORT", "cdi_root": "DIR"} | {
-    name: "DIR" for name in Settings.model_fields if name.endswith("_dir")
-}
+_METAVARS = {
+    "kubeconfig": "FILE",
+    "config": "FILE",
+    "shares": "disabled|memory|N|unlimited",
+    "shares_memory_reserve": "QUANTITY",
+    "health_port": "PORT",
+    "http_port": "PORT",
+    "cdi_root": "DIR",
+} | {name: "DIR" for name in Settings.model_fields if name.endswith("_dir")}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -50,13 +56,14 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, info in reversed(Settings.model_fields.items()):
         choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
         metavar = "|".join(choices) or _METAVARS.get(name, "TEXT")
-        default = "" if info.is_required() or info.default in (None, "") else str(info.default)
+        default = "" if info.is_required() or info.default in (None, "", False) else str(info.default)
         command = click.option(
             _flag(name),
             name,
             envvar=name.upper(),
             show_envvar=True,
-            metavar=metavar,
+            is_flag=info.annotation is bool,
+            metavar=None if info.annotation is bool else metavar,
             help=f"{info.description}{f'  [default: {default}]' if default else ''}",
         )(command)
     return command

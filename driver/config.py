@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from driver.devices.options import parse_memory, parse_shares
+
 MAX_SOCKET_PATH = 107
 """Bytes that fit into sockaddr_un, less the closing zero."""
 
@@ -40,6 +42,24 @@ class Settings(BaseModel):
         default="nvml",
         description="nvml for real GPUs, fake:PROFILE or fake:FILE.yaml for GPUs that are not there.",
     )
+    partitioning: Literal["none", "static", "dynamic"] = Field(
+        default="none",
+        description="What is offered of GPUs with MIG: the whole, the MIG devices that exist, or every partition.",
+    )
+    shares: str = Field(
+        default="disabled",
+        description="Claims that share a device: disabled, memory (each says how much), a number, or unlimited.",
+    )
+    shares_memory_reserve: str = Field(
+        default="512Mi", description="Memory of a shared device that no claim gets, because programs' contexts take it."
+    )
+    config: Path | None = Field(
+        default=None, description="File with settings of single GPUs and of taints; its word counts more than flags."
+    )
+    device_metadata: bool = Field(
+        default=False, description="Mount a file with the devices' attributes into containers (KEP-5304)."
+    )
+    device_status: bool = Field(default=False, description="Write what was prepared into the claim's status.devices.")
     health_port: int = Field(
         default=51515, ge=0, le=65535, description="TCP port of the gRPC health service; 0 switches it off."
     )
@@ -83,6 +103,18 @@ class Settings(BaseModel):
         kind, _, argument = value.partition(":")
         if value != "nvml" and not (kind == "fake" and argument):
             raise ValueError("'nvml', 'fake:<profile>' or 'fake:<path to a YAML file>' is expected")
+        return value
+
+    @field_validator("shares")
+    @classmethod
+    def _check_shares(cls, value: str) -> str:
+        parse_shares(value)
+        return value
+
+    @field_validator("shares_memory_reserve")
+    @classmethod
+    def _check_memory(cls, value: str) -> str:
+        parse_memory(value)
         return value
 
     @model_validator(mode="after")

@@ -13,13 +13,16 @@ import gc
 import logging
 import signal
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from driver import node_config
 from driver.cdi.directory import SpecDirectory
 from driver.claims.errors import ClaimError
+from driver.claims.metadata import MetadataFiles
 from driver.claims.prepare import Engine
 from driver.claims.records import Records
+from driver.claims.status import StatusWriter
+from driver.claims.sweep import Sweeper
 from driver.devices.backend import Backend, BackendError
 from driver.devices.catalogue import survey
 from driver.devices.name_store import NameStore
@@ -31,6 +34,7 @@ from driver.health.report import DeviceHealth, report
 from driver.health.store import ConditionStore
 from driver.health.xids import Severity
 from driver.kube.client import Api, ConfigError
+from driver.kube.events import NodeEvents
 from driver.kubelet.dra import DraService
 from driver.kubelet.health import HealthFeed, HealthServiceV1, HealthServiceV1Alpha1
 from driver.kubelet.probes import ProbeService, serves
@@ -50,6 +54,7 @@ from driver.wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import grpc.aio
@@ -108,6 +113,12 @@ class Node:
             driver_name=settings.driver_name, endpoint=settings.dra_socket, metrics=self._metrics
         )
         self._publisher: Publisher | None = None
+        self._status: StatusWriter | None = None
+        self._sweeper: Sweeper
+        self._node_events: NodeEvents
+        self._events: asyncio.Queue[tuple[str, str]] = asyncio.Queue(maxsize=100)
+        self._published: Mapping[str, Mapping[str, Any]] = {}
+        """Devices as they are in the slices, by name."""
         self._boot_id = read_boot_id()
         config = node_config.read(settings)
         self._options = node_config.options(settings, config)
@@ -124,6 +135,7 @@ class Node:
         settings = self._settings
         async with contextlib.AsyncExitStack() as stack:
             api = await stack.enter_async_context(await Api.connect(settings.kubeconfig))
+            self._node_events = NodeEvents(api, node_name=settings.node_name, component=settings.driver_name)
             engine = await self._open_engine(api)
             self._publisher = Publisher(
                 api=api, driver_name=settings.driver_name, node_name=settings.node_name, metrics=self._metrics
@@ -142,6 +154,9 @@ class Node:
                     tasks.create_task(self._publisher.run(), name="publish"),
                     tasks.create_task(self._watch_devices(engine), name="devices"),
                     tasks.create_task(engine.undo_leftovers(), name="undo"),
+                    tasks.create_task(self._sweeper.run(), name="sweep"),
+                    tasks.create_task(self._write_events(), name="events"),
+                    *([tasks.create_task(self._status.run(), name="status")] if self._status else []),
                 ]
                 await stop.wait()
                 logger.info("stopping")
@@ -163,7 +178,9 @@ class Node:
         await records.open()
         self._metrics.prepared.set(len(records))
         self._records = records
-        return Engine(
+        self._status = StatusWriter(api, published=self._published_device) if settings.device_status else None
+        metadata = settings.plugin_dir / "dra-device-metadata"
+        engine = Engine(
             api=api,
             records=records,
             specs=specs,
@@ -172,7 +189,14 @@ class Node:
             pool=settings.node_name,
             boot_id=self._boot_id,
             metrics=self._metrics,
+            published=self._published_device,
+            metadata=MetadataFiles(metadata, published=self._published_device) if settings.device_metadata else None,
+            status=self._status,
         )
+        self._sweeper = Sweeper(
+            api=api, records=records, specs=specs, boot_id=self._boot_id, release=engine.release, idle=self._idle
+        )
+        return engine
 
     async def _serve_kubelet(self, stack: contextlib.AsyncExitStack, engine: Engine) -> None:
         settings = self._settings
@@ -365,7 +389,27 @@ class Node:
 
     def _quarantined(self, path: Path, problem: str) -> None:
         self._metrics.quarantined.inc()
-        logger.error("a damaged claim record was set aside as %s: %s", path, problem)
+        message = f"a damaged claim record was set aside as {path}: {problem}"
+        logger.error("%s", message)
+        with contextlib.suppress(asyncio.QueueFull):  # the log has them all
+            self._events.put_nowait(("DamagedClaimRecord", message))
+
+    async def _write_events(self) -> None:
+        while True:
+            reason, message = await self._events.get()
+            await self._node_events.write("Warning", reason, message)
+
+    def _published_device(self, name: str) -> Mapping[str, Any]:
+        return self._published.get(name, {})
+
+    async def _idle(self, gpu_uuid: str) -> bool:
+        """Whether no process uses a GPU; when the hardware cannot tell, somebody may."""
+        try:
+            backend, _ = await self._devices.known()
+            return await in_daemon_thread(lambda: backend.processes(gpu_uuid)) == 0
+        except BackendError as error:
+            logger.debug("processes of %s: %s", gpu_uuid, error)
+            return False
 
 
 def _foreign(inventory: Inventory, ours: set[tuple[str, str, int]]) -> dict[str, frozenset[int]]:

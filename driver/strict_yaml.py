@@ -82,7 +82,7 @@ def load(
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, control characters, an impossible date
         raise StrictYamlError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
     if node is None or value is None:
-        raise StrictYamlError(f"{name}:1:1: the file is empty; expected: {', '.join(model.model_fields)}")
+        raise StrictYamlError(f"{name}:1:1: the file is empty; expected: {', '.join(_names(model))}")
     try:
         result = model.model_validate(value)
     except ValidationError as error:
@@ -121,14 +121,19 @@ def _fields(model: type[BaseModel], location: Location) -> tuple[str, ...]:
     """Names of the fields that may stand at a location."""
     current: Any = model
     for step in location:
-        if isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields:
-            current = current.model_fields[str(step)].annotation
+        if isinstance(current, type) and issubclass(current, BaseModel) and step in _names(current):
+            current = _names(current)[str(step)]
         else:  # a list, a mapping or an optional value: its last argument that says anything
             arguments = [a for a in typing.get_args(current) if a is not type(None)]
             current = arguments[-1] if arguments else None
     if not (isinstance(current, type) and issubclass(current, BaseModel)):
         current = next((a for a in typing.get_args(current) if hasattr(a, "model_fields")), None)
-    return tuple(current.model_fields) if current is not None else ()
+    return tuple(_names(current)) if current is not None else ()
+
+
+def _names(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's fields as they are called in a file, with their types."""
+    return {info.alias or name: info.annotation for name, info in model.model_fields.items()}
 
 
 def _find(root: yaml.Node, location: Location) -> tuple[yaml.Node | None, yaml.Mark]:

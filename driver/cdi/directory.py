@@ -71,6 +71,12 @@ class SpecDirectory:
                 staged.unlink(missing_ok=True)
             raise
 
+    def claim_uids(self) -> set[str]:
+        """UIDs of all claims that have a spec of ours."""
+        prefix, suffix = spec.file_name(self._driver, "\0").split("\0")
+        names = (path.name for path in self._root.iterdir())
+        return {name[len(prefix) : -len(suffix)] for name in names if name.startswith(prefix) and name.endswith(suffix)}
+
     def remove(self, claim_uid: str) -> None:
         """Remove the spec of a claim, if it is there."""
         self.path(claim_uid).unlink(missing_ok=True)

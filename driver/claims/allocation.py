@@ -15,6 +15,11 @@ _UID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
+# Source: KEP-5304, device metadata.
+METADATA_ROOT = "/var/run/kubernetes.io/dra-device-attributes"
+TEMPLATES = "resourceclaimtemplates"
+_POD_CLAIM = "resource.kubernetes.io/pod-claim-name"
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimRef:
@@ -66,6 +71,8 @@ class Allocation:
     configs: tuple[Config, ...]
     fingerprint: str
     """Equal for equal allocations only; a record answers for the one that it was made for."""
+    metadata_directory: str
+    """Where containers look for device metadata: by the claim's name, or by the pod's name for it from a template."""
 
 
 def check_ref(namespace: str, name: str, uid: str) -> ClaimRef:
@@ -108,7 +115,16 @@ def read_allocation(claim: dict[str, Any], *, ref: ClaimRef, driver: str) -> All
         results=tuple(_read_result(result) for result in results),
         configs=tuple(_read_config(config) for config in configs),
         fingerprint=hashlib.sha256(json.dumps([results, configs], sort_keys=True).encode()).hexdigest(),
+        metadata_directory=_metadata_directory(claim["metadata"], ref),
     )
+
+
+def _metadata_directory(metadata: dict[str, Any], ref: ClaimRef) -> str:
+    pod_claim = (metadata.get("annotations") or {}).get(_POD_CLAIM)
+    # An annotation is text that a user may write: it becomes a part of a path in a container.
+    if isinstance(pod_claim, str) and _NAMESPACE.fullmatch(pod_claim):
+        return f"{METADATA_ROOT}/{TEMPLATES}/{pod_claim}"
+    return f"{METADATA_ROOT}/resourceclaims/{ref.name}"
 
 
 def _read_result(result: dict[str, Any]) -> Result:

@@ -8,6 +8,7 @@ from driver.cdi import spec
 from driver.claims.config import resolve
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.record import Placement, PreparedDevice, Record, State
+from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ def plan(
     driver: str,
     boot_id: str,
     prepared_at: str,
+    metadata: str | None = None,
 ) -> Record:
     """The record that a claim will have. ``devices`` is the node's catalogue, keyed by name.
 
@@ -45,9 +47,11 @@ def plan(
         claim=allocation.claim,
         allocation=allocation.fingerprint,
         boot_id=boot_id,
+        driver=driver,
         state=State.PREPARING if changes else State.PREPARED,
         devices=planned,
         prepared_at=prepared_at,
+        metadata=metadata,
     )
 
 
@@ -71,6 +75,34 @@ def check_overlap(record: Record, holders: Iterable[Record]) -> None:
             for device in wanted:
                 if _collide(device, held):
                     raise ClaimError(Reason.IN_USE, _in_use(device, held, record, holder))
+
+
+def check_capacity(
+    record: Record, device: PreparedDevice, holders: Iterable[Record], capacity: Mapping[str, str]
+) -> None:
+    """Refuse a share that with all others takes more than its device has; ``capacity`` is by name, as published.
+
+    Raises ClaimError. The scheduler counts too; this is for what it may have handed out twice.
+    """
+    others = [holder for holder in holders if holder.claim.uid != record.claim.uid]
+    for name, amount in device.consumed:
+        if device.admin or name not in capacity:
+            continue
+        taken = sum(
+            quantity(value)
+            for holder in (record, *others)
+            for held in holder.devices
+            if held.device == device.device and not held.admin
+            for key, value in held.consumed
+            if key == name
+        )
+        if taken > quantity(capacity[name]):
+            names = ", ".join(sorted({str(holder.claim) for holder in others}))
+            raise ClaimError(
+                Reason.IN_USE,
+                f"device {device.device} has {capacity[name]} of {name}: {amount} for claim {record.claim} would be "
+                f"too much, because it is shared with {names}",
+            )
 
 
 def _collide(device: PreparedDevice, held: PreparedDevice) -> bool:

@@ -22,7 +22,7 @@ from driver.cdi import spec
 from driver.claims.allocation import Allocation, ClaimRef, check_ref, read_allocation
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.hardware import Hardware
-from driver.claims.plan import check_overlap, plan
+from driver.claims.plan import check_capacity, check_overlap, plan
 from driver.claims.record import PreparedDevice, Record, State
 from driver.devices.backend import BackendError
 from driver.kube.client import RESOURCE, Api, ApiError
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from driver.cdi.directory import SpecDirectory
+    from driver.claims.metadata import MetadataFiles
     from driver.claims.records import Records
+    from driver.claims.status import StatusWriter
     from driver.devices.backend import Backend
     from driver.devices.catalogue import Device
+    from driver.devices.model import ContainerEdits
     from driver.observe.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -74,6 +77,9 @@ class Engine:
         pool: str,
         boot_id: str,
         metrics: Metrics,
+        published: Callable[[str], Mapping[str, Any]] = lambda _name: {},
+        metadata: MetadataFiles | None = None,
+        status: StatusWriter | None = None,
     ) -> None:
         self._api = api
         self._records = records
@@ -83,6 +89,9 @@ class Engine:
         self._pool = pool
         self._boot_id = boot_id
         self._metrics = metrics
+        self._published = published
+        self._metadata = metadata
+        self._status = status
         self._hardware = Hardware()
         self._turns: dict[str, _Turn] = {}
         self._reads = asyncio.Semaphore(CONCURRENT_READS)
@@ -105,11 +114,11 @@ class Engine:
 
         Asks the API server never, and waits for hardware only so long: a pod can always end.
         """
+        return await self._each("unprepare", claims, self.release)
 
-        async def one(ref: ClaimRef) -> None:
-            await self._to_its_end(self._unprepare(ref))
-
-        return await self._each("unprepare", claims, one)
+    async def release(self, ref: ClaimRef) -> None:
+        """Unprepare a claim of which nobody will ask that again."""
+        await self._to_its_end(self._unprepare(ref))
 
     async def restore(self) -> None:
         """Write the specs of prepared claims that are missing; call it once the devices are known.
@@ -230,9 +239,9 @@ class Engine:
             if not self._specs.settled(claim.uid):
                 self._write_spec(known, backend, devices)
             return known
-        if known is not None and not (same and known.state is State.PREPARING):
+        again = same and known is not None and known.state is State.PREPARING
+        if known is not None and not again:
             await self._retire(known, deadline)
-            known = None
         with self._metrics.phase("plan"):
             record = plan(
                 allocation,
@@ -241,13 +250,18 @@ class Engine:
                 driver=self._driver,
                 boot_id=self._boot_id,
                 prepared_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                metadata=allocation.metadata_directory if self._metadata else None,
             )
+            if known is not None:
+                record = replace(record, unknown=known.unknown)
             record = self._with_shared_partitions(record)
         if record.state is State.PREPARED:
             await self._claim_devices(record)
         else:
-            record = await self._change_hardware(record, backend, devices, deadline, wanted, again=known is not None)
+            record = await self._change_hardware(record, backend, devices, deadline, wanted, again=again)
         self._write_spec(record, backend, devices)
+        if self._status:
+            self._status.want(record)
         return record
 
     async def _retire(self, old: Record, deadline: float) -> None:
@@ -270,7 +284,11 @@ class Engine:
         async with self._records.exclusive() as changes:
             self._metrics.phases.labels("lock_wait").observe(time.perf_counter() - waiting)
             for device in record.devices:
-                check_overlap(record, self._records.holders(device.gpu_uuid))
+                holders = self._records.holders(device.gpu_uuid)
+                check_overlap(record, holders)
+                if device.consumed:
+                    amounts = self._published(device.device).get("capacity") or {}
+                    check_capacity(record, device, holders, {name: amount["value"] for name, amount in amounts.items()})
             with self._metrics.phase("record"):
                 changes.put(record)
 
@@ -325,6 +343,10 @@ class Engine:
 
     async def _release(self, ref: ClaimRef) -> None:
         self._remove_spec(ref)
+        if self._status:
+            self._status.forget(ref)
+        if self._metadata:
+            self._metadata.remove(ref)
         record = self._records.read(ref.uid)
         if record is None:
             return
@@ -380,6 +402,8 @@ class Engine:
 
     def _write_spec(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
         with self._metrics.phase("cdi"):
+            if self._metadata:
+                self._metadata.write(record)
             content = self._render(record, backend, devices)
             try:
                 self._specs.write(record.claim.uid, content)
@@ -393,14 +417,22 @@ class Engine:
                 self._driver,
                 backend.common_edits(),
                 {
-                    spec.device_name(record.claim.uid, device.device, device.share_id): backend.device_edits(
-                        devices[device.device].gpu, device.partition
+                    spec.device_name(record.claim.uid, device.device, device.share_id): self._edits(
+                        record, device, backend, devices
                     )
                     for device in record.devices
                 },
             )
         except spec.SpecError as error:
             raise ClaimError(Reason.CDI, f"claim {record.claim}: {error}") from error
+
+    def _edits(
+        self, record: Record, device: PreparedDevice, backend: Backend, devices: Mapping[str, Device]
+    ) -> ContainerEdits:
+        edits = backend.device_edits(devices[device.device].gpu, device.partition)
+        if self._metadata:
+            edits = replace(edits, mounts=edits.mounts + self._metadata.edits(record, device).mounts)
+        return edits
 
     def _with_shared_partitions(self, record: Record) -> Record:
         """A partition that another claim's record knows is used as it is by who only looks at it, or shares it."""

@@ -73,10 +73,13 @@ class Record:
     allocation: str
     """Fingerprint of the allocation that this record was made for."""
     boot_id: str
+    driver: str
     state: State
     devices: tuple[PreparedDevice, ...]
     prepared_at: str
     """RFC 3339."""
+    metadata: str | None = None
+    """Directory in containers where they find device metadata files; None without any."""
     unknown: dict[str, Any] = field(default_factory=dict)
     """Fields of a newer version; they are kept, so that an upgrade after a downgrade finds them again."""
 
@@ -95,9 +98,11 @@ def encode(record: Record) -> bytes:
             "claim": {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid},
             "allocation": record.allocation,
             "bootID": record.boot_id,
+            "driver": record.driver,
             "state": record.state,
             "devices": [_encode_device(device) for device in record.devices],
             "preparedAt": record.prepared_at,
+            **({"metadata": record.metadata} if record.metadata is not None else {}),
         },
         indent=1,
     ).encode()
@@ -107,14 +112,16 @@ def decode(data: bytes, *, uid: str) -> Record:
     """Read a file's content. Raises DamagedRecordError, also for a record that belongs to another UID."""
     try:
         raw = json.loads(data)
-        known = {"schema", "claim", "allocation", "bootID", "state", "devices", "preparedAt"}
+        known = {"schema", "claim", "allocation", "bootID", "driver", "state", "devices", "preparedAt", "metadata"}
         record = Record(
             claim=ClaimRef(raw["claim"]["namespace"], raw["claim"]["name"], raw["claim"]["uid"]),
             allocation=raw["allocation"],
             boot_id=raw["bootID"],
+            driver=raw["driver"],
             state=State(raw["state"]),
             devices=tuple(_decode_device(device) for device in raw["devices"]),
             prepared_at=raw["preparedAt"],
+            metadata=raw.get("metadata"),
             unknown={key: value for key, value in raw.items() if key not in known},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -96,6 +96,10 @@ class Records:
         """Who holds a GPU since this boot. Reliable only inside ``exclusive``."""
         return tuple(self._holders.get(gpu_uuid, {}).values())
 
+    def quarantined_uids(self) -> set[str]:
+        """UIDs of claims of which a damaged record was set aside."""
+        return {path.name.partition(".")[0] for path in self._quarantine.glob(f"*{_SUFFIX}")}
+
     def _put(self, descriptor: int, record: Record) -> None:
         path = self._path(record.claim.uid)
         temporary = path.with_suffix(_TEMPORARY)

@@ -68,6 +68,10 @@ class Backend(Protocol):
         """
         ...
 
+    def processes(self, gpu_uuid: str) -> int:
+        """How many processes use a GPU or a partition of it. Raises BackendError when the hardware cannot tell."""
+        ...
+
     def close(self) -> None:
         """Release what the backend holds; a wait_for_events in another thread returns soon after."""
         ...

@@ -149,6 +149,9 @@ def _static(gpu: Gpu, shares: Shares) -> Iterator[Device | str]:
         yield "MIG mode is on but there are no MIG devices, so none of it can be used: create some, or switch MIG off"
     for partition in sorted(gpu.partitions, key=lambda p: (p.size, p.profile, -p.start)):
         profile = gpu.profile(partition.profile)
+        if not partition.uuid:
+            yield f"a GPU instance of {partition.profile} at {partition.start} has no compute instance"
+            continue
         if profile is None:
             yield f"MIG device {partition.uuid} has the profile {partition.profile}, which the GPU does not list"
             continue

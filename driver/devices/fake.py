@@ -158,6 +158,11 @@ class FakeBackend:
                 raise BackendError(f"{what}: Not Supported: it needs a reset of the GPU")
             self._cut(gpu.uuid, MigState(enabled=False))
 
+    def processes(self, gpu_uuid: str) -> int:
+        """None ever: containers get no GPU that could run anything."""
+        self._known(gpu_uuid, "count processes")
+        return 0
+
     def close(self) -> None:
         """Let a waiting thread go."""
         self._closed.set()

@@ -55,7 +55,10 @@ class Partition:
     size: int
     """``start`` and ``size`` count memory slices, as in MigProfile."""
     uuid: str
-    """``MIG-<uuid>``; the same placement may get the same one again when it is created anew."""
+    """``MIG-<uuid>``; the same placement may get the same one again when it is created anew.
+
+    Empty for one that a crash left unfinished: it takes its slices, and can only be destroyed.
+    """
     gi_id: int
     ci_id: int
 

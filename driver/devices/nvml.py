@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from driver.devices.backend import BackendError
 from driver.devices.model import (
@@ -19,10 +19,16 @@ from driver.devices.model import (
     Fault,
     Gpu,
     Inventory,
+    MigMode,
     MigProfile,
     Occurred,
     Partition,
+    switches_without_reset,
 )
+from driver.devices.nvml_mig import NvmlMig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +83,9 @@ class NvmlBackend:
         BackendError: the library or the kernel driver is not there.
     """
 
-    def __init__(self, nvml: Any, *, sysfs: Path = Path("/sys"), dev: Path = Path("/dev")) -> None:
+    def __init__(
+        self, nvml: Any, *, sysfs: Path = Path("/sys"), dev: Path = Path("/dev"), proc: Path = Path("/proc")
+    ) -> None:
         self._nvml = nvml
         self._sysfs = sysfs
         self._dev = dev
@@ -91,6 +99,8 @@ class NvmlBackend:
         self._needs_repair: dict[str, bool] = {}
         self._next_recovery_check = 0.0
         self._common = ContainerEdits()
+        self._mig = NvmlMig(nvml, self._ask, proc=proc)
+        self._caps: Mapping[tuple[int, int, int | None], DeviceNode] = {}
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:
@@ -113,6 +123,7 @@ class NvmlBackend:
                 continue
             seen[gpu.uuid], handles[gpu.uuid] = gpu, handle
         self._seen, self._handles = seen, handles  # replaced, not changed: another thread may be iterating
+        self._caps = self._mig.capabilities()
         self._common = ContainerEdits(
             env=("NVIDIA_VISIBLE_DEVICES=void",),
             device_nodes=tuple(
@@ -148,21 +159,49 @@ class NvmlBackend:
         """The driver's control nodes, as far as the node had them at the last inventory."""
         return self._common
 
+    def device_edits(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
+        """The GPU's own device file; for a partition also those that let a container open it.
+
+        Raises BackendError where the kernel driver names no such files.
+        """
+        node = DeviceNode(path=f"/dev/nvidia{gpu.minor}")
+        if partition is None:
+            return ContainerEdits(device_nodes=(node,))
+        keys = ((gpu.minor, partition.gi_id, None), (gpu.minor, partition.gi_id, partition.ci_id))
+        caps = tuple(self._caps[key] for key in keys if key in self._caps)
+        if len(caps) != len(keys):
+            raise BackendError(f"{partition.uuid} cannot be given to a container: no entry in nvidia-caps/mig-minors")
+        return ContainerEdits(device_nodes=(node, *caps))
+
     def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
-        raise BackendError("partitions of real GPUs are not supported yet")
+        """GPU instances as they are now; one that a crash left unfinished has an empty UUID."""
+        gpu = self._seen.get(gpu_uuid)
+        profiles = {profile.profile_id: profile for profile in gpu.mig_profiles} if gpu else {}
+        return self._mig.partitions(gpu_uuid, profiles) if profiles else ()
 
     def create_partition(self, gpu: Gpu, profile: MigProfile, start: int) -> Partition:
-        raise BackendError("partitions of real GPUs are not supported yet")
+        """Create a GPU instance with a compute instance that fills it."""
+        return self._mig.create(gpu, profile, start)
 
     def destroy_partition(self, partition: Partition) -> None:
-        raise BackendError("partitions of real GPUs are not supported yet")
+        """Destroy both instances by their ids, if they still are what was made."""
+        gpu = self._seen.get(partition.gpu_uuid)
+        self._mig.destroy(partition, switchable=gpu is not None and gpu.mig_switchable)
 
     def make_whole(self, gpu: Gpu) -> None:
-        pass
+        """Switch MIG mode off."""
+        self._mig.make_whole(gpu)
 
-    def device_edits(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
-        """The GPU's own device file."""
-        return ContainerEdits(device_nodes=(DeviceNode(path=f"/dev/nvidia{gpu.minor}"),))
+    def processes(self, gpu_uuid: str) -> int:
+        """Compute and graphics processes, as far as the driver tells."""
+        handle = self._handles.get(gpu_uuid)
+        found = [
+            self._ask(query, handle) if handle is not None else None
+            for query in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses")
+        ]
+        if found[0] is None:
+            raise BackendError(f"{gpu_uuid} does not tell its processes")
+        return sum(len(processes) for processes in found if processes is not None)
 
     def close(self) -> None:
         """Let a waiting thread go; NVML itself stays loaded, a call may still be inside."""
@@ -190,6 +229,9 @@ class NvmlBackend:
         memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
         capability = self._ask("nvmlDeviceGetCudaComputeCapability", handle)
         mode = self._ask("nvmlDeviceGetAddressingMode", handle)
+        compute_capability = f"{capability[0]}.{capability[1]}" if capability else None
+        mig_mode = self._mig.mode(handle)
+        profiles = self._mig.profiles(handle) if mig_mode is not MigMode.UNSUPPORTED else ()
         return Gpu(
             name=f"gpu-{minor}",
             uuid=uuid,
@@ -198,14 +240,29 @@ class NvmlBackend:
             product_name=self._ask("nvmlDeviceGetName", handle) or "",
             brand=BRANDS.get(self._ask("nvmlDeviceGetBrand", handle)),
             architecture=ARCHITECTURES.get(self._ask("nvmlDeviceGetArchitecture", handle)),
-            compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
+            compute_capability=compute_capability,
             memory_bytes=None if memory is None else int(memory.total),
             multiprocessors=None,
             pci_bus_id=bus_id,
             pcie_root=self._pcie_root(bus_id),
             numa_node=self._numa_node(bus_id),
             addressing_mode=ADDRESSING_MODES.get(mode),
+            memory_slices=max((start + p.size for p in profiles for start in p.starts), default=0),
+            mig_profiles=profiles,
+            mig_mode=mig_mode,
+            mig_switchable=bool(profiles) and switches_without_reset(compute_capability),
+            partitions=self._present(uuid, profiles),
         )
+
+    def _present(self, uuid: str, profiles: tuple[MigProfile, ...]) -> tuple[Partition, ...]:
+        """A GPU's partitions; a GPU that does not tell them is still published as far as it goes."""
+        if not profiles:
+            return ()
+        try:
+            return self._mig.partitions(uuid, {profile.profile_id: profile for profile in profiles})
+        except BackendError as error:
+            logger.error("%s", error)
+            return ()
 
     def _wait(self, timeout: float) -> tuple[Event, ...]:
         nvml = self._nvml

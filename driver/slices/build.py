@@ -5,50 +5,83 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from driver.devices import mig
+from driver.devices.catalogue import catalogue
+from driver.devices.options import Options, Sharing
 from driver.health.taints import DEFAULT_EFFECTS, Effects, taints
 from driver.text import cut
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from driver.devices.catalogue import Device
     from driver.devices.model import Gpu, Inventory
     from driver.health.conditions import Conditions
 
 MAX_DEVICES = 64
-"""Devices per slice once any has a taint; kept always, so that a taint does not move devices between slices."""
+"""Devices per slice once any has a taint or counters; kept always, so that a taint does not move devices."""
+MAX_COUNTER_SETS = 8
+"""Counter sets per slice."""
 MAX_STRING_BYTES = 64
+MAX_PEERS = 24
+"""A device has at most 48 attribute values, those in lists counted one by one."""
 
-_DEVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 _VERSION = re.compile(r"v?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?(?:[-+.~_ ].*)?")
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _DECIMAL = ("", "k", "M", "G", "T", "P", "E")
+_MEMORY = "memory"
+# What a partition publishes as capacities, under the names that NVIDIA's driver uses, and the counters they belong to.
+_CAPACITIES = {
+    "multiprocessors": "multiprocessors",
+    "copyEngines": "copy-engines",
+    "decoders": "decoders",
+    "encoders": "encoders",
+    "jpegEngines": "jpeg-engines",
+    "ofaEngines": "ofa-engines",
+}
 
 Slice = dict[str, Any]
 """A ResourceSlice's spec without driver, node and pool, which are for the publisher to add."""
 
 
 def build_slices(
-    inventory: Inventory, conditions: Conditions, *, driver_name: str, effects: Effects = DEFAULT_EFFECTS
+    inventory: Inventory,
+    conditions: Conditions,
+    *,
+    driver_name: str,
+    devices: Sequence[Device] | None = None,
+    effects: Effects = DEFAULT_EFFECTS,
+    list_attributes: bool = False,
 ) -> tuple[Slice, ...]:
     """The slices of the node's pool, in the order of their index.
 
-    Devices are in order of preference, which is their PCI order; a node without GPUs has one slice without ``devices``,
-    so that the scheduler sees a driver with nothing rather than no driver. A device whose name is not valid or is there
-    already is left out: one bad device makes the scheduler ignore the whole pool.
+    Counter sets come first, in slices of their own, because a slice has either those or devices. Devices follow in the
+    order of the catalogue, a GPU's all in one slice as long as they fit into any: so a GPU's taint changes one slice.
+    A node without devices has one slice without ``devices``, so that the scheduler sees a driver with nothing rather
+    than no driver.
 
     Args:
         inventory: the node's GPUs.
         conditions: what is wrong with them.
         driver_name: the domain of the taints' keys.
+        devices: what is offered, from driver.devices.catalogue; every GPU as a whole without it.
         effects: by which table conditions become taints.
+        list_attributes: whether the cluster takes attributes that are lists.
     """
-    devices: dict[str, dict[str, Any]] = {}
-    for gpu in inventory.gpus:
-        if _DEVICE_NAME.fullmatch(gpu.name) and gpu.name not in devices:
-            device_taints = taints(conditions.get(gpu.uuid, ()), driver_name=driver_name, effects=effects)
-            devices[gpu.name] = _device(inventory, gpu, device_taints)
-    listed = list(devices.values())
-    chunks = [listed[start : start + MAX_DEVICES] for start in range(0, len(listed), MAX_DEVICES)]
-    return tuple({"devices": chunk} for chunk in chunks) or ({},)
+    offered = catalogue(inventory, Options()) if devices is None else devices
+    by_gpu: dict[str, list[dict[str, Any]]] = {}
+    counted: dict[str, Gpu] = {}
+    for device in offered:
+        rendered = _device(inventory, device, list_attributes=list_attributes)
+        if found := taints(conditions.get(device.gpu.uuid, ()), driver_name=driver_name, effects=effects):
+            rendered["taints"] = found
+        by_gpu.setdefault(device.gpu.uuid, []).append(rendered)
+        if device.partitionable:
+            counted[device.gpu.uuid] = device.gpu
+    sets = [_counter_set(gpu) for gpu in counted.values()]
+    counters = [{"sharedCounters": chunk} for chunk in _chunks(sets, MAX_COUNTER_SETS)]
+    return (*counters, *({"devices": chunk} for chunk in _packed(by_gpu.values()))) or ({},)
 
 
 def semver(text: str | None) -> str | None:
@@ -71,11 +104,43 @@ def quantity(number: int) -> str:
     return f"{number}{suffixes[power]}"
 
 
-def _device(inventory: Inventory, gpu: Gpu, device_taints: list[dict[str, Any]]) -> dict[str, Any]:
+def _device(inventory: Inventory, device: Device, *, list_attributes: bool) -> dict[str, Any]:
+    gpu = device.gpu
+    attributes = {**_identity(device), **_common(inventory, gpu)}
+    if list_attributes:
+        attributes |= _lists(inventory, device)
+    rendered: dict[str, Any] = {
+        "name": device.name,
+        "attributes": {name: value for name, value in attributes.items() if value is not None},
+    }
+    if capacity := _shared(device) if device.shares else _exclusive(device):
+        rendered["capacity"] = capacity
+    if device.shares:
+        rendered["allowMultipleAllocations"] = True
+    if device.partitionable:
+        placed = device.profile is not None and device.start is not None
+        used = mig.consumption(gpu, device.profile, device.start) if placed else mig.totals(gpu)  # type: ignore[arg-type]
+        rendered["consumesCounters"] = [{"counterSet": _set_name(gpu), "counters": _counters(used)}]
+    return rendered
+
+
+def _identity(device: Device) -> dict[str, dict[str, Any] | None]:
+    if device.profile is None:
+        # No partition has NVLink: what tells of it is for whole GPUs, and leaves a partition within 32 attributes.
+        clique = _string(device.gpu.fabric_clique)
+        return {"type": _string("gpu"), "uuid": _string(device.gpu.uuid), "fabricClique": clique}
+    return {
+        "type": _string("mig"),
+        # A partition that prepare makes has no UUID yet.
+        "uuid": _string(device.partition.uuid if device.partition else None),
+        "parentUUID": _string(device.gpu.uuid),
+        "profile": _string(device.profile.name),
+    }
+
+
+def _common(inventory: Inventory, gpu: Gpu) -> dict[str, dict[str, Any] | None]:
     bus_id = gpu.pci_bus_id if gpu.pci_bus_id and _BUS_ID.fullmatch(gpu.pci_bus_id) else None
-    attributes = {
-        "type": _string("gpu"),
-        "uuid": _string(gpu.uuid),
+    return {
         "productName": _string(gpu.product_name),
         "brand": _string(gpu.brand),
         "architecture": _string(gpu.architecture),
@@ -89,15 +154,95 @@ def _device(inventory: Inventory, gpu: Gpu, device_taints: list[dict[str, Any]])
         "resource.kubernetes.io/pcieRoot": _string(gpu.pcie_root),
         "resource.kubernetes.io/numaNode": None if gpu.numa_node is None else {"int": gpu.numa_node},
     }
-    device: dict[str, Any] = {
-        "name": gpu.name,
-        "attributes": {name: value for name, value in attributes.items() if value is not None},
-    }
-    if gpu.memory_bytes is not None:
-        device["capacity"] = {"memory": {"value": quantity(gpu.memory_bytes)}}
-    if device_taints:
-        device["taints"] = device_taints
-    return device
+
+
+def _lists(inventory: Inventory, device: Device) -> dict[str, dict[str, Any]]:
+    """The list forms; a partition has no NVLink, and an empty list is not allowed."""
+    gpu = device.gpu
+    found: dict[str, dict[str, Any]] = {}
+    if gpu.pcie_root is not None:
+        found["resource.kubernetes.io/pcieRoot"] = {"strings": [cut(gpu.pcie_root, MAX_STRING_BYTES)]}
+    if gpu.numa_node is not None:
+        found["resource.kubernetes.io/numaNode"] = {"ints": [gpu.numa_node]}
+    peers = [other.name for other in inventory.gpus if other.uuid in gpu.nvlink_peers]
+    if peers and device.profile is None:
+        found["nvlinkPeers"] = {"strings": peers[:MAX_PEERS]}
+    return found
+
+
+def _amounts(device: Device) -> dict[str, int]:
+    """Capacities but for the memory. Of a whole GPU NVIDIA publishes them only beside partitions; so do we."""
+    profile = device.profile
+    if profile is not None:
+        amounts = {name: mig.SCALARS[counter](profile) for name, counter in _CAPACITIES.items()}
+        if device.partition is not None:
+            amounts |= {f"memorySlice{number}": 1 for number in sorted(device.slots)}
+        return amounts
+    if not device.partitionable:
+        return {}
+    gpu = device.gpu
+    amounts = {name: max(map(mig.SCALARS[c], gpu.mig_profiles)) for name, c in _CAPACITIES.items()}
+    return {**amounts, "multiprocessors": max(amounts["multiprocessors"], gpu.multiprocessors or 0)}
+
+
+def _exclusive(device: Device) -> dict[str, dict[str, Any]]:
+    capacity = {name: {"value": quantity(amount)} for name, amount in _amounts(device).items()}
+    if device.memory_bytes is not None:
+        capacity[_MEMORY] = {"value": quantity(device.memory_bytes)}
+    return capacity
+
+
+def _shared(device: Device) -> dict[str, dict[str, Any]]:
+    """Capacities that claims take parts of. One without a policy would go to the first claim altogether."""
+    shares = device.shares
+    capacity = {name: _divisible(amount, default=0) for name, amount in _amounts(device).items()}
+    if device.memory_bytes is not None:
+        available, default = shares.memory(device.memory_bytes), shares.default_memory(device.memory_bytes)
+        lowest = 0 if shares.mode is Sharing.UNLIMITED else mig.MIB
+        capacity[_MEMORY] = _divisible(available, default=default, lowest=lowest, step=mig.MIB)
+    if shares.count is not None:
+        capacity["shares"] = _divisible(shares.count, default=1, lowest=1)
+    return capacity
+
+
+def _divisible(amount: int, *, default: int, lowest: int = 0, step: int = 1) -> dict[str, Any]:
+    """A capacity with its policy; whole steps, because the server rounds parts of a unit up and divides by the step."""
+    policy: dict[str, Any] = {"default": quantity(default)}
+    if lowest + step > amount:  # no room for a step, so there is one value only
+        policy["validValues"] = [quantity(default)]
+    else:
+        policy["validRange"] = {"min": quantity(lowest), "max": quantity(amount), "step": quantity(step)}
+    return {"value": quantity(amount), "requestPolicy": policy}
+
+
+def _counter_set(gpu: Gpu) -> dict[str, Any]:
+    return {"name": _set_name(gpu), "counters": _counters(mig.totals(gpu))}
+
+
+def _counters(amounts: Mapping[str, int]) -> dict[str, dict[str, str]]:
+    return {name: {"value": quantity(amount)} for name, amount in amounts.items()}
+
+
+def _set_name(gpu: Gpu) -> str:
+    return f"{gpu.name}-counter-set"
+
+
+def _packed(groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    """Slices' worth of devices; a group begins in the next one rather than be cut in two."""
+    current: list[dict[str, Any]] = []
+    for group in groups:
+        if current and len(current) + len(group) > MAX_DEVICES:
+            yield current
+            current = []
+        current.extend(group)
+        *full, current = _chunks(current, MAX_DEVICES)
+        yield from full
+    if current:
+        yield current
+
+
+def _chunks(items: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _string(text: str | None) -> dict[str, str] | None:

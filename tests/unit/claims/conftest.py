@@ -83,7 +83,7 @@ def claim(*results: dict[str, Any], name: str = "claim", uid: str | None = None,
 class Node:
     """One driver instance on one node's directories; make a second one for a restart or a rolling upgrade."""
 
-    def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = "boot-1", gpus: int = 4) -> None:
+    def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = "boot-1", gpus: int = 4, **more: Any) -> None:
         self.api = api
         self.quarantined: list[tuple[Path, str]] = []
         self.records = Records(
@@ -103,6 +103,7 @@ class Node:
             pool=POOL,
             boot_id=boot_id,
             metrics=Metrics(driver_name=DRIVER),
+            **more,
         )
 
     async def known(self) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from driver.claims.allocation import ClaimRef, read_allocation
-from driver.claims.config import GpuConfig, MigDeviceConfig, decode, resolve
+from driver.claims.config import GpuConfig, MigDeviceConfig, decode, json_schemas, resolve
 from driver.claims.errors import ClaimError
 
 from .conftest import DRIVER, claim, result
@@ -155,3 +158,14 @@ def test_a_partition_takes_its_own_kind() -> None:
     applied = resolved(config(MIG, requests=("gpu",)), types={"gpu-0": "mig"})
 
     assert isinstance(applied["gpu-0"], MigDeviceConfig)
+
+
+@pytest.mark.parametrize("kind", sorted(json_schemas()))
+def test_the_schemas_that_we_ship_are_those_of_the_code(kind: str) -> None:
+    path = Path(__file__).parents[3] / "deploy" / "schemas" / f"{kind}.schema.json"
+    expected = json.dumps(json_schemas()[kind], indent=2) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(expected)
+
+    assert path.read_text() == expected, "write it again with UPDATE_GOLDEN=1"

@@ -423,3 +423,32 @@ async def test_a_lost_gpu_does_not_keep_a_pod_from_ending(node: MigNode, allocat
 
     assert outcome is None
     assert node.record_of(claim).state is State.UNDOING
+
+
+async def test_shares_that_together_take_more_than_there_is_are_refused(
+    tmp_path: Path, api: ClaimApi, allocated: Any
+) -> None:
+    published: Any = lambda _name: {"capacity": {"memory": {"value": "80Gi"}}}  # noqa: E731
+    node = await Node(tmp_path, api, published=published).start()
+    first = result("gpu-0", shareID="s-1", consumedCapacity={"memory": "60Gi"})
+    await node.prepare(allocated(first, name="first"))
+
+    error = await node.prepare(
+        allocated(result("gpu-0", shareID="s-2", consumedCapacity={"memory": "40Gi"}), name="second")
+    )
+    devices = await node.prepare(
+        allocated(result("gpu-0", shareID="s-3", consumedCapacity={"memory": "20Gi"}), name="third")
+    )
+
+    assert error.reason is Reason.IN_USE
+    assert "shared with default/first" in str(error)
+    assert devices[0].share_id == "s-3"
+
+
+async def test_the_same_share_is_not_given_out_twice(tmp_path: Path, api: ClaimApi, allocated: Any) -> None:
+    node = await Node(tmp_path, api).start()
+    await node.prepare(allocated(result("gpu-0", shareID="s-1"), name="first"))
+
+    error = await node.prepare(allocated(result("gpu-0", shareID="s-1"), name="second"))
+
+    assert error.reason is Reason.IN_USE

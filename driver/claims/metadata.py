@@ -1,0 +1,102 @@
+"""Device metadata files: what a container can read about the devices that it got.
+
+One file for each request, mounted by the claim's CDI spec.
+Source: KEP-5304, format ``metadata.resource.k8s.io/v1alpha1``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from driver.claims.allocation import TEMPLATES
+from driver.devices.model import ContainerEdits, Mount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from driver.claims.allocation import ClaimRef
+    from driver.claims.record import PreparedDevice, Record
+
+logger = logging.getLogger(__name__)
+
+API_VERSION = "metadata.resource.k8s.io/v1alpha1"
+
+
+def document(record: Record, request: str, published: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of one request's file."""
+    claim = record.claim
+    content: dict[str, Any] = {
+        "kind": "DeviceMetadata",
+        "apiVersion": API_VERSION,
+        "metadata": {"name": claim.name, "namespace": claim.namespace, "uid": claim.uid, "generation": 1},
+    }
+    directory = record.metadata or ""
+    if f"/{TEMPLATES}/" in directory:
+        content["podClaimName"] = directory.rsplit("/", 1)[-1]
+    devices = [
+        {
+            "driver": record.driver,
+            "pool": device.pool,
+            "name": device.device,
+            "attributes": dict(published(device.device).get("attributes") or {}),
+        }
+        for device in record.devices
+        if request in device.requests
+    ]
+    return {**content, "requests": [{"name": request, "devices": devices}]}
+
+
+class MetadataFiles:
+    """The files on the host. A file that cannot be written is logged, and the claim succeeds without it."""
+
+    def __init__(self, directory: Path, *, published: Callable[[str], Mapping[str, Any]]) -> None:
+        self._directory = directory
+        self._published = published
+
+    def write(self, record: Record) -> None:
+        """Write the files of a claim, if it is to have any."""
+        if record.metadata is None:
+            return
+        for request in _requests(record):
+            path = self._path(record.claim, request)
+            temporary = path.with_suffix(".tmp")
+            try:
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                temporary.write_text(json.dumps(document(record, request, self._published), indent=2) + "\n")
+                temporary.rename(path)
+            except OSError as error:
+                logger.error("claim %s has no device metadata: %s", record.claim, error)
+
+    def edits(self, record: Record, device: PreparedDevice) -> ContainerEdits:
+        """The mounts that come with a device: those of the requests whose first device it is."""
+        if record.metadata is None:
+            return ContainerEdits()
+        mounts = []
+        for request in device.requests:
+            path = self._path(record.claim, request)
+            first = next(other for other in record.devices if request in other.requests)
+            # A mount without its source would keep the container from starting.
+            if first == device and path.exists():
+                target = f"{record.metadata}/{request}/{record.driver}-metadata.json"
+                mounts.append(Mount(host_path=str(path), container_path=target, options=("ro", "bind")))
+        return ContainerEdits(mounts=tuple(mounts))
+
+    def remove(self, claim: ClaimRef) -> None:
+        """Remove the files of a claim."""
+        shutil.rmtree(self._directory / _folder(claim), ignore_errors=True)
+
+    def _path(self, claim: ClaimRef, request: str) -> Path:
+        return self._directory / _folder(claim) / request / "metadata.json"
+
+
+def _folder(claim: ClaimRef) -> str:
+    # Neither part can have an underscore, so that the two cannot be mistaken for others.
+    return f"{claim.namespace}_{claim.name}"
+
+
+def _requests(record: Record) -> list[str]:
+    return list(dict.fromkeys(request for device in record.devices for request in device.requests))

@@ -1,0 +1,111 @@
+"""``status.devices`` of claims: what was prepared, for people who look at the claim. Off the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import tenacity
+
+from driver.kube.client import APPLY_PATCH, RESOURCE, Api, ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from driver.claims.allocation import ClaimRef
+    from driver.claims.record import PreparedDevice, Record
+
+logger = logging.getLogger(__name__)
+
+FIELD_MANAGER = "gpu-dra-driver"
+ATTEMPTS = 12
+
+
+def device_status(record: Record, device: PreparedDevice, published: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of ``status.devices``; ``published`` is the device as it is in the ResourceSlice."""
+    attributes = published.get("attributes") or {}
+    shown = {
+        "uuid": device.partition.uuid if device.partition else device.gpu_uuid,
+        "productName": _value(attributes.get("productName")),
+        "pciBusID": _value(attributes.get("resource.kubernetes.io/pciBusID")),
+        "driverVersion": _value(attributes.get("driverVersion")),
+        "profile": device.partition.profile if device.partition else None,
+        "share": dict(device.consumed) or None,
+    }
+    status: dict[str, Any] = {
+        "driver": record.driver,
+        "pool": device.pool,
+        "device": device.device,
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Prepared",
+                "message": "The device is prepared for the pods of this claim.",
+                "lastTransitionTime": record.prepared_at[:19] + "Z",
+            }
+        ],
+        "data": {key: value for key, value in shown.items() if value is not None},
+    }
+    if device.share_id is not None:
+        status["shareID"] = device.share_id
+    return status
+
+
+class StatusWriter:
+    """Applies the status of claims one after another; the newest wish for a claim counts, an unprepare cancels it."""
+
+    def __init__(self, api: Api, *, published: Callable[[str], Mapping[str, Any]]) -> None:
+        self._api = api
+        self._published = published
+        self._wanted: OrderedDict[str, Record] = OrderedDict()
+        self._wake = asyncio.Event()
+
+    def want(self, record: Record) -> None:
+        """Write the status of a claim soon."""
+        self._wanted[record.claim.uid] = record
+        self._wake.set()
+
+    def forget(self, claim: ClaimRef) -> None:
+        """The claim was unprepared: nothing needs to be written any more."""
+        self._wanted.pop(claim.uid, None)
+
+    async def run(self) -> None:
+        """Write for ever. Ends only by cancellation."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._wanted:
+                _, record = self._wanted.popitem(last=False)
+                await self._apply(record)
+
+    async def _apply(self, record: Record) -> None:
+        claim = record.claim
+        body = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {"name": claim.name, "namespace": claim.namespace, "uid": claim.uid},
+            "status": {
+                "devices": [device_status(record, device, self._published(device.device)) for device in record.devices]
+            },
+        }
+        path = f"{RESOURCE}/namespaces/{claim.namespace}/resourceclaims/{claim.name}/status"
+        try:
+            async for attempt in tenacity.AsyncRetrying(
+                retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient),
+                wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
+                stop=tenacity.stop_after_attempt(ATTEMPTS),
+                reraise=True,
+            ):
+                with attempt:
+                    params = {"fieldManager": FIELD_MANAGER, "force": "true"}
+                    await self._api.request("PATCH", path, params=params, body=body, content_type=APPLY_PATCH)
+        except ApiError as error:
+            if error.status not in {404, 409}:  # the claim is gone or has been replaced: nobody misses the status
+                logger.warning("the status of claim %s was not written: %s", claim, error)
+
+
+def _value(attribute: Mapping[str, Any] | None) -> Any:
+    return next(iter(attribute.values()), None) if attribute else None

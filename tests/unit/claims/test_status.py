@@ -1,0 +1,126 @@
+"""``status.devices``: written after the fact, with what a person wants to see."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.claims.allocation import ClaimRef
+from driver.claims.record import PreparedDevice, Record, State
+from driver.claims.status import StatusWriter
+from driver.kube.client import RESOURCE, Api
+from driver.sim.apiserver import ApiServer, Fault
+from tests.eventually import eventually
+from tests.harness import DRIVER, NODE, Claims
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+PUBLISHED = {
+    "attributes": {
+        "productName": {"string": "NVIDIA H100"},
+        "driverVersion": {"version": "570.124.6"},
+        "resource.kubernetes.io/pciBusID": {"string": "0000:1b:00.0"},
+    }
+}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServer]:
+    async with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def api(server: ApiServer, tmp_path: Path) -> AsyncIterator[Api]:
+    async with await Api.connect(server.write_kubeconfig(tmp_path / "kubeconfig")) as api:
+        yield api
+
+
+@pytest.fixture
+async def writer(api: Api) -> AsyncIterator[StatusWriter]:
+    writer = StatusWriter(api, published=lambda _name: PUBLISHED)
+    task = asyncio.create_task(writer.run())
+    yield writer
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def record(claim: dict[str, Any]) -> Record:
+    metadata = claim["metadata"]
+    return Record(
+        claim=ClaimRef(metadata["namespace"], metadata["name"], metadata["uid"]),
+        allocation="x",
+        boot_id="boot-1",
+        driver=DRIVER,
+        state=State.PREPARED,
+        devices=(
+            PreparedDevice(
+                requests=("req-0",), pool=NODE, device="gpu-0", cdi_ids=("x",), gpu_uuid="GPU-0", slots=(0,)
+            ),
+        ),
+        prepared_at="2026-01-02T03:04:05.678+00:00",
+    )
+
+
+async def statuses(api: Api) -> list[dict[str, Any]]:
+    claim = await api.get(f"{RESOURCE}/namespaces/default/resourceclaims/claim")
+    found: list[dict[str, Any]] = (claim.get("status") or {}).get("devices") or []
+    return found
+
+
+async def test_a_prepared_device_is_ready_and_says_what_it_is(api: Api, writer: StatusWriter) -> None:
+    claim = await Claims(api).allocated("claim", "gpu-0")
+
+    writer.want(record(claim))
+
+    [device] = await eventually(lambda: statuses(api))
+    assert device["device"] == "gpu-0"
+    assert [(c["type"], c["status"], c["reason"]) for c in device["conditions"]] == [("Ready", "True", "Prepared")]
+    assert device["data"] == {
+        "uuid": "GPU-0",
+        "productName": "NVIDIA H100",
+        "pciBusID": "0000:1b:00.0",
+        "driverVersion": "570.124.6",
+    }
+
+
+async def test_a_server_that_stumbles_is_asked_again(api: Api, server: ApiServer, writer: StatusWriter) -> None:
+    claim = await Claims(api).allocated("claim", "gpu-0")
+    failures = [Fault(status=503)]
+    server.fault = lambda request: failures.pop() if request.verb == "patch" and failures else None
+
+    writer.want(record(claim))
+
+    await eventually(lambda: statuses(api))
+    assert failures == []
+
+
+async def test_a_claim_that_is_gone_does_not_stop_the_others(api: Api, writer: StatusWriter) -> None:
+    claims = Claims(api)
+    gone = await claims.allocated("gone", "gpu-1")
+    await claims.delete(gone)
+    claim = await claims.allocated("claim", "gpu-0")
+
+    writer.want(record(gone))
+    writer.want(record(claim))
+
+    await eventually(lambda: statuses(api))
+
+
+async def test_an_unprepared_claim_is_not_written_any_more(api: Api) -> None:
+    writer = StatusWriter(api, published=lambda _name: PUBLISHED)
+    claim = await Claims(api).allocated("claim", "gpu-0")
+    writer.want(record(claim))
+
+    writer.forget(record(claim).claim)
+    task = asyncio.create_task(writer.run())
+    await Claims(api).allocated("other", "gpu-1")
+    task.cancel()
+
+    assert await statuses(api) == []

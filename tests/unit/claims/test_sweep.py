@@ -1,0 +1,154 @@
+"""Records of claims that nobody asks for again: kept while something may use the device, removed after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.claims.sweep import GRACE, Sweeper
+from driver.kube.client import ApiError
+
+from .conftest import DRIVER, ClaimApi, Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class World:
+    """A node, its sweeper, and what the sweeper can see."""
+
+    def __init__(self, node: Node, api: ClaimApi, *, boot_id: str = "boot-1") -> None:
+        self.now = 0.0
+        self.busy = False
+        self.sweeper = Sweeper(
+            api=api,  # type: ignore[arg-type]
+            records=node.records,
+            specs=node.specs,
+            boot_id=boot_id,
+            release=node.engine.release,
+            idle=self.idle,
+            clock=lambda: self.now,
+        )
+
+    async def idle(self, _gpu_uuid: str) -> bool:
+        return not self.busy
+
+
+@pytest.fixture
+def world(node: Node, api: ClaimApi) -> World:
+    return World(node, api)
+
+
+async def sweep_twice(world: World, *, after: float) -> None:
+    await world.sweeper.sweep()
+    world.now += after
+    await world.sweeper.sweep()
+
+
+async def test_a_claim_that_exists_keeps_its_record(node: Node, world: World, allocated: Any) -> None:
+    await node.prepare(allocated())
+
+    await sweep_twice(world, after=10 * GRACE)
+
+    assert len(node.records) == 1
+
+
+async def test_a_claim_that_is_gone_for_long_loses_record_and_spec(
+    node: Node, world: World, api: ClaimApi, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    api.claims.clear()
+
+    await sweep_twice(world, after=GRACE)
+
+    assert len(node.records) == 0
+    assert node.spec_files() == []
+
+
+async def test_a_claim_that_was_replaced_counts_as_gone(
+    node: Node, world: World, api: ClaimApi, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    api.claims["claim"] = {"metadata": {"uid": "another"}}
+
+    await sweep_twice(world, after=GRACE)
+
+    assert len(node.records) == 0
+
+
+async def test_a_claim_that_has_just_gone_keeps_its_record(
+    node: Node, world: World, api: ClaimApi, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    api.claims.clear()
+
+    await sweep_twice(world, after=GRACE / 2)
+
+    assert len(node.records) == 1
+
+
+async def test_a_gpu_with_a_process_on_it_keeps_the_record(
+    node: Node, world: World, api: ClaimApi, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    api.claims.clear()
+    world.busy = True
+
+    await sweep_twice(world, after=10 * GRACE)
+
+    assert len(node.records) == 1
+
+
+async def test_without_an_answer_of_the_api_server_nothing_is_touched(
+    node: Node, world: World, api: ClaimApi, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    api.errors = [ApiError(503, "away")]
+
+    with pytest.raises(ApiError):
+        await world.sweeper.sweep()
+
+    assert len(node.records) == 1
+
+
+async def test_after_a_reboot_a_claim_that_is_gone_loses_its_record_at_once(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    api.claims.clear()
+    rebooted = await Node(tmp_path, api, boot_id="boot-2").start()
+
+    await World(rebooted, api, boot_id="boot-2").sweeper.sweep()
+
+    assert len(rebooted.records) == 0
+
+
+async def test_a_spec_without_a_record_is_removed(node: Node, world: World) -> None:
+    node.specs.write("orphan", b"{}")
+
+    await world.sweeper.sweep()
+
+    assert node.spec_files() == []
+
+
+async def test_a_spec_of_a_quarantined_record_stays_for_containers_that_restart(
+    node: Node, world: World, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    (tmp_path / "plugin" / "claims" / f"{claim['metadata']['uid']}.json").write_text("damaged")
+    node.records.read(claim["metadata"]["uid"])
+
+    await world.sweeper.sweep()
+
+    assert len(node.spec_files()) == 1
+
+
+async def test_files_of_others_in_the_cdi_root_stay(node: Node, world: World) -> None:
+    (node.cdi_root / "nvidia.yaml").write_text("x")
+    (node.cdi_root / f"k8s.{DRIVER}-other.json").write_text("x")
+
+    await world.sweeper.sweep()
+
+    assert len(node.spec_files()) == 2
