@@ -52,6 +52,8 @@ CONCURRENT_READS = 48
 # A pod's end does not wait longer for hardware that does not answer; the rest is done when it does.
 UNDO_PATIENCE = 20.0
 UNDO_AGAIN = 10.0
+# How long a device may take to be let go by a claim that is ending.
+HOLDER_PATIENCE = 10.0
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Engine:
         published: Callable[[str], Mapping[str, Any]] = lambda _name: {},
         metadata: MetadataFiles | None = None,
         status: StatusWriter | None = None,
+        patience: float = HOLDER_PATIENCE,
     ) -> None:
         self._api = api
         self._records = records
@@ -92,6 +95,9 @@ class Engine:
         self._published = published
         self._metadata = metadata
         self._status = status
+        self._patience = patience
+        self._released = asyncio.Event()
+        """Set, and replaced, when a claim has let go of its devices."""
         self._hardware = Hardware()
         self._turns: dict[str, _Turn] = {}
         self._reads = asyncio.Semaphore(CONCURRENT_READS)
@@ -255,10 +261,14 @@ class Engine:
             if known is not None:
                 record = replace(record, unknown=known.unknown)
             record = self._with_shared_partitions(record)
-        if record.state is State.PREPARED:
-            await self._claim_devices(record)
-        else:
-            record = await self._change_hardware(record, backend, devices, deadline, wanted, again=again)
+
+        async def take() -> Record:
+            if record.state is State.PREPARED:
+                await self._claim_devices(record)
+                return record
+            return await self._change_hardware(record, backend, devices, deadline, wanted, again=again)
+
+        record = await self._when_free(take, deadline)
         self._write_spec(record, backend, devices)
         if self._status:
             self._status.want(record)
@@ -278,6 +288,32 @@ class Engine:
                     Reason.HARDWARE,
                     f"claim {old.claim} has a new allocation, but {names} of the former one could not be undone yet",
                 )
+
+    async def _when_free(self, take: Callable[[], Awaitable[Record]], deadline: float) -> Record:
+        """Try again while another claim that holds a device may be ending.
+
+        A pod that is deleted without grace is gone from the API before its containers are from the node, so its device
+        may be allocated anew already. The kubelet would ask again only after more than a minute.
+        """
+        until = min(deadline, time.monotonic() + self._patience)
+        while True:
+            released = self._released
+            try:
+                return await take()
+            except ClaimError as error:
+                left = until - time.monotonic()
+                if error.reason is not Reason.IN_USE or left <= 0:
+                    raise
+            with contextlib.suppress(TimeoutError):  # another instance may have released it, which nobody tells us
+                async with asyncio.timeout(min(left, 1.0)):
+                    await released.wait()
+
+    async def _drop(self, uid: str) -> None:
+        """Remove a record; whoever waits for its devices looks again."""
+        async with self._records.exclusive() as changes:
+            changes.remove(uid)
+        self._released.set()
+        self._released = asyncio.Event()
 
     async def _claim_devices(self, record: Record) -> None:
         waiting = time.perf_counter()
@@ -327,8 +363,7 @@ class Engine:
             logger.error("%s; what may be left is undone later", error)
             await self._store(record.with_state(State.UNDOING))
         else:
-            async with self._records.exclusive() as changes:
-                changes.remove(record.claim.uid)
+            await self._drop(record.claim.uid)
 
     async def _unprepare(self, ref: ClaimRef) -> None:
         with self._turn(ref.uid) as turn:
@@ -351,8 +386,7 @@ class Engine:
         if record is None:
             return
         if not _makes(record) or record.boot_id != self._boot_id:
-            async with self._records.exclusive() as changes:
-                changes.remove(ref.uid)
+            await self._drop(ref.uid)
             return
         record = record.with_state(State.UNDOING)
         stored = None
@@ -391,8 +425,7 @@ class Engine:
                 backend, _ = await self._devices()
                 async with self._hardware.turn(record, deadline=time.monotonic() + UNDO_PATIENCE):
                     await self._hardware.undo(record, backend, self._used_by_others(record))
-            async with self._records.exclusive() as changes:
-                changes.remove(record.claim.uid)
+            await self._drop(record.claim.uid)
         except (ClaimError, BackendError) as error:
             logger.error("what was made for claim %s is not undone yet, trying again later: %s", record.claim, error)
 

@@ -84,6 +84,7 @@ class Node:
     """One driver instance on one node's directories; make a second one for a restart or a rolling upgrade."""
 
     def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = "boot-1", gpus: int = 4, **more: Any) -> None:
+        more.setdefault("patience", 0)
         self.api = api
         self.quarantined: list[tuple[Path, str]] = []
         self.records = Records(

@@ -66,8 +66,8 @@ class Switchboard:
 class MigNode(Node):
     """A node with real fake GPUs that are cut on demand."""
 
-    def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = BOOT) -> None:
-        super().__init__(root, api, boot_id=boot_id)
+    def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = BOOT, **more: Any) -> None:
+        super().__init__(root, api, boot_id=boot_id, **more)
         backend: Any = open_backend("fake:h100x8", root / "plugin", boot_id=boot_id)
         self.hardware = Switchboard(backend)
         options = Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC))
@@ -452,3 +452,19 @@ async def test_the_same_share_is_not_given_out_twice(tmp_path: Path, api: ClaimA
     error = await node.prepare(allocated(result("gpu-0", shareID="s-1"), name="second"))
 
     assert error.reason is Reason.IN_USE
+
+
+async def test_a_partition_in_the_way_that_is_just_ending_is_waited_for(
+    tmp_path: Path, api: ClaimApi, allocated: Any
+) -> None:
+    node = MigNode(tmp_path, api, patience=10)
+    await node.start()
+    holder = allocated(result(SMALL), name="holder")
+    await node.prepare(holder)
+    second = asyncio.create_task(node.prepare(allocated(result(BIG), name="second")))
+    await eventually(lambda: api.gets == 2)
+
+    await node.unprepare(holder)
+
+    assert [device.device for device in await second] == [BIG]
+    assert node.partitions() == ["4g.40gb@0"]

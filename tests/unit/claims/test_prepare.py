@@ -11,6 +11,7 @@ import pytest
 
 from driver.claims.errors import ClaimError, Reason
 from driver.kube.client import ApiError
+from tests.eventually import eventually
 
 from .conftest import DRIVER, ClaimApi, Node, result
 
@@ -489,3 +490,32 @@ async def test_after_a_reboot_specs_wait_for_the_kubelet_to_ask(
     await rebooted.engine.restore()
 
     assert rebooted.spec_files() == []
+
+
+async def test_a_device_whose_holder_is_just_ending_is_waited_for(
+    api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    node = await Node(tmp_path, api, patience=10).start()
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    second = asyncio.create_task(node.prepare(allocated(name="second")))
+    await eventually(lambda: api.gets == 2)
+
+    await node.unprepare(holder)
+
+    assert [device.device for device in await second] == ["gpu-0"]
+
+
+async def test_a_device_that_the_other_instance_releases_is_noticed(
+    api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    node = await Node(tmp_path, api, patience=10).start()
+    other = await Node(tmp_path, api).start()
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    second = asyncio.create_task(node.prepare(allocated(name="second")))
+    await eventually(lambda: api.gets == 2)
+
+    await other.unprepare(holder)
+
+    assert [device.device for device in await second] == ["gpu-0"]
