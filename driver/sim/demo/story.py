@@ -59,6 +59,7 @@ async def _tell(*, devices: str, as_json: bool) -> int:
             for chapter in (
                 story.node_appears,
                 story.pods_get_gpus,
+                story.gpu_is_cut,
                 story.gpu_fails,
                 story.driver_is_killed,
                 story.driver_is_upgraded,
@@ -139,6 +140,7 @@ class Story:
         self.workloads = Workloads(cluster.api)
         self.drivers: list[DriverProcess] = []
         self._gpus = 0
+        self._partitions = 0
 
     @property
     def driver(self) -> DriverProcess:
@@ -151,12 +153,15 @@ class Story:
         started = time.monotonic()
         driver = await self._start_driver()
         self.screen.done("driver registered", f"with the kubelet of {self.cluster.node_name}", _since(started))
-        slices = await seen(lambda: self.workloads.collection(SLICES), what="the driver publishes its GPUs")
-        self._gpus = len(_devices(slices))
-        self.screen.done("GPUs published", f"{self._gpus} devices in {len(slices)} ResourceSlice")
+        slices = await seen(self._complete_pool, what="the driver publishes its GPUs")
+        gpus = [device for device in _devices(slices) if _attribute(device, "type") == "gpu"]
+        self._gpus = len(gpus)
+        self._partitions = len(_devices(slices)) - len(gpus)
+        offered = f"{len(gpus)} GPUs" + (f" or {self._partitions} partitions of them" if self._partitions else "")
+        self.screen.done("GPUs published", f"{offered}, ResourceSlices: {len(slices)}")
         self.screen.table(
             ("DEVICE", "PRODUCT", "MEMORY", "CUDA", "NUMA", "PCI ADDRESS", "UUID"),
-            [_device_row(device) for device in _devices(slices)],
+            [_device_row(device) for device in gpus],
         )
         if driver.status is not None:
             raise StepError(f"the driver has ended with status {driver.status}: {driver.log[-500:]}")
@@ -165,7 +170,7 @@ class Story:
         """Every example runs and gets what it asks for."""
         self.screen.chapter("Pods get GPUs, one example of deploy/examples/ after another")
         for example in self.examples:
-            if example.name.endswith(SICK_JOB) or not self._enough_gpus(example):
+            if example.name.endswith(SICK_JOB) or example.needs_partitions or not self._enough_gpus(example):
                 continue
             started = time.monotonic()
             await self.workloads.apply(example.objects)
@@ -173,6 +178,28 @@ class Story:
             self.screen.done(example.name, example.about, _since(started) if output else "")
             for line in output:
                 self.screen.note(f"  {line}")
+
+    async def gpu_is_cut(self) -> None:
+        """One GPU as seven small ones, then as a big one, then mixed."""
+        self.screen.chapter("One GPU is cut into seven, then used as one, then as three different ones")
+        examples = [example for example in self.examples if example.needs_partitions]
+        if not self._partitions:
+            self.screen.note("left out: GPUs of this kind cannot be partitioned while they run")
+            return
+        for example in examples:
+            started = time.monotonic()
+            await self.workloads.apply(example.objects)
+            devices = [device for job in example.of_kind("Job") for device in await self._all_running(job)]
+            output = [await self._output(pod) for pod in example.of_kind("Pod")]
+            self.screen.done(example.name, example.about, _since(started))
+            for line in [*output, *([", ".join(devices)] if devices else [])]:
+                self.screen.note(f"  {line}")
+            parents = {device.partition("-mig-")[0] for device in devices}
+            if len(set(devices)) != len(devices) or len(parents) > 1:
+                raise StepError(f"seven partitions of one GPU are expected, these pods have {devices}")
+            await self.workloads.delete(example.objects)
+            await seen(self._no_records, what="all partitions are undone")
+        self.screen.done("partitions", "gone with the pods; the GPU can be had as a whole again")
 
     async def gpu_fails(self) -> None:
         """A fatal error taints the GPU; its pod is evicted and runs elsewhere."""
@@ -258,10 +285,7 @@ class Story:
         await seen(no_claims, what="no pod and no claim")
         self.screen.done("pods and claims", "gone")
 
-        async def no_files() -> bool:
-            return not self._files("records") and not self._files("specs")
-
-        await seen(no_files, what="no record and no CDI spec")
+        await seen(self._no_records, what="no record and no CDI spec")
         self.screen.done("records and CDI specs", "gone")
         status = await self.driver.stop()
         sockets = [str(path) for path in self.cluster.root.rglob("*.sock")]
@@ -286,7 +310,7 @@ class Story:
 
     async def _start_driver(self, *, pod_uid: str = "") -> DriverProcess:
         driver = DriverProcess(
-            [*self.cluster.driver_flags(), f"--devices={self.devices}"],
+            [*self.cluster.driver_flags(), f"--devices={self.devices}", "--partitioning=dynamic"],
             log=self.cluster.root / f"driver-{len(self.drivers)}.log",
             pod_uid=pod_uid or str(uuid.uuid4()),
         )
@@ -341,6 +365,29 @@ class Story:
             raise StepError(f"pod {name} is {phase} and printed {logs}")
         return f"{name}: " + "; ".join(f"{container} got {', '.join(found)}" for container, found in gpus.items())
 
+    async def _all_running(self, job: dict[str, Any]) -> list[str]:
+        """The devices of a Job's pods, once all of them run at the same time."""
+        wanted = job["spec"]["parallelism"]
+
+        async def running() -> list[str] | None:
+            pods = await self.workloads.pods(**{"job-name": job["metadata"]["name"]})
+            if sum(pod["status"].get("phase") == "Running" for pod in pods) < wanted:
+                return None
+            claims = await self.workloads.collection(CLAIMS)
+            owners = {pod["metadata"]["uid"] for pod in pods}
+            return sorted(
+                result["device"]
+                for claim in claims
+                if any(owner["uid"] in owners for owner in claim["metadata"].get("ownerReferences") or [])
+                for result in claim["status"]["allocation"]["devices"]["results"]
+            )
+
+        return await seen(running, what=f"{wanted} running pods of {job['metadata']['name']}")
+
+    async def _complete_pool(self) -> list[dict[str, Any]] | None:
+        slices = await self.workloads.collection(SLICES)
+        return slices if slices and len(slices) == slices[0]["spec"]["pool"]["resourceSliceCount"] else None
+
     async def _running(self, job: Example, *, after: str = "") -> tuple[str, str]:
         """The running pod of a Job and its device; another one than ``after``."""
         [manifest] = job.of_kind("Job")
@@ -378,10 +425,13 @@ class Story:
         return bool(sum(pod["status"].get("phase") == "Succeeded" for pod in pods) >= number)
 
     def _enough_gpus(self, example: Example) -> bool:
-        if self._gpus >= example.needs:
+        if self._gpus >= example.needs_gpus:
             return True
-        self.screen.note(f"{example.name} is left out: it needs {example.needs} GPUs, this node has {self._gpus}")
+        self.screen.note(f"{example.name} is left out: it needs {example.needs_gpus} GPUs, this node has {self._gpus}")
         return False
+
+    async def _no_records(self) -> bool:
+        return not self._files("records") and not self._files("specs")
 
     def _files(self, kind: str) -> list[str]:
         directory, pattern = {
@@ -396,19 +446,20 @@ def _devices(slices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
-    def value(name: str) -> str:
-        return next((str(v) for v in device["attributes"].get(name, {}).values()), "-")
-
     memory = device.get("capacity", {}).get("memory", {}).get("value", "-")
     return (
         device["name"],
-        value("productName"),
+        _attribute(device, "productName"),
         memory,
-        value("cudaComputeCapability"),
-        value("resource.kubernetes.io/numaNode"),
-        value("resource.kubernetes.io/pciBusID"),
-        value("uuid"),
+        _attribute(device, "cudaComputeCapability"),
+        _attribute(device, "resource.kubernetes.io/numaNode"),
+        _attribute(device, "resource.kubernetes.io/pciBusID"),
+        _attribute(device, "uuid"),
     )
+
+
+def _attribute(device: dict[str, Any], name: str) -> str:
+    return next((str(value) for value in device["attributes"].get(name, {}).values()), "-")
 
 
 def _device_name(line: str) -> str:

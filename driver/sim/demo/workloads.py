@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NEEDS = re.compile(r"^# Needs: (\d+) GPUs", re.MULTILINE)
+_NEEDS_GPUS = re.compile(r"^# Needs: (\d+) GPUs", re.MULTILINE)
 _PATHS = {
     "DeviceClass": f"{RESOURCE}/deviceclasses",
     "ResourceClaim": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaims",
@@ -43,8 +43,10 @@ class Example:
     name: str
     about: str
     """Its first comment line."""
-    needs: int
+    needs_gpus: int
     """GPUs that the node must have; from a comment line ``# Needs: 2 GPUs``."""
+    needs_partitions: bool
+    """Whether the node must offer partitions; from a comment line ``# Needs: partitions``."""
     objects: tuple[dict[str, Any], ...]
 
     def of_kind(self, kind: str) -> Iterable[dict[str, Any]]:
@@ -60,7 +62,8 @@ def load_examples() -> list[Example]:
         Example(
             name=file.name.removesuffix(".yaml"),
             about=file.read_text().splitlines()[0].lstrip("# "),
-            needs=int(match[1]) if (match := _NEEDS.search(file.read_text())) else 1,
+            needs_gpus=int(match[1]) if (match := _NEEDS_GPUS.search(file.read_text())) else 1,
+            needs_partitions="\n# Needs: partitions\n" in file.read_text(),
             objects=tuple(yaml.safe_load_all(file.read_text())),
         )
         for file in sorted(directory.iterdir(), key=lambda file: file.name)
@@ -83,13 +86,17 @@ class Workloads:
 
     async def delete_all(self) -> None:
         """Delete all that was created, and what was made from it."""
-        for obj in sorted(self._created, key=lambda obj: _DELETE_ORDER.index(obj["kind"])):
+        await self.delete(self._created)
+        self._created.clear()
+
+    async def delete(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Delete objects and what was made from them; those that are gone already do not matter."""
+        for obj in sorted(objects, key=lambda obj: _DELETE_ORDER.index(obj["kind"])):
             try:
                 await self._api.request("DELETE", _path(obj), params={"propagationPolicy": "Background"})
             except ApiError as error:
                 if error.status != 404:
                     raise
-        self._created.clear()
 
     async def pod(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A pod as it is now."""
