@@ -198,7 +198,7 @@ class Story:
             if len(set(devices)) != len(devices) or len(parents) > 1:
                 raise StepError(f"seven partitions of one GPU are expected, these pods have {devices}")
             await self.workloads.delete(example.objects)
-            await seen(self._no_records, what="all partitions are undone")
+            await seen(self._nothing_held, what="all partitions are undone")
         self.screen.done("partitions", "gone with the pods; the GPU can be had as a whole again")
 
     async def gpu_fails(self) -> None:
@@ -278,14 +278,13 @@ class Story:
         """Everything goes, and leaves nothing behind."""
         self.screen.chapter("Everything is deleted, and nothing is left")
         await self.workloads.delete_all()
+        await seen(self._nothing_held, what="no record and no CDI spec")
 
-        async def no_claims() -> bool:
+        async def no_objects() -> bool:
             return not await self.workloads.collection(CLAIMS) and not await self.workloads.collection("/api/v1/pods")
 
-        await seen(no_claims, what="no pod and no claim")
+        await seen(no_objects, what="no pod and no claim")
         self.screen.done("pods and claims", "gone")
-
-        await seen(self._no_records, what="no record and no CDI spec")
         self.screen.done("records and CDI specs", "gone")
         status = await self.driver.stop()
         sockets = [str(path) for path in self.cluster.root.rglob("*.sock")]
@@ -430,8 +429,11 @@ class Story:
         self.screen.note(f"{example.name} is left out: it needs {example.needs_gpus} GPUs, this node has {self._gpus}")
         return False
 
-    async def _no_records(self) -> bool:
-        return not self._files("records") and not self._files("specs")
+    async def _nothing_held(self) -> bool:
+        """Whether no generated claim is left, and nothing of one on the node."""
+        claims = await self.workloads.collection(CLAIMS)
+        held = any((claim.get("status") or {}).get("allocation") for claim in claims)
+        return not held and not self._files("records") and not self._files("specs")
 
     def _files(self, kind: str) -> list[str]:
         directory, pattern = {
