@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 import click
-from pydantic import ValidationError
 
-from driver.config import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_METAVARS = {
-    "kubeconfig": "FILE",
-    "config": "FILE",
-    "shares": "disabled|memory|N|unlimited",
-    "shares_memory_reserve": "QUANTITY",
-    "health_port": "PORT",
-    "http_port": "PORT",
-    "cdi_root": "DIR",
-} | {name: "DIR" for name in Settings.model_fields if name.endswith("_dir")}
+from driver.cli_inspect import explain, slices
+from driver.cli_options import read_settings, settings_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -31,56 +18,8 @@ def cli() -> None:
     """Dynamic Resource Allocation for GPUs: the driver of one node, and tools around it."""
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        message = problem["msg"].removeprefix("Value error, ")
-        if not problem["loc"]:
-            lines.append(message)
-            continue
-        name = str(problem["loc"][0])
-        where = f"{_flag(name)} ({name.upper()})"
-        if problem["type"] == "missing":
-            lines.append(f"{where} is required: {Settings.model_fields[name].description}")
-        else:
-            lines.append(f"{where} was given {problem['input']!r}: {message[0].lower()}{message[1:]}")
-    return "; ".join(lines)
-
-
-def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for each setting, with its environment variable and default."""
-    for name, info in reversed(Settings.model_fields.items()):
-        choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
-        metavar = "|".join(choices) or _METAVARS.get(name, "TEXT")
-        default = "" if info.is_required() or info.default in (None, "", False) else str(info.default)
-        command = click.option(
-            _flag(name),
-            name,
-            envvar=name.upper(),
-            show_envvar=True,
-            is_flag=info.annotation is bool,
-            metavar=None if info.annotation is bool else metavar,
-            help=f"{info.description}{f'  [default: {default}]' if default else ''}",
-        )(command)
-    return command
-
-
-def read_settings(given: dict[str, Any]) -> Settings:
-    """Validate what flags and environment gave. Raises UsageError: one line, what was given and what is accepted."""
-    # An empty variable is what a chart writes for "not set".
-    values = {name: value for name, value in given.items() if value not in (None, "")}
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise click.UsageError(_explain(error)) from None
-
-
 @cli.command()
-@settings_options
+@settings_options()
 def run(**given: Any) -> None:
     """Serve this node's GPUs to its kubelet until SIGTERM."""
     settings = read_settings(given)
@@ -162,6 +101,10 @@ def demo(*, devices: str, serve: bool, as_json: bool) -> None:
             f"{error}; the demo needs more packages: pip install 'gpu-dra-driver[sim]'"
         ) from None
     sys.exit(story.serve(devices=devices) if serve else story.run_demo(devices=devices, as_json=as_json))
+
+
+cli.add_command(slices)
+cli.add_command(explain)
 
 
 def main() -> None:

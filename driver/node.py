@@ -12,7 +12,6 @@ import contextlib
 import gc
 import logging
 import signal
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driver import node_config
@@ -24,7 +23,7 @@ from driver.claims.records import Records
 from driver.claims.status import StatusWriter
 from driver.claims.sweep import Sweeper
 from driver.devices.backend import Backend, BackendError
-from driver.devices.catalogue import survey
+from driver.devices.catalogue import foreign_slots, survey
 from driver.devices.name_store import NameStore
 from driver.devices.open import open_backend, read_boot_id
 from driver.devices.present import Devices
@@ -60,7 +59,6 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from driver.config import Settings
-    from driver.devices.model import Inventory
     from driver.health.conditions import Conditions
 
 logger = logging.getLogger(__name__)
@@ -138,7 +136,11 @@ class Node:
             self._node_events = NodeEvents(api, node_name=settings.node_name, component=settings.driver_name)
             engine = await self._open_engine(api)
             self._publisher = Publisher(
-                api=api, driver_name=settings.driver_name, node_name=settings.node_name, metrics=self._metrics
+                api=api,
+                driver_name=settings.driver_name,
+                node_name=settings.node_name,
+                metrics=self._metrics,
+                warn=self._warn,
             )
             await self._serve_kubelet(stack, engine)
             await self._serve_probes(stack)
@@ -318,20 +320,21 @@ class Node:
 
     async def _read(self, backend: Backend) -> None:
         """Read the hardware, and settle what of it is offered."""
-        ours = await self._placements()
+        before = await self._placements()
         inventory = self._names.apply(await in_daemon_thread(backend.inventory))
-        ours |= (
-            await self._placements()
-        )  # claims come and go meanwhile; whose a partition is, is written down before it
-        offered = survey(inventory, replace(self._options, withheld=_foreign(inventory, ours)))
+        after = await self._placements()
+        # Claims come and go meanwhile; whose a partition is, is written down before it is made. Where that cannot be
+        # read, prepare decides about each placement by itself.
+        foreign = foreign_slots(inventory, before | after) if before is not None and after is not None else {}
+        offered = survey(inventory, self._options.with_withheld(foreign))
         for uuid, problem in offered.problems.items():
             if self._unoffered.get(uuid) != problem:
                 logger.error("GPU %s is not offered as asked for: %s", uuid, problem)
         self._unoffered = dict(offered.problems)
         self._devices.update(backend, inventory, offered.by_name())
 
-    async def _placements(self) -> set[tuple[str, str, int]]:
-        """Partitions that are claims' by our records, as GPU, profile and memory slice."""
+    async def _placements(self) -> set[tuple[str, str, int]] | None:
+        """Partitions that are claims' by this boot's records, as GPU, profile and memory slice; None if unreadable."""
         if self._records is None:
             return set()
         try:
@@ -340,10 +343,11 @@ class Node:
                     (device.gpu_uuid, device.placement.profile, device.placement.start)
                     for record in self._records
                     for device in record.devices
-                    if device.placement is not None
+                    if device.placement is not None and record.boot_id == self._boot_id
                 }
         except ClaimError as error:
-            raise BackendError(f"whose partitions there are is not known: {error}") from error
+            logger.error("whose partitions there are is not known: %s", error)
+            return None
 
     def _conditions_changed(self, conditions: Conditions) -> None:
         self._conditions = conditions
@@ -362,6 +366,7 @@ class Node:
             effects=self._effects,
             list_attributes=self._options.list_attributes,
         )
+        self._published = {device["name"]: device for spec in slices for device in spec.get("devices") or []}
         self._publisher.desire(Pool(name=settings.node_name, slices=slices))
         self._feed.changed()
         states = {(kind, state): 0 for kind in ("gpu", "mig") for state in ("healthy", "degraded", "lost")}
@@ -391,8 +396,11 @@ class Node:
         self._metrics.quarantined.inc()
         message = f"a damaged claim record was set aside as {path}: {problem}"
         logger.error("%s", message)
+        self._warn("DamagedClaimRecord", message)
+
+    def _warn(self, reason: str, message: str) -> None:
         with contextlib.suppress(asyncio.QueueFull):  # the log has them all
-            self._events.put_nowait(("DamagedClaimRecord", message))
+            self._events.put_nowait((reason, message))
 
     async def _write_events(self) -> None:
         while True:
@@ -410,12 +418,3 @@ class Node:
         except BackendError as error:
             logger.debug("processes of %s: %s", gpu_uuid, error)
             return False
-
-
-def _foreign(inventory: Inventory, ours: set[tuple[str, str, int]]) -> dict[str, frozenset[int]]:
-    """Memory slices by GPU UUID of the partitions that no record of ours knows."""
-    return {
-        gpu.uuid: frozenset().union(*(p.slots for p in found))
-        for gpu in inventory.gpus
-        if (found := [p for p in gpu.partitions if (p.gpu_uuid, p.profile, p.start) not in ours])
-    }

@@ -15,6 +15,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from driver import files
 from driver.cdi import spec
 
 if TYPE_CHECKING:
@@ -39,15 +40,18 @@ class SpecDirectory:
         """Where the spec of a claim is."""
         return self._root / spec.file_name(self._driver, claim_uid)
 
+    def exists(self, claim_uid: str) -> bool:
+        """Whether there is a spec of a claim."""
+        return files.status(self._file(claim_uid)) is not None
+
     def settled(self, claim_uid: str) -> bool:
         """Whether the spec of a claim is in place; announces it where a process died before it could.
 
         The directory is often a tmpfs and empty after a reboot.
         """
-        path = self.path(claim_uid)
-        try:
-            status = path.stat()
-        except FileNotFoundError:
+        path = self._file(claim_uid)
+        status = files.status(path)
+        if status is None:
             return False
         if status.st_mtime == 0:
             os.truncate(path, status.st_size - 1)
@@ -55,20 +59,20 @@ class SpecDirectory:
 
     def write(self, claim_uid: str, content: bytes) -> None:
         """Put a spec in place, atomically, replacing an older one, and have the runtimes read it."""
-        path = self.path(claim_uid)
-        staged = self._staging / path.name
+        path = self._file(claim_uid)
+        staged = f"{self._staging}{os.sep}{spec.file_name(self._driver, claim_uid)}"
         try:
             try:
-                staged.write_bytes(content + b"\n")
-            except FileNotFoundError:
+                files.write(staged, content + b"\n", mtime=0)
+                files.rename(staged, path)
+            except FileNotFoundError:  # nobody has made it yet, or an instance that starts has cleaned up
                 self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
-                staged.write_bytes(content + b"\n")
-            os.utime(staged, (0, 0))
-            staged.rename(path)
+                files.write(staged, content + b"\n", mtime=0)
+                files.rename(staged, path)
             os.truncate(path, len(content))
         except OSError:
             with contextlib.suppress(OSError):
-                staged.unlink(missing_ok=True)
+                files.remove(staged)
             raise
 
     def claim_uids(self) -> set[str]:
@@ -79,7 +83,10 @@ class SpecDirectory:
 
     def remove(self, claim_uid: str) -> None:
         """Remove the spec of a claim, if it is there."""
-        self.path(claim_uid).unlink(missing_ok=True)
+        files.remove(self._file(claim_uid))
+
+    def _file(self, claim_uid: str) -> str:
+        return f"{self._root}{os.sep}{spec.file_name(self._driver, claim_uid)}"
 
     def clean_up(self) -> None:
         """Remove the staging directory, when no instance needs it any more."""

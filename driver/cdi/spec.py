@@ -64,7 +64,7 @@ def render(driver: str, common: ContainerEdits, devices: Mapping[str, ContainerE
     }
     if common:
         spec["containerEdits"] = _edits(common)
-    return json.dumps(spec, indent=1).encode()
+    return json.dumps(spec).encode()  # indented, it would take the slow encoder
 
 
 def _edits(edits: ContainerEdits) -> dict[str, Any]:

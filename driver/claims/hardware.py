@@ -44,7 +44,9 @@ class _Bench:
 class Hardware:
     """Runs the blocking calls of a backend in threads, at most one for each GPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, alone: Callable[[str], contextlib.AbstractAsyncContextManager[None]]) -> None:
+        """``alone`` keeps other instances of the driver off a GPU."""
+        self._alone = alone
         self._benches: dict[str, _Bench] = defaultdict(_Bench)
 
     @contextlib.asynccontextmanager
@@ -64,6 +66,15 @@ class Hardware:
                     ) from None
                 stack.callback(bench.lock.release)
                 bench.busy_with, bench.since = str(record.claim), time.monotonic()
+                try:
+                    async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                        await stack.enter_async_context(self._alone(uuid))
+                except TimeoutError:
+                    raise ClaimError(
+                        Reason.HARDWARE,
+                        f"GPU {uuid} is being changed by another instance of the driver; claim {record.claim} is "
+                        "tried again by the kubelet",
+                    ) from None
             yield
 
     async def check_free(self, record: Record, backend: Backend, ours: Callable[[str], frozenset[str]]) -> None:
@@ -114,8 +125,12 @@ class Hardware:
 
     async def _partition(self, claim: ClaimRef, device: PreparedDevice, backend: Backend, known: Device) -> Partition:
         for found in await self._call(claim, lambda: backend.partitions(device.gpu_uuid)):
-            if _is(found, device):
+            if not _is(found, device):
+                continue
+            if found.uuid:
                 return found
+            # Without its compute instance: a crash has left it half made.
+            await self._call(claim, lambda f=found: backend.destroy_partition(f))  # type: ignore[misc]
         profile, start = known.profile, known.start
         if profile is None or start is None:
             raise AssertionError(f"{device.device} has a placement, its catalogue entry has none")

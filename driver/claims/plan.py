@@ -69,11 +69,10 @@ def check_overlap(record: Record, holders: Iterable[Record]) -> None:
     """
     wanted = [device for device in record.devices if not device.admin]
     for holder in holders:
-        if holder.claim.uid == record.claim.uid:
-            continue
+        ending = holder.state is State.UNDOING
         for held in holder.devices:
             for device in wanted:
-                if _collide(device, held):
+                if _collide(device, held, ending=ending) and holder.claim.uid != record.claim.uid:
                     raise ClaimError(Reason.IN_USE, _in_use(device, held, record, holder))
 
 
@@ -105,12 +104,12 @@ def check_capacity(
             )
 
 
-def _collide(device: PreparedDevice, held: PreparedDevice) -> bool:
-    if held.admin or held.gpu_uuid != device.gpu_uuid or not set(held.slots) & set(device.slots):
-        return False
-    if device.exclusive or held.exclusive or held.device != device.device:
-        return True
-    return held.share_id == device.share_id
+def _collide(device: PreparedDevice, held: PreparedDevice, *, ending: bool) -> bool:
+    # A device may have hundreds of shares, so the usual case comes first: another share of the same device.
+    if held.device == device.device and held.share_id is not None and device.share_id is not None:
+        # Of a partition that is being destroyed not even a share can be had.
+        return not held.admin and (held.share_id == device.share_id or (ending and held.placement is not None))
+    return not held.admin and held.gpu_uuid == device.gpu_uuid and not set(held.slots).isdisjoint(device.slots)
 
 
 def _in_use(device: PreparedDevice, held: PreparedDevice, record: Record, holder: Record) -> str:

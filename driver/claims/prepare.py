@@ -98,7 +98,7 @@ class Engine:
         self._patience = patience
         self._released = asyncio.Event()
         """Set, and replaced, when a claim has let go of its devices."""
-        self._hardware = Hardware()
+        self._hardware = Hardware(records.turn)
         self._turns: dict[str, _Turn] = {}
         self._reads = asyncio.Semaphore(CONCURRENT_READS)
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -139,19 +139,24 @@ class Engine:
             with self._turn(record.claim.uid) as turn:
                 async with turn.lock:
                     try:
-                        if (
-                            _present(record, devices)
-                            and self._records.read(record.claim.uid) == record
-                            and not self._specs.settled(record.claim.uid)
-                        ):
-                            self._specs.write(record.claim.uid, self._render(record, backend, devices))
-                            logger.warning("wrote a lost CDI spec again", extra={"claim": str(record.claim)})
+                        async with self._records.exclusive():  # another instance may be about to end the claim
+                            if (
+                                _present(record, devices)
+                                and self._records.read(record.claim.uid) == record
+                                and not self._specs.settled(record.claim.uid)
+                            ):
+                                self._specs.write(record.claim.uid, self._render(record, backend, devices))
+                                logger.warning("wrote a lost CDI spec again", extra={"claim": str(record.claim)})
                     except (ClaimError, OSError) as error:
                         logger.error("the CDI spec of claim %s cannot be restored: %s", record.claim, error)
 
     async def undo_leftovers(self) -> None:
         """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
         while True:
+            try:
+                await self._records.refresh()
+            except ClaimError as error:
+                logger.error("what is left to undo cannot be read: %s", error)
             for record in self._records:
                 if record.state is State.UNDOING:
                     self._start_undo(record)
@@ -184,7 +189,9 @@ class Engine:
             self._account(operation, namespace, name, uid, time.perf_counter() - started, outcome)
             return outcome
 
-        answers = await asyncio.gather(*(answer(uid, namespace, name) for uid, (namespace, name) in by_uid.items()))
+        work = [answer(uid, namespace, name) for uid, (namespace, name) in by_uid.items()]
+        # One claim, as nearly always, needs no task beside the call's own.
+        answers = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         return dict(zip(by_uid, answers, strict=True))
 
     def _account(self, operation: str, namespace: str, name: str, uid: str, seconds: float, outcome: object) -> None:
@@ -211,15 +218,15 @@ class Engine:
                 with self._metrics.phase("claim_read"):
                     claim = await self._read_claim(ref, deadline)
                 allocation = read_allocation(claim, ref=ref, driver=self._driver)
-                try:
-                    async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-                        record = await self._to_its_end(self._commit(allocation, turn, unprepares, deadline))
-                except TimeoutError:
+                work = self._start(self._commit(allocation, turn, unprepares, deadline))
+                done, _ = await asyncio.wait({work}, timeout=max(deadline - time.monotonic(), 0))
+                if not done:
                     raise ClaimError(
                         Reason.DEADLINE,
                         f"claim {ref} is not prepared yet: the hardware takes its time. Work goes on, and what is "
                         "ready by then is found when the kubelet asks again",
-                    ) from None
+                    )
+                record = work.result()
                 if record is not None:
                     return record
                 # The claim was unprepared while we were reading it, so what we read may be of the past.
@@ -242,12 +249,15 @@ class Engine:
         known = self._records.read(claim.uid)
         same = known is not None and known.allocation == allocation.fingerprint and known.boot_id == self._boot_id
         if known is not None and same and known.state is State.PREPARED and _present(known, devices):
-            if not self._specs.settled(claim.uid):
+            if not self._settled(claim):
                 self._write_spec(known, backend, devices)
             return known
         again = same and known is not None and known.state is State.PREPARING
         if known is not None and not again:
             await self._retire(known, deadline)
+        if not again:
+            # Of another allocation. Were it still there after a crash, the new record would be answered with it.
+            self._remove_spec(claim)
         with self._metrics.phase("plan"):
             record = plan(
                 allocation,
@@ -260,13 +270,15 @@ class Engine:
             )
             if known is not None:
                 record = replace(record, unknown=known.unknown)
+            if any(device.admin and device.placement is not None for device in record.devices):
+                await self._records.refresh()
             record = self._with_shared_partitions(record)
 
         async def take() -> Record:
             if record.state is State.PREPARED:
                 await self._claim_devices(record)
                 return record
-            return await self._change_hardware(record, backend, devices, deadline, wanted, again=again)
+            return await self._change_hardware(record, backend, devices, deadline, wanted)
 
         record = await self._when_free(take, deadline)
         self._write_spec(record, backend, devices)
@@ -308,10 +320,11 @@ class Engine:
                 async with asyncio.timeout(min(left, 1.0)):
                     await released.wait()
 
-    async def _drop(self, uid: str) -> None:
+    async def _drop(self, claim: ClaimRef) -> None:
         """Remove a record; whoever waits for its devices looks again."""
         async with self._records.exclusive() as changes:
-            changes.remove(uid)
+            self._remove_spec(claim)  # an instance that has just started may have restored it
+            changes.remove(claim.uid)
         self._released.set()
         self._released = asyncio.Event()
 
@@ -335,25 +348,44 @@ class Engine:
         devices: Mapping[str, Device],
         deadline: float,
         wanted: Callable[[], bool],
-        *,
-        again: bool,
     ) -> Record:
-        """Make what a record needs. ``again``: a former try may have got somewhere, so what is found there is ours."""
+        """Make what a record needs. Where a former try may have got somewhere, what is found there is ours."""
         async with self._hardware.turn(record, deadline=deadline):
+            known = await self._on_disk(record)  # another instance may have had the call before us
+            if known is not None and known.state is State.PREPARED and _present(known, devices):
+                return known
+            again = known is not None and known.state is not State.PREPARED
             with self._metrics.phase("hardware"):
                 if not again:
                     await self._hardware.check_free(record, backend, self._known_partitions)
+                if time.monotonic() >= deadline:  # nobody waits any more, and an unprepare may have gone elsewhere
+                    raise ClaimError(Reason.DEADLINE, f"claim {record.claim}: GPU too slow, nothing has been changed")
                 await self._claim_devices(record)
                 try:
                     made = await self._hardware.make(record, backend, devices)
-                    if not wanted():  # unprepared while the hardware was at it
+                    prepared = replace(record, devices=made, state=State.PREPARED)
+                    if not (wanted() and await self._finish(prepared)):  # unprepared while the hardware was at it
                         raise ClaimError(Reason.REPLACED, f"claim {record.claim} was unprepared meanwhile")
                 except ClaimError:
                     await self._take_back(record, backend)
                     raise
-                record = replace(record, devices=made, state=State.PREPARED)
-        await self._store(record)
-        return record
+        return prepared
+
+    async def _on_disk(self, record: Record) -> Record | None:
+        """The record as it is now, if it is there and for the same allocation, with the index refreshed."""
+        async with self._records.exclusive():
+            known = self._records.read(record.claim.uid)
+        same = known is not None and (known.allocation, known.boot_id) == (record.allocation, record.boot_id)
+        return known if same else None
+
+    async def _finish(self, record: Record) -> bool:
+        """Store what has been made; not if the claim was unprepared meanwhile, here or by another instance."""
+        async with self._records.exclusive() as changes:
+            known = self._records.read(record.claim.uid)
+            if known is None or known.state is not State.PREPARING or known.allocation != record.allocation:
+                return False
+            changes.put(record)
+            return True
 
     async def _take_back(self, record: Record, backend: Backend) -> None:
         """After a failed change, in our turn: leave nothing behind, or a record that says what may be left."""
@@ -363,7 +395,7 @@ class Engine:
             logger.error("%s; what may be left is undone later", error)
             await self._store(record.with_state(State.UNDOING))
         else:
-            await self._drop(record.claim.uid)
+            await self._drop(record.claim)
 
     async def _unprepare(self, ref: ClaimRef) -> None:
         with self._turn(ref.uid) as turn:
@@ -386,7 +418,7 @@ class Engine:
         if record is None:
             return
         if not _makes(record) or record.boot_id != self._boot_id:
-            await self._drop(ref.uid)
+            await self._drop(ref)
             return
         record = record.with_state(State.UNDOING)
         stored = None
@@ -394,7 +426,7 @@ class Engine:
             await self._store(record)
         except ClaimError as error:  # a full disk must not keep the pod; without the note only a crash would matter
             stored = error
-        undo = self._start_undo(record)
+        undo = self._start_undo(record, noted=stored is None)
         await asyncio.wait({undo}, timeout=UNDO_PATIENCE)
         if self._records.read(ref.uid) is not None:
             if stored is not None:
@@ -403,29 +435,42 @@ class Engine:
 
     def _remove_spec(self, ref: ClaimRef) -> None:
         try:
-            self._specs.remove(ref.uid)
+            if self._specs.exists(ref.uid):  # a directory that is read-only refuses even what has nothing to do
+                self._specs.remove(ref.uid)
         except OSError as error:
             path = self._specs.path(ref.uid)
             raise ClaimError(Reason.CDI, f"cannot remove CDI spec {path}: {error.strerror}") from error
 
-    def _start_undo(self, record: Record) -> asyncio.Task[None]:
-        """Undo a record in the background, or join the undo that is under way."""
+    def _settled(self, ref: ClaimRef) -> bool:
+        try:
+            return self._specs.settled(ref.uid)
+        except OSError as error:
+            path = self._specs.path(ref.uid)
+            raise ClaimError(Reason.CDI, f"cannot write CDI spec {path}: {error.strerror}") from error
+
+    def _start_undo(self, record: Record, *, noted: bool = True) -> asyncio.Task[None]:
+        """Undo a record in the background, or join the undo that is under way; ``noted``: the file says so too."""
         uid = record.claim.uid
         task = self._undoing.get(uid)
         if task is None:
-            task = asyncio.create_task(self._undo(record), name=f"undo {uid}")
+            task = asyncio.create_task(self._undo(record, noted), name=f"undo {uid}")
             self._undoing[uid] = task
             task.add_done_callback(lambda _: self._undoing.pop(uid, None))
         return task
 
-    async def _undo(self, record: Record) -> None:
+    async def _undo(self, record: Record, noted: bool) -> None:
         """Destroy what was made for a record, then remove it. Errors are logged; the record stays for the next try."""
         try:
-            if record.boot_id == self._boot_id:  # what was made before a reboot is gone with it
-                backend, _ = await self._devices()
-                async with self._hardware.turn(record, deadline=time.monotonic() + UNDO_PATIENCE):
-                    await self._hardware.undo(record, backend, self._used_by_others(record))
-            await self._drop(record.claim.uid)
+            if record.boot_id != self._boot_id:  # what was made before a reboot is gone with it
+                await self._drop(record.claim)
+                return
+            backend, _ = await self._devices()
+            async with self._hardware.turn(record, deadline=time.monotonic() + UNDO_PATIENCE):
+                known = await self._on_disk(record)
+                if known is None or (noted and known.state is not State.UNDOING):
+                    return  # another instance was quicker, and the device may be somebody else's by now
+                await self._hardware.undo(record, backend, self._used_by_others(record))
+                await self._drop(record.claim)
         except (ClaimError, BackendError) as error:
             logger.error("what was made for claim %s is not undone yet, trying again later: %s", record.claim, error)
 
@@ -458,6 +503,8 @@ class Engine:
             )
         except spec.SpecError as error:
             raise ClaimError(Reason.CDI, f"claim {record.claim}: {error}") from error
+        except BackendError as error:
+            raise ClaimError(Reason.HARDWARE, f"claim {record.claim}: {error}") from error
 
     def _edits(
         self, record: Record, device: PreparedDevice, backend: Backend, devices: Mapping[str, Device]
@@ -469,6 +516,8 @@ class Engine:
 
     def _with_shared_partitions(self, record: Record) -> Record:
         """A partition that another claim's record knows is used as it is by who only looks at it, or shares it."""
+        if not any(device.placement is not None and device.admin for device in record.devices):
+            return record
         known = {
             device.device: device.partition
             for held in {device.gpu_uuid for device in record.devices}
@@ -510,23 +559,13 @@ class Engine:
     async def _read_claim(self, ref: ClaimRef, deadline: float) -> dict[str, Any]:
         """GET the claim, again and again while the API server is away, as long as the kubelet waits."""
         path = f"{RESOURCE}/namespaces/{ref.namespace}/resourceclaims/{ref.name}"
-        backoff = tenacity.wait_random_exponential(multiplier=0.05, max=2)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            return max(backoff(state), getattr(error, "retry_after", None) or 0)
-
         try:
-            async for attempt in tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient),
-                wait=wait,
-                stop=lambda state: time.monotonic() + state.upcoming_sleep >= deadline,
-                reraise=True,
-            ):
-                with attempt:
-                    async with self._reads:
-                        left = max(deadline - time.monotonic(), 0.1)
-                        return await self._api.get(path, timeout=min(READ_TIMEOUT, left))
+            try:
+                return await self._get(path, deadline)
+            except ApiError as error:  # only now: tenacity's machinery takes longer than many an answer
+                if not error.transient:
+                    raise
+                return await self._get_again(path, deadline, error)
         except ApiError as error:
             if error.status == 404:
                 raise ClaimError(Reason.NOT_FOUND, f"claim {ref} does not exist (any more)") from error
@@ -537,14 +576,47 @@ class Engine:
                     f"'resourceclaims' of resource.k8s.io: {error}",
                 ) from error
             raise ClaimError(Reason.API, f"cannot read claim {ref}: {error}") from error
-        raise AssertionError("tenacity ends with a result or an error")
+
+    async def _get(self, path: str, deadline: float) -> dict[str, Any]:
+        async with self._reads:
+            left = max(deadline - time.monotonic(), 0.1)
+            return await self._api.get(path, timeout=min(READ_TIMEOUT, left))
+
+    async def _get_again(self, path: str, deadline: float, first: ApiError) -> dict[str, Any]:
+        """GET until it succeeds, or fails for good, or the time is up; the first try has failed already."""
+        backoff = tenacity.wait_random_exponential(multiplier=0.05, max=2)
+        failed = [first]
+
+        async def get() -> dict[str, Any]:
+            if failed:
+                raise failed.pop()
+            return await self._get(path, deadline)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return max(backoff(state), getattr(error, "retry_after", None) or 0)
+
+        return await tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient),
+            wait=wait,
+            stop=lambda state: time.monotonic() + state.upcoming_sleep >= deadline,
+            reraise=True,
+        )(get)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run work that goes on when the caller stops waiting: half-done is never left because a deadline passed."""
+        task = self._start(work)
+        await asyncio.wait({task})
+        return task.result()
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start work that goes on when the caller stops waiting: half-done is never left because a deadline passed.
+
+        Wait for it with ``asyncio.wait``, which does not cancel it and is cheaper than a shield.
+        """
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)

@@ -15,12 +15,15 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from driver import files
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.record import DamagedRecordError, Record, decode, encode
+from driver.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -37,16 +40,30 @@ class Records:
 
     def __init__(self, directory: Path, *, boot_id: str, quarantined: Callable[[Path, str], None]) -> None:
         self._directory = directory
+        self._prefix = f"{directory}{os.sep}"
         self._quarantine = directory.parent / "quarantine"
-        self._lock_path = directory / ".lock"
+        self._lock_path = f"{directory}{os.sep}.lock"
         self._boot_id = boot_id
         self._quarantined = quarantined
         self._stamp = b""
-        self._seen: dict[str, tuple[int, int]] = {}
-        """Inode and mtime of each record file that the index reflects, by UID."""
+        self._seen: dict[str, tuple[int, ...]] = {}
+        """What identifies the content of each record file that the index reflects, by UID."""
         self._index: dict[str, Record] = {}
         self._holders: dict[str, dict[str, Record]] = {}
         """Records by GPU UUID and claim UID, those of this boot only."""
+
+    @contextlib.asynccontextmanager
+    async def turn(self, gpu_uuid: str) -> AsyncIterator[None]:
+        """Be the only instance that changes a GPU, as long as that takes. Waits for ever; may be cancelled."""
+        name = re.sub(r"[^A-Za-z0-9-]", "_", gpu_uuid)
+        try:
+            descriptor = await _lock(f"{self._prefix}.{name}.lock")
+        except OSError as error:
+            raise ClaimError(Reason.HARDWARE, f"cannot lock GPU {gpu_uuid}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -65,7 +82,12 @@ class Records:
         """The record of a claim from disk, None where there is none. A damaged one is set aside and counts as none."""
         path = self._path(uid)
         try:
-            data = path.read_bytes()
+            status = files.status(path)
+            if status is None:
+                return None
+            if _identity(status) == self._seen.get(uid):
+                return self._index[uid]  # nobody has written it since we last did or looked
+            data = files.read(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -73,7 +95,7 @@ class Records:
         try:
             return decode(data, uid=uid)
         except DamagedRecordError as error:
-            self._set_aside(path, str(error))
+            self._set_aside(uid, str(error))
             return None
 
     @contextlib.asynccontextmanager
@@ -84,13 +106,21 @@ class Records:
         except OSError as error:
             raise ClaimError(Reason.RECORD, f"cannot lock {self._lock_path}: {error.strerror}") from error
         try:
-            stamp = os.pread(descriptor, 64, 0)
-            if not stamp or stamp != self._stamp:
-                self._rescan()
-                self._stamp = stamp
+            try:
+                stamp = os.pread(descriptor, 64, 0)
+                if not stamp or stamp != self._stamp:
+                    self._rescan()
+                    self._stamp = stamp
+            except OSError as error:
+                raise ClaimError(Reason.RECORD, f"cannot read {self._directory}: {error.strerror}") from error
             yield Changes(self, descriptor)
         finally:
             os.close(descriptor)
+
+    async def refresh(self) -> None:
+        """Take over what another instance has changed. Raises ClaimError."""
+        async with self.exclusive():
+            pass
 
     def holders(self, gpu_uuid: str) -> tuple[Record, ...]:
         """Who holds a GPU since this boot. Reliable only inside ``exclusive``."""
@@ -102,30 +132,30 @@ class Records:
 
     def _put(self, descriptor: int, record: Record) -> None:
         path = self._path(record.claim.uid)
-        temporary = path.with_suffix(_TEMPORARY)
+        temporary = path.removesuffix(_SUFFIX) + _TEMPORARY
         try:
             self._renew_stamp(descriptor)
-            temporary.write_bytes(encode(record))
-            temporary.rename(path)
+            status = files.write(temporary, encode(record))
+            files.rename(temporary, path)
         except OSError as error:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                files.remove(temporary)
             raise ClaimError(Reason.RECORD, f"cannot write record {path}: {error.strerror}") from error
         self._forget(record.claim.uid)
-        self._remember(record, path.stat())
+        self._remember(record, status)
 
     def _remove(self, descriptor: int, uid: str) -> None:
         path = self._path(uid)
         try:
             self._renew_stamp(descriptor)
-            path.unlink(missing_ok=True)
+            files.remove(path)
         except OSError as error:
             raise ClaimError(Reason.RECORD, f"cannot remove record {path}: {error.strerror}") from error
         self._forget(uid)
 
     def _renew_stamp(self, descriptor: int) -> None:
         # Before the change: if we die between the two, the others only read once more than they need.
-        stamp = uuid.uuid4().hex.encode()
+        stamp = os.urandom(16).hex().encode()
         os.pwrite(descriptor, stamp, 0)
         self._stamp = stamp
 
@@ -140,7 +170,7 @@ class Records:
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
                     found.add(uid)
-                    if self._seen.get(uid) == (status.st_ino, status.st_mtime_ns):
+                    if self._seen.get(uid) == _identity(status):
                         continue
                     self._forget(uid)
                     try:
@@ -155,7 +185,7 @@ class Records:
 
     def _remember(self, record: Record, status: os.stat_result) -> None:
         uid = record.claim.uid
-        self._seen[uid] = (status.st_ino, status.st_mtime_ns)
+        self._seen[uid] = _identity(status)
         self._index[uid] = record
         if record.boot_id == self._boot_id:
             for device in record.devices:
@@ -170,15 +200,15 @@ class Records:
             if not held:
                 self._holders.pop(device.gpu_uuid, None)
 
-    def _set_aside(self, path: Path, problem: str) -> None:
+    def _set_aside(self, uid: str, problem: str) -> None:
         self._quarantine.mkdir(mode=0o750, exist_ok=True)
-        target = self._quarantine / f"{path.stem}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
+        target = self._quarantine / f"{uid}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
         with contextlib.suppress(FileNotFoundError):
-            path.rename(target)
+            files.rename(self._path(uid), str(target))
             self._quarantined(target, problem)
 
-    def _path(self, uid: str) -> Path:
-        return self._directory / f"{uid}{_SUFFIX}"
+    def _path(self, uid: str) -> str:
+        return f"{self._prefix}{uid}{_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +227,18 @@ class Changes:
         self._records._remove(self._descriptor, uid)
 
 
-async def _lock(path: Path) -> int:
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """A record is never written in place: another content is another file."""
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+async def _lock(path: str) -> int:
     """Lock a file and return the descriptor; closing it unlocks. Own descriptor per holder: they exclude each other."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        waiting = asyncio.get_running_loop().run_in_executor(None, fcntl.flock, descriptor, fcntl.LOCK_EX)
+        waiting = in_daemon_thread(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX), name="lock")
         try:
             await asyncio.shield(waiting)
         except BaseException:

@@ -22,7 +22,7 @@ from driver.devices.model import MigMode, partition_device_name
 from driver.devices.options import EXCLUSIVE, DeviceOptions, Partitioning, Shares
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from driver.devices.model import Gpu, Inventory, MigProfile, Partition
     from driver.devices.options import Options
@@ -122,6 +122,15 @@ def options_for(gpu: Gpu, options: Options) -> DeviceOptions:
         mode, count = override.shares or (mode, count)
         reserve = reserve if override.memory_reserve is None else override.memory_reserve
     return DeviceOptions(partitioning=partitioning, shares=Shares(mode=mode, count=count, memory_reserve=reserve))
+
+
+def foreign_slots(inventory: Inventory, ours: Collection[tuple[str, str, int]]) -> dict[str, frozenset[int]]:
+    """Memory slices by GPU UUID that partitions occupy which are not ours, given as GPU, profile and memory slice."""
+    return {
+        gpu.uuid: frozenset().union(*(partition.slots for partition in found))
+        for gpu in inventory.gpus
+        if (found := [p for p in gpu.partitions if (p.gpu_uuid, p.profile, p.start) not in ours])
+    }
 
 
 def placements(gpu: Gpu) -> Iterator[tuple[MigProfile, int]]:

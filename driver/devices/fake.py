@@ -239,11 +239,9 @@ class FakeBackend:
             yield InventoryChanged()
 
     def _refresh(self) -> None:
-        """Look at the file again if it was written since we last did."""
+        """Look at the file again if it was written since. Raises BackendError; the next look tries again then."""
         with self._mutex:
-            signature = self._file.signature()
-            if signature != self._signature:
-                self._signature = signature
+            if self._file.signature() != self._signature:
                 self._state = self._read(starting=False)
 
     def _read(self, *, starting: bool) -> HardwareState:
@@ -267,7 +265,10 @@ class FakeBackend:
                     self._file.write(fresh)
                 self._signature = self._file.signature()
         except OSError as error:
+            if self._file.signature() is not None:  # who cannot read how a GPU is cut must not say that it is whole
+                raise BackendError(f"the state of the fake hardware cannot be read: {error}") from None
             logger.warning("fake hardware: %s; faults may be missed", error)
+            self._signature = None
         return fresh
 
 

@@ -28,6 +28,10 @@ class NameStore:
         self._boot_id = boot_id
         self._saved: Names | None = None
 
+    def preview(self, inventory: Inventory) -> Inventory:
+        """The inventory with the names that its GPUs would have; nothing is written."""
+        return settle(self._load(), inventory, boot_id=self._boot_id)[0]
+
     def apply(self, inventory: Inventory) -> Inventory:
         """The inventory with the names that its GPUs keep; new ones are written down first."""
         known = self._saved if self._saved is not None else self._load()

@@ -24,9 +24,12 @@ def settle(known: Names, inventory: Inventory, *, boot_id: str) -> tuple[Invento
 
     A GPU that is new takes ``gpu-<minor>``, as the backend names it. If that name belongs to one that is not there, it
     was replaced when the node was down for it, and its name is free; within one boot it may come back, so its name is
-    kept, and the new GPU takes the lowest number that nobody has.
+    kept, and the new GPU takes the lowest number that nobody has. Where no GPU is known, nothing is left of the machine
+    that the names were for.
     """
     present = {gpu.uuid for gpu in inventory.gpus}
+    if present and not present & known.by_uuid.keys():
+        known = Names(boot_id=boot_id)
     kept = {uuid: name for uuid, name in known.by_uuid.items() if uuid in present or known.boot_id == boot_id}
     absent = {uuid: name for uuid, name in known.by_uuid.items() if uuid not in kept}
     taken = set(kept.values())

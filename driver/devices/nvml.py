@@ -19,6 +19,7 @@ from driver.devices.model import (
     Fault,
     Gpu,
     Inventory,
+    InventoryChanged,
     MigMode,
     MigProfile,
     Occurred,
@@ -39,7 +40,7 @@ ECC_DOUBLE_BIT = Fault(cause=Cause.ECC, detail="double-bit")
 CLOSE_SECONDS = 0.5
 """Longest stay inside the library, so that close() is noticed."""
 RECOVERY_SECONDS = 30.0
-"""How often GPUs are asked whether they need a repair: events tell of faults, nothing tells of their end."""
+"""How often GPUs are asked whether they need a repair, or are cut in another way: there are no events for these."""
 
 # Names as NVIDIA's own DRA driver publishes them; a number that is not here is left out rather than guessed.
 ARCHITECTURES = {
@@ -84,8 +85,15 @@ class NvmlBackend:
     """
 
     def __init__(
-        self, nvml: Any, *, sysfs: Path = Path("/sys"), dev: Path = Path("/dev"), proc: Path = Path("/proc")
+        self,
+        nvml: Any,
+        *,
+        sysfs: Path = Path("/sys"),
+        dev: Path = Path("/dev"),
+        proc: Path = Path("/proc"),
+        check_seconds: float = RECOVERY_SECONDS,
     ) -> None:
+        self._check_seconds = check_seconds
         self._nvml = nvml
         self._sysfs = sysfs
         self._dev = dev
@@ -146,7 +154,9 @@ class NvmlBackend:
         while not self._closed.is_set():
             if self._events is None:
                 return self._register()
-            if time.monotonic() >= self._next_recovery_check and (events := self._check_recovery()):
+            if time.monotonic() >= self._next_recovery_check and (
+                events := (*self._check_recovery(), *self._check_shape())
+            ):
                 return events
             remaining = deadline - time.monotonic()
             if events := self._wait(max(0.0, min(remaining, CLOSE_SECONDS))):
@@ -333,7 +343,7 @@ class NvmlBackend:
 
     def _check_recovery(self) -> tuple[Event, ...]:
         """A GPU that needs no repair, by its own account, has got over its faults. Older drivers give no account."""
-        self._next_recovery_check = time.monotonic() + RECOVERY_SECONDS
+        self._next_recovery_check = time.monotonic() + self._check_seconds
         field = getattr(self._nvml, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", None)
         events: list[Event] = []
         for uuid, handle in self._handles.items() if field is not None else ():
@@ -347,6 +357,19 @@ class NvmlBackend:
                 remaining = frozenset({UNMONITORED} if uuid in self._unmonitored else ())
                 events.append(Cleared(gpu_uuid=uuid, remaining=remaining))
         return tuple(events)
+
+    def _check_shape(self) -> tuple[Event, ...]:
+        """Whether GPUs came, or were cut in another way since they were read: NVML has no event for that."""
+        count = self._ask("nvmlDeviceGetCount")
+        changed = count is not None and count > len(self._handles)
+        for uuid, handle in self._handles.items():
+            gpu = self._seen[uuid]
+            if gpu.mig_profiles and uuid not in self._lost:
+                changed |= (self._mig.mode(handle), self._present(uuid, gpu.mig_profiles)) != (
+                    gpu.mig_mode,
+                    gpu.partitions,
+                )
+        return (InventoryChanged(),) if changed else ()
 
     def _find_lost(self) -> tuple[Event, ...]:
         """NVML says that some GPU is lost, not which one: ask them all, so that the others are not blamed."""

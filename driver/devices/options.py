@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MAX_SHARES = 1024
 MIB = 1 << 20
@@ -129,3 +129,7 @@ class Options:
     """Whether the cluster takes list-typed attributes (feature gate DRAListTypeAttributes)."""
     withheld: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Memory slices by GPU UUID that partitions of others occupy; dynamic mode offers nothing that touches them."""
+
+    def with_withheld(self, withheld: Mapping[str, frozenset[int]]) -> Options:
+        """The same options, for a node on which others occupy this."""
+        return replace(self, withheld=withheld)

@@ -11,7 +11,8 @@ import json
 import sys
 import types
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -86,6 +87,9 @@ class Api:
             where = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster credentials (no --kubeconfig given)"
             raise ConfigError(f"cannot load {where}: {error}") from error
         configuration.connection_pool_maxsize = max_connections
+        configuration.proxy = configuration.proxy or _environment_proxy(str(configuration.host))
+        # Left to itself, the client asks two threads on each request: one for ~/.netrc, one for the proxy's variables.
+        configuration.client_session_kwargs = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
         return cls(configuration)
 
     async def __aenter__(self) -> Api:
@@ -174,6 +178,12 @@ class Api:
             method, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=timeout)
         )
         return answer.response  # type: ignore[no-any-return]
+
+
+def _environment_proxy(host: str) -> str | None:
+    """The proxy for this server as HTTP_PROXY, HTTPS_PROXY and NO_PROXY say; None for a direct connection."""
+    url = urlsplit(host)
+    return None if proxy_bypass(url.netloc) else getproxies().get(url.scheme)
 
 
 def _describe(error: BaseException) -> str:

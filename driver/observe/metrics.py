@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # From half a millisecond, where a prepare usually is, to past the kubelet's 45 s deadline.
 LATENCY_BUCKETS = (
@@ -22,7 +20,24 @@ LATENCY_BUCKETS = (
 # The kubelet's own buckets for its histogram of the same name (ExponentialBucketsRange(.1, 40, 15)).
 KUBELET_BUCKETS = tuple(0.1 * 400 ** (step / 14) for step in range(15))
 
+M = TypeVar("M", bound=MetricWrapperBase)
+
 PHASES = ("claim_read", "lock_wait", "plan", "hardware", "record", "cdi")
+
+
+class Phase:
+    """A block of code that is timed. No generator: there are five to a prepare."""
+
+    __slots__ = ("_histogram", "_started")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._histogram.observe(time.perf_counter() - self._started)
 
 
 class Metrics:
@@ -36,13 +51,13 @@ class Metrics:
         GCCollector(registry=self.registry)
 
         def histogram(name: str, text: str, labels: tuple[str, ...]) -> Histogram:
-            return Histogram(f"gpu_dra_{name}", text, labels, buckets=LATENCY_BUCKETS, registry=self.registry)
+            return _quick(Histogram(f"gpu_dra_{name}", text, labels, buckets=LATENCY_BUCKETS, registry=self.registry))
 
         def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-            return Gauge(f"gpu_dra_{name}", text, labels, registry=self.registry)
+            return _quick(Gauge(f"gpu_dra_{name}", text, labels, registry=self.registry))
 
         def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
-            return Counter(f"gpu_dra_{name}", text, labels, registry=self.registry)
+            return _quick(Counter(f"gpu_dra_{name}", text, labels, registry=self.registry))
 
         self.claims = histogram(
             "claim_duration_seconds", "Time to prepare or unprepare one claim.", ("operation", "result")
@@ -63,12 +78,14 @@ class Metrics:
         self.registered = gauge("registered", "1 after the kubelet has confirmed the registration.")
         self.published = gauge("published", "1 while the ResourceSlices are as they should be.")
         self.restarts = counter("task_restarts", "Background tasks started again after an error.", ("task",))
-        self.rpc = Histogram(
-            "dra_grpc_operations_duration_seconds",
-            "Duration of gRPC calls by the method's full name, as the kubelet measures them.",
-            ("driver_name", "method_name", "grpc_status_code"),
-            buckets=KUBELET_BUCKETS,
-            registry=self.registry,
+        self.rpc = _quick(
+            Histogram(
+                "dra_grpc_operations_duration_seconds",
+                "Duration of gRPC calls by the method's full name, as the kubelet measures them.",
+                ("driver_name", "method_name", "grpc_status_code"),
+                buckets=KUBELET_BUCKETS,
+                registry=self.registry,
+            )
         )
         build = Info("gpu_dra_build", "Version of the driver.", registry=self.registry)
         build.info({"version": version("gpu-dra-driver"), "driver_name": driver_name})
@@ -83,15 +100,16 @@ class Metrics:
         for verb in ("create", "update", "delete"):
             self.slice_writes.labels(verb)
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Phase:
         """Time one phase of a prepare."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phases.labels(name).observe(time.perf_counter() - started)
+        return Phase(self.phases.labels(name))
 
     def observe_rpc(self, method: str, code: str, seconds: float) -> None:
         """Count one finished gRPC call. ``code`` is spelled as the kubelet does, for example ``OK``."""
         self.rpc.labels(self._driver_name, method, code).observe(seconds)
+
+
+def _quick(metric: M) -> M:
+    """Remember the children of a metric: the library checks, converts and locks at each ``labels()``."""
+    metric.labels = functools.cache(metric.labels)  # type: ignore[method-assign]
+    return metric

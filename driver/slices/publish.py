@@ -23,7 +23,7 @@ from driver.kube.watch import Mirror
 from driver.slices.compare import same_spec, with_known_times
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from driver.observe.metrics import Metrics
 
@@ -56,11 +56,21 @@ class Pool:
 class Publisher:
     """Reconciles one pool of one node. ``desire`` says what; ``run`` sees to it until it is cancelled."""
 
-    def __init__(self, *, api: Api, driver_name: str, node_name: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        api: Api,
+        driver_name: str,
+        node_name: str,
+        metrics: Metrics,
+        warn: Callable[[str, str], None] = lambda _reason, _message: None,
+    ) -> None:
+        """``warn`` gets a reason and a message, for an Event that an operator should see."""
         self._api = api
         self._driver = driver_name
         self._node = node_name
         self._metrics = metrics
+        self._warn = warn
         self._pool: Pool | None = None
         self._wake = asyncio.Event()
         self._desired = asyncio.Event()
@@ -112,6 +122,7 @@ class Publisher:
                 pause = max(backoff(state), error.retry_after or 0)
                 if error.status == 422:
                     logger.error("the API server refuses our ResourceSlice: %s", error)
+                    self._warn("ResourceSliceInvalid", str(error))
                     pause = INVALID_RETRY
                 elif error.status in {401, 403}:
                     logger.error("%s; the driver's ServiceAccount lacks a permission, see its ClusterRole", error)
@@ -230,11 +241,10 @@ class Publisher:
         lost = sorted({gate for key, gate in _GATES.items() if _count(sent, key) > _count(answer["spec"], key)})
         for gate in lost or ["unknown"]:
             self._metrics.dropped_fields.labels(gate).set(1)
-        logger.warning(
-            "the API server dropped fields of ResourceSlice %s; feature gates that seem to be off: %s",
-            name,
-            ", ".join(lost) or "unknown",
-        )
+        gates = ", ".join(lost) or "unknown"
+        message = f"the API server dropped fields of ResourceSlice {name}; feature gates that seem to be off: {gates}"
+        logger.warning("%s", message)
+        self._warn("ResourceSliceFieldsDropped", message)
 
     def _set_published(self, *, done: bool) -> None:
         self.published = done

@@ -42,6 +42,8 @@ class Switchboard:
         """By GPU UUID: creating and destroying there waits for the event."""
         self.failures: dict[str, int] = {}
         """By method: how many calls fail from now on."""
+        self.half_made: Partition | None = None
+        """A partition that shows without its compute instance until it is destroyed."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
@@ -50,8 +52,14 @@ class Switchboard:
         self._step("create_partition", gpu.uuid)
         return self.backend.create_partition(gpu, profile, start)
 
+    def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
+        found = self.backend.partitions(gpu_uuid)
+        return tuple(replace(p, uuid="") if p == self.half_made else p for p in found)
+
     def destroy_partition(self, partition: Partition) -> None:
         self._step("destroy_partition", partition.gpu_uuid)
+        if self.half_made is not None and replace(self.half_made, uuid="") == partition:
+            partition, self.half_made = self.half_made, None
         self.backend.destroy_partition(partition)
 
     def _step(self, method: str, gpu_uuid: str) -> None:
@@ -468,3 +476,22 @@ async def test_a_partition_in_the_way_that_is_just_ending_is_waited_for(
 
     assert [device.device for device in await second] == [BIG]
     assert node.partitions() == ["4g.40gb@0"]
+
+
+async def test_a_partition_that_a_crash_left_half_made_is_made_anew(
+    node: MigNode, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated(result(SMALL))
+    await node.prepare(claim)
+    async with node.records.exclusive() as changes:
+        changes.put(node.record_of(claim).with_state(State.PREPARING))
+    restarted = MigNode(tmp_path, api)
+    await restarted.start()
+    [whole] = restarted.hardware.partitions(node.gpu_uuid)
+    restarted.hardware.half_made = whole
+
+    devices = await restarted.prepare(claim)
+
+    assert restarted.hardware.calls == ["destroy_partition", "create_partition"]
+    assert devices[0].partition is not None
+    assert devices[0].partition.uuid

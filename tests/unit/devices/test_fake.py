@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from driver.devices import profile
+from driver.devices.backend import BackendError
 from driver.devices.fake import FakeBackend
 from driver.devices.fault import FaultError, inject
 from driver.devices.hardware_state import MAX_XIDS, STATE_FILE
@@ -278,3 +279,18 @@ def test_a_fault_on_a_damaged_state_file(backend, tmp_path):
 
     with pytest.raises(FaultError, match=r"is damaged.*a running driver puts it right"):
         inject(tmp_path, boot_id=BOOT, device="gpu-3", lost=True)
+
+
+def test_a_gpu_whose_state_cannot_be_read_does_not_say_that_it_is_whole(backend, tmp_path):
+    gpu = backend.inventory().by_name()["gpu-3"]
+    backend.create_partition(gpu, gpu.mig_profiles[0], gpu.mig_profiles[0].starts[0])
+    lock = tmp_path / f".{STATE_FILE}.lock"
+    lock.unlink()
+    lock.mkdir()
+    (tmp_path / STATE_FILE).touch()  # somebody wrote to it
+
+    with pytest.raises(BackendError, match="cannot be read"):
+        backend.partitions(gpu.uuid)
+    lock.rmdir()
+
+    assert len(backend.partitions(gpu.uuid)) == 1

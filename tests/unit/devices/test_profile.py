@@ -24,7 +24,7 @@ def parse_error(text: str) -> str:
 
 
 def test_shipped_profiles():
-    assert profile.known() == ("a100x8", "b200x8", "h100x8", "h200x8", "l40sx4", "t4x1")
+    assert profile.known() == ("a100x8", "a30x4", "b200x8", "gb200x4", "h100x8", "h200x8", "l40sx4", "t4x1")
 
 
 @pytest.mark.parametrize("name", profile.known())
@@ -83,7 +83,9 @@ def test_a_node_may_have_no_gpu():
 
 
 def test_unknown_profile_lists_the_known_ones():
-    with pytest.raises(ProfileError, match=r"'h100x9'.*a100x8, b200x8, h100x8, h200x8, l40sx4, t4x1.*path"):
+    with pytest.raises(
+        ProfileError, match=r"'h100x9'.*a100x8, a30x4, b200x8, gb200x4, h100x8, h200x8, l40sx4, t4x1.*path"
+    ):
         profile.load("h100x9")
 
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import os
 import re
 from decimal import Decimal
@@ -18,7 +19,9 @@ from hypothesis import strategies as st
 from kubernetes.utils.quantity import parse_quantity
 
 from driver.devices import profile
-from driver.devices.model import Cause, Fault, Gpu, Inventory
+from driver.devices.catalogue import catalogue
+from driver.devices.model import Cause, Fault, Gpu, Inventory, MigMode, Partition
+from driver.devices.options import DeviceOptions, Options, Partitioning, Shares, Sharing
 from driver.health.conditions import Condition
 from driver.slices.build import build_slices, quantity, semver
 
@@ -70,34 +73,325 @@ def documents(slices: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("name", profile.known())
-def test_golden_slices(name: str):
-    path = GOLDEN / f"{name}.yaml"
-    slices = documents(build_slices(profile.load(name).inventory(), {}, driver_name=DRIVER))
+RESERVE = 512 << 20
+MODES = {
+    "none": Options(),
+    "none-lists": Options(list_attributes=True),
+    "none-memory": Options(default=DeviceOptions(shares=Shares(mode=Sharing.MEMORY, memory_reserve=RESERVE))),
+    "static": Options(default=DeviceOptions(partitioning=Partitioning.STATIC)),
+    "static-4": Options(
+        default=DeviceOptions(
+            partitioning=Partitioning.STATIC, shares=Shares(mode=Sharing.COUNT, count=4, memory_reserve=RESERVE)
+        )
+    ),
+    "dynamic": Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC)),
+    "dynamic-unlimited": Options(
+        default=DeviceOptions(
+            partitioning=Partitioning.DYNAMIC, shares=Shares(mode=Sharing.UNLIMITED, memory_reserve=RESERVE)
+        )
+    ),
+}
+"""Every kind of partitioning, alone and together with a kind of sharing."""
+
+
+def cut(gpu: Gpu) -> Gpu:
+    """The GPU as an administrator may have cut it: one of each size, as far as there is room, or one that takes all."""
+    if gpu.partitions or not gpu.mig_profiles:
+        return gpu
+    taken: set[int] = set()
+    made = []
+    wanted = gpu.mig_profiles[-1:] if gpu.index % 2 else gpu.mig_profiles[:-1]
+    for facts in wanted:
+        for start in sorted(facts.starts, reverse=True):
+            span = set(range(start, start + facts.size))
+            if not span & taken:
+                taken |= span
+                ids = {"uuid": f"MIG-{gpu.uuid[4:-2]}{start:02}", "gi_id": len(made) + 1, "ci_id": 0}
+                made.append(
+                    Partition(
+                        gpu_uuid=gpu.uuid,
+                        profile=facts.name,
+                        profile_id=facts.profile_id,
+                        start=start,
+                        size=facts.size,
+                        **ids,
+                    )
+                )
+                break
+    return dataclasses.replace(gpu, mig_mode=MigMode.ENABLED, partitions=tuple(made))
+
+
+def node_of(name: str, mode: str) -> Inventory:
+    found = profile.load(name).inventory()
+    if mode.startswith("static"):
+        return dataclasses.replace(found, gpus=tuple(map(cut, found.gpus)))
+    return found
+
+
+def build(found: Inventory, mode: str, conditions: Any = None) -> tuple[dict[str, Any], ...]:
+    options = MODES[mode]
+    return build_slices(
+        found,
+        conditions or {},
+        driver_name=DRIVER,
+        devices=catalogue(found, options),
+        list_attributes=options.list_attributes,
+    )
+
+
+@functools.cache
+def published(name: str, mode: str) -> tuple[dict[str, Any], ...]:
+    """All slices of a node on which every GPU is unwell in two ways."""
+    found = node_of(name, mode)
+    faults = (Fault(cause=Cause.XID, detail="79"), Fault(cause=Cause.ECC, detail="double-bit"))
+    conditions = {gpu.uuid: tuple(Condition(fault=fault, since=0) for fault in faults) for gpu in found.gpus}
+    return build(found, mode, conditions)
+
+
+GOLDEN_GPUS = {"none": 8, "static": 2}
+each_profile = pytest.mark.parametrize("name", profile.known())
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(name, mode) for name in profile.known() for mode in MODES if mode in list(Partitioning) or name == "h100x8"],
+)
+def test_golden_slices(name: str, mode: str):
+    path = GOLDEN / f"{name}.{mode}.yaml"
+    found = node_of(name, mode)
+    if name != "a30x4":  # elsewhere the GPUs of a node are alike, or two kinds by turns
+        found = dataclasses.replace(found, gpus=found.gpus[: GOLDEN_GPUS.get(mode, 1)])
+    slices = documents(build(found, mode))
 
     if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(yaml.dump_all(slices, sort_keys=False, width=120))
+        path.write_text(yaml.dump_all(slices, sort_keys=False, width=120, default_flow_style=None))
 
     assert slices == list(yaml.safe_load_all(path.read_text()))
 
 
 @pytest.mark.parametrize("version", ["1.35", "1.36", "1.37"])
-@pytest.mark.parametrize("name", profile.known())
-def test_slices_fit_the_schema_of_the_api(name: str, version: str):
-    conditions = {
-        gpu.uuid: (Condition(fault=Fault(cause=Cause.XID, detail="79"), since=0),)
-        for gpu in profile.load(name).inventory().gpus
-    }
-
-    for document in documents(build_slices(profile.load(name).inventory(), conditions, driver_name=DRIVER)):
+@each_profile
+@each_mode
+def test_slices_fit_the_schema_of_the_api(name: str, mode: str, version: str):
+    if mode == "none-lists" and version == "1.35":
+        pytest.skip("there are no list attributes in 1.35")
+    for document in documents(published(name, mode)):
         kubernetes_validate.validate(document, version, strict=True)
 
 
-@pytest.mark.parametrize("name", profile.known())
-def test_all_devices_of_a_profile_have_the_same_attributes(name: str):
-    slices = build_slices(profile.load(name).inventory(), {}, driver_name=DRIVER)
+@each_profile
+@each_mode
+def test_all_devices_of_a_type_have_the_same_attributes(name: str, mode: str):
+    devices = [device for spec in published(name, mode) for device in spec.get("devices", ())]
 
-    assert len({frozenset(device["attributes"]) for spec in slices for device in spec["devices"]}) == 1
+    for kind in ("gpu", "mig"):
+        found = {frozenset(d["attributes"]) for d in devices if d["attributes"]["type"]["string"] == kind}
+        assert len(found) <= 1
+
+
+@each_profile
+@each_mode
+def test_no_limit_of_the_api_is_touched(name: str, mode: str):
+    slices = published(name, mode)
+
+    sets = [found for spec in slices for found in spec.get("sharedCounters", ())]
+    devices = [device for spec in slices for device in spec.get("devices", ())]
+    assert len({found["name"] for found in sets}) == len(sets)
+    assert len({device["name"] for device in devices}) == len(devices)
+    known = {found["name"]: found["counters"] for found in sets}
+    for spec in slices:
+        assert len({"devices", "sharedCounters"} & set(spec)) == (1 if spec else 0)
+        assert len(spec.get("devices", ())) <= 64
+        assert len(spec.get("sharedCounters", ())) <= 8
+    for counters in known.values():
+        assert 1 <= len(counters) <= 32
+        assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", counter) for counter in counters)
+    for device in devices:
+        values = [next(iter(value.values())) for value in device["attributes"].values()]
+        assert len(device["attributes"]) + len(device.get("capacity", {})) <= 32
+        assert sum(len(value) if isinstance(value, list) else 1 for value in values) <= 48
+        assert len(device.get("taints", ())) <= 16
+        assert len(device.get("consumesCounters", ())) <= 1
+        for entry in device.get("consumesCounters", ()):
+            assert set(entry["counters"]) <= set(known[entry["counterSet"]])
+        for capacity in device.get("capacity", {}).values():
+            assert device.get("allowMultipleAllocations") or "requestPolicy" not in capacity
+            check_policy(capacity)
+
+
+def check_policy(capacity: dict[str, Any]) -> None:
+    """The rules of the API server for a requestPolicy."""
+    policy = capacity.get("requestPolicy")
+    if policy is None:
+        return
+    value, default = parse_quantity(capacity["value"]), parse_quantity(policy["default"])
+    if "validValues" in policy:
+        values = [parse_quantity(text) for text in policy["validValues"]]
+        assert values == sorted(set(values))
+        assert default in values
+        assert values[-1] <= value
+        return
+    low, high, step = (parse_quantity(policy["validRange"][key]) for key in ("min", "max", "step"))
+    assert step >= 1
+    assert step == step.to_integral_value()
+    assert low <= default <= high <= value
+    assert low + step <= value
+    assert (default - low) % step == (high - low) % step == 0
+
+
+def test_counters_come_first_and_eight_sets_to_a_slice():
+    slices = build(inventory(*(partitionable(i) for i in range(17))), "dynamic")
+
+    assert [len(spec.get("sharedCounters", ())) for spec in slices] == [8, 8, 1] + [0] * 9
+    assert [len(spec.get("devices", ())) for spec in slices] == [0, 0, 0] + [52] * 8 + [26]
+
+
+def test_a_gpu_is_in_one_slice_so_that_its_taints_change_one():
+    gpus = inventory(*(partitionable(i) for i in range(16)))
+    lost = Condition(fault=Fault(cause=Cause.GPU_LOST), since=1_700_000_000)
+
+    before = build(gpus, "dynamic")
+    after = build(gpus, "dynamic", {"GPU-7": (lost,)})
+
+    (changed,) = [index for index, spec in enumerate(before) if after[index] != spec]
+    tainted = [device["name"] for device in after[changed]["devices"] if "taints" in device]
+    assert len(tainted) == 26
+    assert all(name.startswith("gpu-7") for name in tainted)
+
+
+def partitionable(number: int) -> Gpu:
+    facts = profile.load("h100x8").inventory().gpus[0]
+    return dataclasses.replace(facts, name=f"gpu-{number}", uuid=f"GPU-{number}", minor=number, index=number)
+
+
+def named(slices: tuple[dict[str, Any], ...]) -> dict[str, dict[str, Any]]:
+    return {device["name"]: device for spec in slices for device in spec.get("devices", ())}
+
+
+def test_a_partition_says_whose_part_it_is():
+    device = named(build(inventory(partitionable(3)), "dynamic"))["gpu-3-mig-1g10gb-me-20-6"]
+
+    assert device["attributes"] == {
+        "type": {"string": "mig"},
+        "parentUUID": {"string": "GPU-3"},
+        "profile": {"string": "1g.10gb+me"},
+        "productName": {"string": "NVIDIA H100 80GB HBM3"},
+        "brand": {"string": "Nvidia"},
+        "architecture": {"string": "Hopper"},
+        "cudaComputeCapability": {"version": "9.0.0"},
+        "driverVersion": {"version": "570.124.6"},
+        "cudaDriverVersion": {"version": "12.8.0"},
+        "addressingMode": {"string": "None"},
+        "index": {"int": 3},
+        "minor": {"int": 3},
+        "resource.kubernetes.io/pciBusID": {"string": "0000:1b:00.0"},
+        "resource.kubernetes.io/pcieRoot": {"string": "pci0000:15"},
+        "resource.kubernetes.io/numaNode": {"int": 0},
+    }
+    assert device["capacity"] == {
+        "multiprocessors": {"value": "16"},
+        "copyEngines": {"value": "1"},
+        "decoders": {"value": "1"},
+        "encoders": {"value": "0"},
+        "jpegEngines": {"value": "1"},
+        "ofaEngines": {"value": "1"},
+        "memory": {"value": "9984Mi"},
+    }
+    (consumed,) = device["consumesCounters"]
+    assert consumed["counterSet"] == "gpu-3-counter-set"
+    assert [name for name in consumed["counters"] if name.startswith("memory-slice")] == ["memory-slice-6"]
+
+
+def test_a_partition_that_exists_has_its_uuid_and_its_slices_and_no_counters():
+    devices = named(build(inventory(cut(partitionable(0))), "static"))
+
+    device = devices["gpu-0-mig-1g20gb-15-2"]
+    assert device["attributes"]["uuid"]["string"].startswith("MIG-")
+    assert [name for name in device["capacity"] if name.startswith("memorySlice")] == ["memorySlice2", "memorySlice3"]
+    assert "consumesCounters" not in device
+    assert "gpu-0" not in devices
+
+
+def test_a_whole_gpu_among_partitions_has_its_real_memory():
+    device = named(build(inventory(partitionable(0)), "dynamic"))["gpu-0"]
+
+    assert device["capacity"]["memory"] == {"value": "81559Mi"}
+    assert device["capacity"]["multiprocessors"] == {"value": "132"}
+
+
+def shared_gpu(mode: Sharing, count: int | None = None, reserve: int = 0) -> dict[str, Any]:
+    options = Options(default=DeviceOptions(shares=Shares(mode=mode, count=count, memory_reserve=reserve)))
+    found = inventory(GPU)
+    (spec,) = build_slices(found, {}, driver_name=DRIVER, devices=catalogue(found, options))
+    return spec["devices"][0]
+
+
+def test_shares_by_memory_go_to_whoever_asks_and_all_of_it_to_who_does_not():
+    device = shared_gpu(Sharing.MEMORY, reserve=1 << 30)
+
+    assert device["allowMultipleAllocations"] is True
+    assert device["capacity"] == {
+        "memory": {
+            "value": "79Gi",
+            "requestPolicy": {"default": "79Gi", "validRange": {"min": "1Mi", "max": "79Gi", "step": "1Mi"}},
+        }
+    }
+
+
+def test_a_number_of_shares_gives_each_its_part_of_the_memory():
+    device = shared_gpu(Sharing.COUNT, 4)
+
+    assert device["capacity"] == {
+        "memory": {
+            "value": "80Gi",
+            "requestPolicy": {"default": "20Gi", "validRange": {"min": "1Mi", "max": "80Gi", "step": "1Mi"}},
+        },
+        "shares": {
+            "value": "4",
+            "requestPolicy": {"default": "1", "validRange": {"min": "1", "max": "4", "step": "1"}},
+        },
+    }
+
+
+def test_unlimited_shares_take_no_memory_unless_they_ask():
+    device = shared_gpu(Sharing.UNLIMITED)
+
+    assert device["capacity"]["memory"]["requestPolicy"]["default"] == "0"
+
+
+def test_one_share_is_the_only_value():
+    device = shared_gpu(Sharing.COUNT, 1)
+
+    assert device["capacity"]["shares"] == {"value": "1", "requestPolicy": {"default": "1", "validValues": ["1"]}}
+
+
+def test_a_shared_partition_leaves_its_engines_to_all_of_its_claims():
+    device = named(build(inventory(partitionable(0)), "dynamic-unlimited"))["gpu-0-mig-1g10gb-19-6"]
+
+    assert {name: value["requestPolicy"]["default"] for name, value in device["capacity"].items()} == dict.fromkeys(
+        device["capacity"], "0"
+    )
+    assert device["consumesCounters"]
+
+
+def test_lists_are_there_only_where_asked_for():
+    found = profile.load("h100x8").inventory()
+
+    plain = named(build(found, "none"))["gpu-0"]["attributes"]
+    lists = named(build(found, "none-lists"))["gpu-0"]["attributes"]
+
+    assert plain["resource.kubernetes.io/numaNode"] == {"int": 0}
+    assert lists["resource.kubernetes.io/numaNode"] == {"ints": [0]}
+    assert lists["resource.kubernetes.io/pcieRoot"] == {"strings": ["pci0000:15"]}
+    assert lists["nvlinkPeers"] == {"strings": [f"gpu-{minor}" for minor in range(1, 8)]}
+    assert "nvlinkPeers" not in plain
+
+
+def test_gpus_of_one_fabric_say_so():
+    device = named(build(profile.load("gb200x4").inventory(), "none"))["gpu-0"]
+
+    assert device["attributes"]["fabricClique"] == {"string": "8f3f3bb4-6f2e-4a57-9c0e-2f1d7c7f0b1a.1"}
 
 
 def test_attributes_are_those_of_nvidias_driver_and_the_standard_ones():

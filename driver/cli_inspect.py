@@ -1,0 +1,238 @@
+"""``gpu-dra slices`` and ``gpu-dra explain``: what a node would publish, and where it has room; no cluster needed."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from driver.cli_options import read_settings, settings_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from driver.claims.record import Record
+    from driver.config import Settings
+    from driver.devices.catalogue import Catalogue
+    from driver.devices.model import Inventory
+    from driver.health.conditions import Conditions
+    from driver.node_config import NodeConfig
+
+OPTIONS = (
+    "node_name",
+    "driver_name",
+    "devices",
+    "partitioning",
+    "shares",
+    "shares_memory_reserve",
+    "config",
+    "kubelet_plugins_dir",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A node as its driver would see it now."""
+
+    settings: Settings
+    config: NodeConfig
+    inventory: Inventory
+    catalogue: Catalogue
+    conditions: Conditions
+    records: tuple[Record, ...]
+
+
+@click.command()
+@settings_options(OPTIONS)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["yaml", "table"]),
+    default="yaml",
+    show_default=True,
+    help="ResourceSlices as they would be sent, or a table for people.",
+)
+def slices(*, output: str, **given: Any) -> None:
+    """Print what this node would publish: its devices, whole, cut and shared as the settings say."""
+    view = _look(given)
+    documents = _documents(view)
+    if output == "yaml":
+        import yaml
+
+        click.echo(yaml.safe_dump_all(documents, sort_keys=False, width=120, default_flow_style=None), nl=False)
+    else:
+        _print_table(view, documents)
+    for uuid, problem in view.catalogue.problems.items():
+        click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as asked for: {problem}", err=True)
+
+
+@click.command()
+@click.argument("profile")
+@click.option("--on", "gpu", metavar="GPU", help="Only this GPU, by name or UUID.")
+@settings_options(OPTIONS)
+def explain(*, profile: str, gpu: str | None, **given: Any) -> None:
+    """Say where PROFILE (1g.10gb, or gpu for whole ones) has room on this node, and which claims are in its way.
+
+    Claims that have been allocated, but that the kubelet has not prepared yet, are not known to a node.
+    """
+    from driver.explain import explain as find
+    from driver.explain import profiles
+
+    view = _look(given)
+    gpus = {name: found for found in view.inventory.gpus for name in (found.name, found.uuid)}
+    if gpu is not None and gpu not in gpus:
+        raise click.UsageError(f"--on {gpu}: no such GPU; there are {', '.join(g.name for g in view.inventory.gpus)}")
+    rooms = find(view.catalogue.devices, profile, view.records)
+    if not rooms:
+        known = ", ".join(profiles(view.catalogue.devices)) or "nothing"
+        raise click.UsageError(f"{profile!r} is not offered on this node, which offers {known}; see --partitioning")
+    for found in view.inventory.gpus:
+        here = [room for room in rooms if room.device.gpu.uuid == found.uuid]
+        if not here or (gpu is not None and gpus[gpu].uuid != found.uuid):
+            continue
+        free = sum(not room.blockers for room in here)
+        click.echo(f"{found.name}: {free} of {len(here)} free")
+        for room in here:
+            click.echo(f"  {room.device.name}  {'; '.join(room.blockers) or 'free'}")
+
+
+def _look(given: dict[str, Any]) -> View:
+    """Read the node, changing nothing. Raises ClickException in one line."""
+    from driver import node_config
+    from driver.devices.backend import BackendError
+    from driver.devices.catalogue import foreign_slots, survey
+    from driver.devices.name_store import NameStore
+    from driver.devices.open import open_backend, read_boot_id
+    from driver.health.store import ConditionStore
+
+    settings = read_settings({**given, "node_name": given.get("node_name") or socket.gethostname().lower()})
+    boot_id = read_boot_id()
+    try:
+        config = node_config.read(settings)
+    except node_config.NodeConfigError as error:
+        raise click.UsageError(str(error)) from None
+    with tempfile.TemporaryDirectory(prefix="gpu-dra-") as directory:
+        # A copy of the fake hardware's state: whoever looks must not leave traces in a running driver's directory.
+        state = Path(directory)
+        _copy_state(settings.plugin_dir, state)
+        try:
+            backend = open_backend(settings.devices, state, boot_id=boot_id)
+            try:
+                inventory = NameStore(settings.plugin_dir, boot_id=boot_id).preview(backend.inventory())
+            finally:
+                backend.close()
+        except BackendError as error:
+            raise click.ClickException(str(error)) from None
+    records = tuple(_records(settings.plugin_dir / "claims"))
+    ours = {
+        (part.gpu_uuid, part.placement.profile, part.placement.start)
+        for record in records
+        for part in record.devices
+        if part.placement is not None and record.boot_id == boot_id
+    }
+    options = node_config.options(settings, config)
+    return View(
+        settings=settings,
+        config=config,
+        inventory=inventory,
+        catalogue=survey(inventory, options.with_withheld(foreign_slots(inventory, ours))),
+        conditions=ConditionStore(settings.plugin_dir, boot_id=boot_id).load(),
+        records=records,
+    )
+
+
+def _copy_state(plugin_dir: Path, target: Path) -> None:
+    from driver.devices.hardware_state import STATE_FILE
+
+    try:
+        shutil.copyfile(plugin_dir / STATE_FILE, target / STATE_FILE)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        click.echo(f"gpu-dra: the state of the fake hardware is not known: {error}", err=True)
+
+
+def _records(directory: Path) -> list[Record]:
+    from driver.claims.record import DamagedRecordError, decode
+
+    found = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            found.append(decode(path.read_bytes(), uid=path.stem))
+        except FileNotFoundError:
+            continue  # its claim has ended meanwhile
+        except (OSError, DamagedRecordError) as error:
+            click.echo(f"gpu-dra: the record {path} cannot be read: {error}", err=True)
+    return found
+
+
+def _documents(view: View) -> list[dict[str, Any]]:
+    """The slices as the publisher creates them in a new pool, but for the Node's UID, which the API server knows."""
+    from driver import node_config
+    from driver.slices.build import build_slices
+
+    settings = view.settings
+    specs = build_slices(
+        view.inventory,
+        view.conditions,
+        driver_name=settings.driver_name,
+        devices=view.catalogue.devices,
+        effects=node_config.effects(view.config),
+        list_attributes=view.config.list_attributes,
+    )
+    pool = {"name": settings.node_name, "generation": 1, "resourceSliceCount": len(specs)}
+    return [
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceSlice",
+            "metadata": {"name": f"{index:05x}-{settings.driver_name}-{settings.node_name}"[:253].rstrip("-.")},
+            "spec": {"driver": settings.driver_name, "nodeName": settings.node_name, "pool": dict(pool), **spec},
+        }
+        for index, spec in enumerate(specs)
+    ]
+
+
+def _print_table(view: View, documents: list[dict[str, Any]]) -> None:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        raise click.ClickException("-o table needs the package 'rich': pip install 'gpu-dra-driver[sim]'") from None
+
+    published = {device["name"]: device for document in documents for device in document["spec"].get("devices", ())}
+    table = Table(title=f"{len(published)} devices of {view.settings.node_name} in {len(documents)} slices")
+    for heading in ("device", "type", "profile", "slices", "memory", "shares", "taints"):
+        table.add_column(heading, no_wrap=heading not in {"shares", "taints"})
+    for offered in view.catalogue.devices:
+        device = published[offered.name]
+        table.add_row(
+            offered.name,
+            offered.type,
+            offered.profile.name if offered.profile else "",
+            _span(offered.slots) if offered.gpu.memory_slices else "",
+            device.get("capacity", {}).get("memory", {}).get("value", ""),
+            _shares(device),
+            ", ".join(f"{taint['key'].rpartition('/')[2]}:{taint['effect']}" for taint in device.get("taints", ())),
+        )
+    Console().print(table)
+
+
+def _shares(device: Mapping[str, Any]) -> str:
+    if not device.get("allowMultipleAllocations"):
+        return ""
+    count = device.get("capacity", {}).get("shares")
+    return str(count["value"]) if count else "any"
+
+
+def _span(slots: frozenset[int]) -> str:
+    first, last = min(slots), max(slots)
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _gpu_name(view: View, uuid: str) -> str:
+    return next((gpu.name for gpu in view.inventory.gpus if gpu.uuid == uuid), "GPU")

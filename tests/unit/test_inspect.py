@@ -1,0 +1,100 @@
+"""``gpu-dra slices`` and ``gpu-dra explain`` as commands."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from driver.cli import cli
+
+
+def run(*arguments: str, state: Path) -> Result:
+    return CliRunner().invoke(cli, [*arguments, "--node-name", "node-1", "--kubelet-plugins-dir", str(state)])
+
+
+def test_slices_are_printed_as_they_would_be_sent(tmp_path: Path):
+    result = run("slices", "--devices", "fake:h100x8", "--partitioning", "dynamic", state=tmp_path)
+
+    documents = list(yaml.safe_load_all(result.stdout))
+    assert result.exit_code == 0
+    assert [document["metadata"]["name"] for document in documents] == [
+        f"{index:05x}-gpu.nvidia.com-node-1" for index in range(5)
+    ]
+    assert documents[0]["spec"]["pool"] == {"name": "node-1", "generation": 1, "resourceSliceCount": 5}
+    assert sum(len(document["spec"].get("devices", ())) for document in documents) == 208
+
+
+def test_looking_leaves_no_traces(tmp_path: Path):
+    run("slices", "--devices", "fake:h100x8", state=tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_is_for_people(tmp_path: Path):
+    result = run("slices", "--devices", "fake:t4x1", "--shares", "4", "-o", "table", state=tmp_path)
+
+    assert result.exit_code == 0
+    assert "1 devices of node-1 in 1 slices" in result.stdout
+    assert "gpu-0" in result.stdout
+
+
+def test_what_is_not_offered_is_said_beside_the_slices(tmp_path: Path):
+    result = run("slices", "--devices", "fake:a30x4", "--partitioning", "static", state=tmp_path)
+
+    (document,) = yaml.safe_load_all(result.stdout)
+    assert [device["name"] for device in document["spec"]["devices"]] == [
+        "gpu-0",
+        "gpu-1",
+        "gpu-3-mig-1g6gb-14-2",
+        "gpu-3-mig-1g6gb-me-21-3",
+        "gpu-3-mig-2g12gb-5-0",
+    ]
+    assert "gpu-2 (GPU-c377ce32-dde6-5c99-b4be-3b5ca7f5ee45) is not offered as asked for" in result.stderr
+
+
+def test_the_config_file_counts(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text("gpus: [{match: {name: gpu-0}, partitioning: dynamic}]\n")
+
+    result = run("slices", "--devices", "fake:h100x8", "--config", str(config), state=tmp_path / "state")
+
+    devices = [d for document in yaml.safe_load_all(result.stdout) for d in document["spec"].get("devices", ())]
+    assert len(devices) == 26 + 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("slices", "--devices", "fake:h100x9"), "no profile is called 'h100x9'"),
+        (("slices", "--devices", "fake:t4x1", "--shares", "many"), "--shares (SHARES) was given 'many'"),
+        (("slices", "--devices", "fake:t4x1", "--config", "/missing.yaml"), "/missing.yaml: cannot be read"),
+        (("explain", "9g.1gb", "--devices", "fake:h100x8"), "which offers gpu; see --partitioning"),
+        (("explain", "gpu", "--on", "gpu-9", "--devices", "fake:t4x1"), "--on gpu-9: no such GPU; there are gpu-0"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str):
+    result = run(*arguments, state=tmp_path)
+
+    assert result.exit_code != 0
+    assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has NVIDIA's driver")
+def test_a_machine_without_a_driver_explains_itself(tmp_path: Path):
+    result = run("slices", "--devices", "nvml", state=tmp_path)
+
+    assert result.exit_code == 1
+    assert "Install or load NVIDIA's driver" in result.stderr
+
+
+def test_explain_lists_placements_by_gpu(tmp_path: Path):
+    result = run(
+        "explain", "3g.40gb", "--on", "gpu-1", "--devices", "fake:h100x8", "--partitioning", "dynamic", state=tmp_path
+    )
+
+    assert result.stdout.splitlines() == [
+        "gpu-1: 2 of 2 free",
+        "  gpu-1-mig-3g40gb-9-4  free",
+        "  gpu-1-mig-3g40gb-9-0  free",
+    ]
