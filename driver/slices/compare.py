@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -37,16 +36,16 @@ def with_known_times(spec: dict[str, Any], existing: dict[str, Any] | None) -> d
 
     A taint that is written again must not look new, or each write would restart its tolerationSeconds.
     """
-    result = copy.deepcopy(spec)
-    if existing is None:
-        return result
-    known = _taint_times(existing["spec"])
-    for device in result.get("devices") or []:
-        for taint in device.get("taints") or []:
-            time = known.get(_taint_key(device, taint))
-            if time is not None:
-                taint["timeAdded"] = time
-    return result
+    known = _taint_times(existing["spec"]) if existing is not None else {}
+    if not known:
+        return spec
+    devices = [
+        {**device, "taints": [_with_time(taint, known.get(_taint_key(device, taint))) for taint in device["taints"]]}
+        if device.get("taints")
+        else device
+        for device in spec.get("devices") or []
+    ]
+    return {**spec, "devices": devices} if devices else spec
 
 
 def quantity(text: str) -> Decimal:
@@ -88,6 +87,10 @@ def _taint_times(spec: dict[str, Any]) -> dict[tuple[str, ...], str | None]:
         for device in spec.get("devices") or []
         for taint in device.get("taints") or []
     }
+
+
+def _with_time(taint: dict[str, Any], time: str | None) -> dict[str, Any]:
+    return {**taint, "timeAdded": time} if time is not None else taint
 
 
 def _taint_key(device: dict[str, Any], taint: dict[str, Any]) -> tuple[str, ...]:

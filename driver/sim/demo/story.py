@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import start_http_server
+
 from driver.kube.client import RESOURCE, ApiError
 from driver.sim.cluster import Cluster, ClusterError
 from driver.sim.demo.screen import Screen, print_json
@@ -102,7 +104,11 @@ async def _serve(*, devices: str) -> int:
             screen.command("kubectl apply -f deploy/examples/01-single-gpu.yaml")
             screen.command("kubectl get pods,resourceclaims; kubectl logs single-gpu")
             screen.command(f"gpu-dra fault --device gpu-0 --xid 79 --kubelet-plugins-dir {story.cluster.plugins_dir}")
-            screen.note(f"metrics: http://127.0.0.1:{story.driver.http_port}/metrics   log: {story.driver.log_path}")
+            kubelet_metrics, _ = start_http_server(0, addr="127.0.0.1", registry=story.cluster.kubelet.metrics.registry)
+            screen.note(f"metrics of the kubelet: http://127.0.0.1:{kubelet_metrics.server_port}/metrics")
+            screen.note(
+                f"metrics of the driver: http://127.0.0.1:{story.driver.http_port}/metrics   log: {story.driver.log_path}"
+            )
             await story.cluster.or_failure(stop.wait())
     except (NotSeenError, ApiError, ClusterError, TimeoutError) as error:
         screen.failed("stopped here", str(error) or type(error).__name__)
