@@ -22,13 +22,16 @@ demo: $(READY) ## Watch pods get GPUs in a cluster inside one process (ARGS="--s
 	$(BIN)/gpu-dra demo $(ARGS)
 
 test: $(READY) ## Run the unit, contract and e2e tests.
-	$(BIN)/pytest -m "not long" $(ARGS)
+	$(BIN)/pytest -n auto -m "not long" $(ARGS)
 
 test-long: $(READY) ## Run the long proofs too.
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto $(ARGS)
 
 e2e: $(READY) ## Run the e2e tests on a real cluster: make e2e KUBECONFIG=...
 	$(BIN)/pytest tests/e2e --kubeconfig=$(KUBECONFIG) $(ARGS)
+
+bench: $(READY) ## Measure the driver's process and hold the numbers against their targets (build/bench.json).
+	$(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(READY) ## Check style and formatting.
 	$(BIN)/ruff check .

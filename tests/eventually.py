@@ -25,3 +25,12 @@ async def eventually(look: Callable[[], T | Awaitable[T]], *, within: float = 10
         raise AssertionError(
             f"not within {within} s: {what or inspect.getsource(look).strip()}; last: {last!r}"
         ) from None
+
+
+async def always(look: Callable[[], T | Awaitable[T]], *, during: float) -> None:
+    """Raise AssertionError as soon as ``look`` is not true: for what must not happen, and so has no event."""
+    end = asyncio.get_running_loop().time() + during
+    while asyncio.get_running_loop().time() < end:
+        answer = look()
+        assert await answer if inspect.isawaitable(answer) else answer, inspect.getsource(look).strip()
+        await asyncio.sleep(0.05)

@@ -1,15 +1,11 @@
-"""The real driver as a process, and the kubelet's end of its sockets."""
+"""The real driver as a process on a node of its own, and the kubelet's end of its sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
 import shutil
-import signal
-import socket
-import sys
 import tempfile
 import uuid
 from dataclasses import dataclass, field
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from driver.kube.client import RESOURCE, Api
+from driver.sim.process import DriverProcess
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc, pluginregistration_pb2_grpc
 from driver.wire import pluginregistration_pb2 as registration
@@ -32,13 +29,6 @@ NODE = "node-1"
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost"))
 
 
-def free_port() -> int:
-    """A TCP port that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class NodeDirectories:
     """A node's directories; short, because socket paths are."""
@@ -49,7 +39,8 @@ class NodeDirectories:
     cdi: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.plugins, self.registry, self.cdi = self.root / "p", self.root / "r", self.root / "c"
+        self.plugins, self.registry = self.root / "plugins", self.root / "plugins_registry"
+        self.cdi = self.root / "cdi"
         for directory in (self.plugins, self.registry, self.cdi):
             directory.mkdir()
 
@@ -76,56 +67,35 @@ def node_directories() -> Iterator[NodeDirectories]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-class DriverProcess:
-    """``gpu-dra run`` as users start it."""
+class Driver(DriverProcess):
+    """``gpu-dra run`` on a node, as users start it."""
 
     def __init__(self, node: NodeDirectories, kubeconfig: Path, *flags: str, pod_uid: str = "") -> None:
+        super().__init__(
+            [
+                f"--node-name={NODE}",
+                f"--kubeconfig={kubeconfig}",
+                f"--kubelet-plugins-dir={node.plugins}",
+                f"--kubelet-registry-dir={node.registry}",
+                f"--cdi-root={node.cdi}",
+                "--devices=fake:h100x8",
+                *flags,
+            ],
+            log=node.root / f"driver-{uuid.uuid4().hex[:6]}.log",
+            pod_uid=pod_uid,
+        )
         self.node = node
-        self.pod_uid = pod_uid
-        self.http_port = free_port()
-        self.health_port = free_port()
-        self.log_path = node.root / f"driver-{uuid.uuid4().hex[:6]}.log"
-        self._command = [
-            sys.executable,
-            "-m",
-            "driver",
-            "run",
-            f"--node-name={NODE}",
-            f"--kubeconfig={kubeconfig}",
-            f"--kubelet-plugins-dir={node.plugins}",
-            f"--kubelet-registry-dir={node.registry}",
-            f"--cdi-root={node.cdi}",
-            "--devices=fake:h100x8",
-            f"--http-port={self.http_port}",
-            f"--health-port={self.health_port}",
-            *([f"--pod-uid={pod_uid}"] if pod_uid else []),
-            *flags,
-        ]
-        self.process: asyncio.subprocess.Process | None = None
+        self.registrar = node.registry / f"{DRIVER}{f'-{pod_uid}' if pod_uid else ''}-reg.sock"
 
-    @property
-    def registrar(self) -> Path:
-        return self.node.registry / f"{DRIVER}{f'-{self.pod_uid}' if self.pod_uid else ''}-reg.sock"
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text() if self.log_path.exists() else ""
-
-    async def start(self, *, wait: bool = True) -> DriverProcess:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
-        with self.log_path.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *self._command, stdout=log, stderr=log, cwd=Path(__file__).parent.parent, env=environment
-            )
-        if wait:
-            await eventually(self.answers, within=20, what=f"the driver serves {self.registrar}")
+    async def serving(self) -> Driver:
+        """Wait until the registration socket is served."""
+        await eventually(self.answers, within=20, what=f"the driver serves {self.registrar}")
         return self
 
     async def answers(self) -> bool:
         """Whether the registration socket is served; fails at once when the process has ended."""
-        assert self.process is not None
-        if self.process.returncode is not None:
-            raise AssertionError(f"the driver ended with status {self.process.returncode}:\n{self.log}")
+        if self.status is not None:
+            raise AssertionError(f"the driver ended with status {self.status}:\n{self.log}")
         try:
             async with asyncio.timeout(1):
                 await Kubelet(self.registrar).info()
@@ -133,35 +103,19 @@ class DriverProcess:
             return False
         return True
 
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
+    async def ready(self) -> bool:
+        """Whether the driver says that it is registered and published."""
+        with contextlib.suppress(OSError):  # the page comes a little later than the sockets
+            return (await self.get("/readyz"))[0] == 200
+        return False
 
-    async def ended(self, *, within: float = 25) -> int:
-        """The exit status, once there is one."""
-        assert self.process is not None
-        async with asyncio.timeout(within):
-            return await self.process.wait()
+    def said(self, text: str) -> bool:
+        """Whether a message of the log contains a text."""
+        return any(text in str(line.get("message", "")) for line in self.lines())
 
-    async def stop(self) -> int:
-        if self.process is not None and self.process.returncode is None:
-            self.signal(signal.SIGTERM)
-        return await self.ended()
-
-    async def kill(self) -> None:
-        if self.process is not None and self.process.returncode is None:
-            self.signal(signal.SIGKILL)
-            await self.ended()
-
-    async def get(self, path: str) -> tuple[int, str]:
-        """A page of the HTTP port."""
-        import aiohttp
-
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{self.http_port}{path}") as response,
-        ):
-            return response.status, await response.text()
+    def messages(self, start: str) -> list[dict[str, Any]]:
+        """The lines of the log whose message starts like this."""
+        return [line for line in self.lines() if str(line.get("message", "")).startswith(start)]
 
 
 class Kubelet:
@@ -247,6 +201,9 @@ class Claims:
         """Write an allocation into a claim's status."""
         claim["status"] = {"allocation": {"devices": {"results": results}}}
         return await self.api.request("PUT", f"{self._path(claim)}/status", body=claim)
+
+    async def read(self, claim: dict[str, Any]) -> dict[str, Any]:
+        return await self.api.get(self._path(claim))
 
     async def deallocate(self, claim: dict[str, Any]) -> dict[str, Any]:
         current = await self.api.get(self._path(claim))

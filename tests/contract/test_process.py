@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from driver.kube.client import RESOURCE
 from driver.sim.apiserver.faults import Fault
 from tests.eventually import eventually
-from tests.harness import DRIVER, NODE, OPTIONS, Claims, DriverProcess, Kubelet, NodeDirectories, read_spec
+from tests.harness import DRIVER, NODE, OPTIONS, Claims, Driver, Kubelet, NodeDirectories, read_spec
 
 if TYPE_CHECKING:
     from driver.kube.client import Api
@@ -38,7 +38,7 @@ async def published(api: Api) -> list[dict[str, Any]]:
 
 
 async def test_the_plugin_names_its_type_its_services_and_an_absolute_endpoint(
-    driver: DriverProcess, kubelet: Kubelet, node: NodeDirectories
+    driver: Driver, kubelet: Kubelet, node: NodeDirectories
 ) -> None:
     info = await kubelet.info()
 
@@ -60,30 +60,24 @@ async def test_from_exec_to_registered_takes_under_two_seconds_even_without_an_a
     assert time.monotonic() - started < 10
 
 
-async def test_a_registered_and_published_driver_is_ready(driver: DriverProcess, kubelet: Kubelet) -> None:
+async def test_a_registered_and_published_driver_is_ready(driver: Driver, kubelet: Kubelet) -> None:
     await kubelet.notify(registered=True)
 
-    status = await eventually(lambda: _ready(driver))
-
-    assert status
+    assert await eventually(driver.ready)
 
 
-async def _ready(driver: DriverProcess) -> bool:
-    return (await driver.get("/readyz"))[0] == 200
-
-
-async def test_a_driver_that_the_kubelet_refused_is_live_and_not_ready(driver: DriverProcess, kubelet: Kubelet) -> None:
+async def test_a_driver_that_the_kubelet_refused_is_live_and_not_ready(driver: Driver, kubelet: Kubelet) -> None:
     await kubelet.notify(registered=False, error="no thanks")
 
     address = f"127.0.0.1:{driver.health_port}"
     assert await health(address, "liveness") == health_pb2.HealthCheckResponse.SERVING
     assert await health(address, "readiness") == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert "the kubelet refused the registration: no thanks" in driver.log
+    assert driver.said("the kubelet refused the registration: no thanks")
 
 
 @pytest.mark.parametrize("service", ["", "liveness"])
 async def test_the_probe_port_and_the_dra_socket_answer_health_checks(
-    driver: DriverProcess, kubelet: Kubelet, service: str
+    driver: Driver, kubelet: Kubelet, service: str
 ) -> None:
     endpoint = (await kubelet.info()).endpoint
 
@@ -91,7 +85,7 @@ async def test_the_probe_port_and_the_dra_socket_answer_health_checks(
         assert await health(address, service) == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_a_health_service_that_does_not_exist_is_not_found(driver: DriverProcess) -> None:
+async def test_a_health_service_that_does_not_exist_is_not_found(driver: Driver) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await health(f"127.0.0.1:{driver.health_port}", "lifeness")
 
@@ -99,7 +93,7 @@ async def test_a_health_service_that_does_not_exist_is_not_found(driver: DriverP
     assert "'liveness'" in str(failure.value.details())
 
 
-async def test_liveness_notices_a_socket_that_has_gone(driver: DriverProcess) -> None:
+async def test_liveness_notices_a_socket_that_has_gone(driver: Driver) -> None:
     driver.registrar.unlink()
 
     status = await health(f"127.0.0.1:{driver.health_port}", "liveness")
@@ -127,13 +121,11 @@ async def test_a_forbidden_list_names_verb_and_resource(server: ApiServer, run: 
     server.authorize = lambda user, verb, group, resource, *_: not (verb == "list" and resource == "resourceslices")
     driver = await run()
 
-    await eventually(lambda: "cannot list resource" in driver.log)
-
-    assert 'resource "resourceslices" in API group "resource.k8s.io"' in driver.log
+    await eventually(lambda: driver.said('cannot list resource "resourceslices" in API group "resource.k8s.io"'))
 
 
 async def test_sigterm_leaves_slices_and_records_and_takes_the_sockets_along(
-    driver: DriverProcess, kubelet: Kubelet, claims: Claims, node: NodeDirectories, api: Api
+    driver: Driver, kubelet: Kubelet, claims: Claims, node: NodeDirectories, api: Api
 ) -> None:
     await kubelet.prepare(await claims.allocated("claim", "gpu-0"))
     before = await eventually(lambda: published(api))
@@ -147,7 +139,7 @@ async def test_sigterm_leaves_slices_and_records_and_takes_the_sockets_along(
 
 
 async def test_sigterm_lets_a_call_in_flight_finish(
-    driver: DriverProcess, kubelet: Kubelet, claims: Claims, server: ApiServer
+    driver: Driver, kubelet: Kubelet, claims: Claims, server: ApiServer
 ) -> None:
     claim = await claims.allocated("claim", "gpu-0")
     asked = asyncio.Event()
@@ -169,7 +161,7 @@ async def test_sigterm_lets_a_call_in_flight_finish(
     assert await driver.ended() == 0
 
 
-async def test_sigterm_does_not_wait_for_the_health_stream(driver: DriverProcess, kubelet: Kubelet) -> None:
+async def test_sigterm_does_not_wait_for_the_health_stream(driver: Driver, kubelet: Kubelet) -> None:
     from driver.wire import dra_health_v1_pb2, dra_health_v1_pb2_grpc
 
     stub = dra_health_v1_pb2_grpc.DRAResourceHealthStub(await kubelet.connect())
@@ -183,7 +175,7 @@ async def test_sigterm_does_not_wait_for_the_health_stream(driver: DriverProcess
 
 
 async def test_a_restart_after_sigkill_replaces_the_dead_sockets_and_answers_as_before(
-    driver: DriverProcess, kubelet: Kubelet, claims: Claims, run: Any
+    driver: Driver, kubelet: Kubelet, claims: Claims, run: Any
 ) -> None:
     claim = await claims.allocated("claim", "gpu-3")
     before = await kubelet.prepare(claim)
@@ -207,7 +199,7 @@ async def test_a_successor_of_another_pod_removes_the_sockets_of_a_killed_one(
     assert node.sockets() == ["dra-second.sock", f"{DRIVER}-second-reg.sock"]
 
 
-async def test_a_second_driver_with_the_same_sockets_is_refused(driver: DriverProcess, run: Any) -> None:
+async def test_a_second_driver_with_the_same_sockets_is_refused(driver: Driver, run: Any) -> None:
     second = await run(wait=False)
 
     assert await second.ended() == 1
@@ -229,8 +221,11 @@ async def test_two_instances_serve_one_node(run: Any, api: Api, claims: Claims) 
     assert old.node.records() == []
 
 
-async def test_the_metrics_page_counts_what_happened(driver: DriverProcess, kubelet: Kubelet, claims: Claims) -> None:
+async def test_the_metrics_page_counts_what_happened(driver: Driver, kubelet: Kubelet, claims: Claims) -> None:
     await kubelet.prepare(await claims.allocated("claim", "gpu-0"))
+
+    await kubelet.notify(registered=True)
+    await eventually(driver.ready)
 
     _, page = await driver.get("/metrics")
 
@@ -245,7 +240,7 @@ async def test_the_metrics_page_counts_what_happened(driver: DriverProcess, kube
 
 
 async def test_each_claim_is_one_line_of_json_when_asked(run: Any, api: Api, claims: Claims) -> None:
-    driver = await run("--log-format=json")
+    driver = await run()
     kubelet = Kubelet(driver.registrar)
     claim = await claims.allocated("claim", "gpu-0")
 
@@ -261,7 +256,7 @@ async def test_each_claim_is_one_line_of_json_when_asked(run: Any, api: Api, cla
 
 
 async def test_the_fault_command_taints_the_device_of_a_running_driver(
-    driver: DriverProcess, api: Api, node: NodeDirectories
+    driver: Driver, api: Api, node: NodeDirectories
 ) -> None:
     await eventually(lambda: published(api))
 
@@ -347,7 +342,7 @@ async def test_a_malformed_profile_is_shown_with_file_and_line(run: Any, node: N
 
 
 async def test_a_prepared_claim_can_be_used_by_a_runtime(
-    driver: DriverProcess, kubelet: Kubelet, claims: Claims, node: NodeDirectories
+    driver: Driver, kubelet: Kubelet, claims: Claims, node: NodeDirectories
 ) -> None:
     claim = await claims.allocated("claim", "gpu-0", "gpu-5")
 

@@ -75,7 +75,8 @@ async def test_processes_left_behind_by_the_main_one_are_killed(runtime):
 
 
 async def test_a_container_is_found_again_by_another_runtime(runtime, root):
-    await runtime.start("u1", launch("exec sleep 100"))
+    await runtime.start("u1", launch("echo up; exec sleep 100"))
+    await eventually(lambda: log(runtime))  # a shell that has just been started does not heed SIGTERM as it will
 
     found = Runtime(root / "pods", cdi=CdiCache([])).containers("u1")[0]
 

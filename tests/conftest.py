@@ -1,0 +1,23 @@
+"""Options of the test suite: the e2e tests run on the embedded cluster, or on a real one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("e2e", "e2e tests on a real cluster, where the driver runs already")
+    group.addoption("--kubeconfig", metavar="FILE", help="the cluster; without it the embedded one is used")
+    group.addoption("--image", metavar="REF", help="an image with a shell, in place of the one of the examples")
+    group.addoption("--node", metavar="NAME", help="the node whose GPUs the tests may use (default: the only one)")
+    group.addoption(
+        "--fault-command",
+        metavar="COMMAND",
+        help="how to break a fake GPU, for example 'gpu-dra fault'; --device NAME --xid N or --clear is appended",
+    )
+    group.addoption(
+        "--restart-command", metavar="COMMAND", help="how to stop the driver of the node at once and start it again"
+    )

@@ -1,0 +1,176 @@
+"""One node with GPUs under load, and with a driver that comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.kube.client import RESOURCE
+from driver.kube.watch import Mirror
+from driver.sim.process import gpu_dra
+from tests.e2e.test_examples import CLASSES, EXAMPLES
+from tests.eventually import eventually
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import EmbeddedSite
+    from tests.e2e.site import Site
+
+TEMPLATE = {
+    "apiVersion": "resource.k8s.io/v1",
+    "kind": "ResourceClaimTemplate",
+    "metadata": {"name": "one-gpu"},
+    "spec": {
+        "spec": {"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com"}}]}},
+    },
+}
+
+
+@pytest.fixture
+async def template(site: Site) -> str:
+    """The name of a ResourceClaimTemplate for one GPU."""
+    await site.apply([*EXAMPLES[CLASSES].objects, TEMPLATE])
+    return "one-gpu"
+
+
+async def test_more_pods_than_gpus_take_turns_and_never_share(site: Site, template: str) -> None:
+    shared: list[dict[str, list[str]]] = []
+
+    def look(_key: object) -> None:
+        holders: dict[str, list[str]] = {}
+        for claim in mirror.objects.values():
+            allocation = (claim.get("status") or {}).get("allocation") or {}
+            for result in (allocation.get("devices") or {}).get("results") or []:
+                holders.setdefault(result["device"], []).append(claim["metadata"]["name"])
+        if any(len(claims) > 1 for claims in holders.values()):
+            shared.append(holders)
+
+    mirror = Mirror(site.api, f"{RESOURCE}/namespaces/{site.namespace}/resourceclaims", {}, changed=look)
+    watching = asyncio.create_task(mirror.run())
+    await mirror.synced.wait()
+    names = [f"pod-{index}" for index in range(20)]
+
+    await site.apply(site.sleeper(name, template=template, seconds=1) for name in names)
+
+    ended = [await site.phase(name, "Succeeded", "Failed") for name in names]
+    watching.cancel()
+    assert [pod["status"] for pod in ended if pod["status"]["phase"] != "Succeeded"] == []
+    assert shared == []
+    assert all(len(gpus["main"]) == 1 for gpus in [await site.gpus(pod) for pod in ended])
+
+
+async def test_pods_that_come_while_the_driver_restarts_all_run(site: Site, template: str) -> None:
+    if not site.can_restart:
+        pytest.skip("needs --restart-command to restart the driver of this cluster")
+    names = [f"pod-{index}" for index in range(6)]
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(site.restart_driver())
+        group.create_task(site.apply(site.sleeper(name, template=template, seconds=1) for name in names))
+
+    for name in names:
+        assert (await site.phase(name, "Succeeded", "Failed"))["status"]["phase"] == "Succeeded"
+
+
+async def test_a_pod_runs_on_while_the_driver_is_away_and_ends_when_it_is_back(site: Site, template: str) -> None:
+    if not site.can_restart:
+        pytest.skip("needs --restart-command to restart the driver of this cluster")
+    await site.apply([site.sleeper("pod", template=template, seconds=1000)])
+    before = container_id(await site.phase("pod", "Running"))
+
+    await site.restart_driver()
+
+    assert container_id(await site.pod("pod")) == before
+    path = f"/api/v1/namespaces/{site.namespace}/pods/pod"
+    await site.api.request("DELETE", path)
+    await eventually(lambda: site.missing(path), within=site.patience)
+
+
+async def test_a_driver_that_is_killed_again_and_again_leaves_no_wrong_state(
+    embedded: EmbeddedSite, template: str
+) -> None:
+    names = [f"pod-{index}" for index in range(12)]
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(embedded.apply(embedded.sleeper(n, template=template, seconds=1) for n in names))
+        for _ in range(3):
+            await embedded.restart_driver()
+
+    for name in names:
+        assert (await embedded.phase(name, "Succeeded", "Failed"))["status"]["phase"] == "Succeeded"
+    await embedded.delete_all()
+    await eventually(lambda: embedded.files() == ([], []), within=30)
+
+
+async def test_an_idle_driver_takes_little_memory_and_next_to_no_time(embedded: EmbeddedSite) -> None:
+    await embedded.driver.kill()
+    pid = (await embedded.start_driver("--partitioning=none")).pid
+
+    async def quiet() -> bool:
+        before = cpu_seconds(pid)
+        await asyncio.sleep(5)
+        return cpu_seconds(pid) - before < 0.01 * 5
+
+    await eventually(quiet, within=30, what="five seconds with less than 1 % of a processor")
+    assert resident_mib(pid) < 80
+
+
+async def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *gpu_dra("demo"), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(120):
+        output, errors = await process.communicate()
+
+    outcome: dict[str, Any] = json.loads(output)
+    assert (process.returncode, outcome["ok"]) == (0, True), f"{outcome}\n{errors.decode()}"
+    assert outcome["failed_prepares"] == 0
+    assert outcome["prepare_ms"]["n"] > 40
+
+
+async def test_a_demo_whose_driver_dies_unexpectedly_says_so_and_leaves_nothing_behind() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *gpu_dra("demo"), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    driver = await eventually(lambda: driver_of(process.pid), within=30)
+    root = Path(next(a for a in driver[1] if a.startswith("--cdi-root=")).partition("=")[2]).parent
+    await eventually(lambda: list(root.glob("plugins/*/claims/*.json")), within=30)
+
+    os.kill(driver[0], signal.SIGKILL)
+
+    async with asyncio.timeout(120):
+        output, _ = await process.communicate()
+    outcome = json.loads(output)
+    assert (process.returncode == 0) is outcome["ok"]
+    assert outcome["ok"] or outcome["error"]
+    assert not root.exists()
+    assert not Path(f"/proc/{driver[0]}").exists()
+
+
+def container_id(pod: dict[str, Any]) -> str:
+    [status] = pod["status"]["containerStatuses"]
+    return str(status["containerID"])
+
+
+def driver_of(demo: int) -> tuple[int, list[str]] | None:
+    """Process id and arguments of the driver that a demo has started."""
+    for pid in Path(f"/proc/{demo}/task/{demo}/children").read_text().split():
+        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if "run" in arguments[:5]:
+            return int(pid), arguments
+    return None
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mib(pid: int) -> float:
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1024
