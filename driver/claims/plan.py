@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from driver.cdi import spec
 from driver.claims.config import resolve
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.holders import consumption
 from driver.claims.record import Placement, PreparedDevice, Record, State
 from driver.slices.compare import quantity
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from driver.claims.allocation import Allocation, Result
+    from driver.claims.holders import Holders
     from driver.devices.catalogue import Device
 
 
@@ -76,27 +78,18 @@ def check_overlap(record: Record, holders: Iterable[Record]) -> None:
                     raise ClaimError(Reason.IN_USE, _in_use(device, held, record, holder))
 
 
-def check_capacity(
-    record: Record, device: PreparedDevice, holders: Iterable[Record], capacity: Mapping[str, str]
-) -> None:
+def check_capacity(record: Record, device: PreparedDevice, held: Holders, capacity: Mapping[str, str]) -> None:
     """Refuse a share that with all others takes more than its device has; ``capacity`` is by name, as published.
 
     Raises ClaimError. The scheduler counts too; this is for what it may have handed out twice.
     """
-    others = [holder for holder in holders if holder.claim.uid != record.claim.uid]
     for name, amount in device.consumed:
         if device.admin or name not in capacity:
             continue
-        taken = sum(
-            quantity(value)
-            for holder in (record, *others)
-            for held in holder.devices
-            if held.device == device.device and not held.admin
-            for key, value in held.consumed
-            if key == name
-        )
+        taken = held.taken(device, name, except_for=record) + consumption(record, device, name)
         if taken > quantity(capacity[name]):
-            names = ", ".join(sorted({str(holder.claim) for holder in others}))
+            others = (holder.claim for holder in held.of(device.gpu_uuid) if holder.claim.uid != record.claim.uid)
+            names = ", ".join(sorted(map(str, set(others))))
             raise ClaimError(
                 Reason.IN_USE,
                 f"device {device.device} has {capacity[name]} of {name}: {amount} for claim {record.claim} would be "

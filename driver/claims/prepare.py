@@ -289,9 +289,14 @@ class Engine:
     async def _retire(self, old: Record, deadline: float) -> None:
         """Undo what a claim had before: another allocation, another boot, or an unprepare that is not through."""
         if old.boot_id == self._boot_id and _makes(old):
-            self._remove_spec(old.claim)
-            old = old.with_state(State.UNDOING)
-            await self._store(old)
+            async with self._records.exclusive() as changes:
+                if self._records.read(old.claim.uid) != old:
+                    raise ClaimError(
+                        Reason.REPLACED, f"claim {old.claim} is in the hands of another instance of the driver just now"
+                    )
+                self._remove_spec(old.claim)
+                old = old.with_state(State.UNDOING)
+                changes.put(old)
             undo = self._start_undo(old)
             await asyncio.wait({undo}, timeout=max(deadline - time.monotonic(), 0))
             if self._records.read(old.claim.uid) is not None:
@@ -307,7 +312,8 @@ class Engine:
         A pod that is deleted without grace is gone from the API before its containers are from the node, so its device
         may be allocated anew already. The kubelet would ask again only after more than a minute.
         """
-        until = min(deadline, time.monotonic() + self._patience)
+        # A little before the deadline, so that the answer names the holder and not the deadline.
+        until = min(deadline - 0.5, time.monotonic() + self._patience)
         while True:
             released = self._released
             try:
@@ -333,11 +339,12 @@ class Engine:
         async with self._records.exclusive() as changes:
             self._metrics.phases.labels("lock_wait").observe(time.perf_counter() - waiting)
             for device in record.devices:
-                holders = self._records.holders(device.gpu_uuid)
-                check_overlap(record, holders)
+                check_overlap(record, self._records.held.rivals(device))
                 if device.consumed:
                     amounts = self._published(device.device).get("capacity") or {}
-                    check_capacity(record, device, holders, {name: amount["value"] for name, amount in amounts.items()})
+                    check_capacity(
+                        record, device, self._records.held, {name: amount["value"] for name, amount in amounts.items()}
+                    )
             with self._metrics.phase("record"):
                 changes.put(record)
 
@@ -521,7 +528,7 @@ class Engine:
         known = {
             device.device: device.partition
             for held in {device.gpu_uuid for device in record.devices}
-            for holder in self._records.holders(held)
+            for holder in self._records.held.of(held)
             for device in holder.devices
             if device.partition is not None
         }
@@ -540,7 +547,7 @@ class Engine:
 
     def _known_partitions(self, gpu_uuid: str) -> frozenset[str]:
         """UUIDs of the partitions of a GPU that our records know."""
-        holders = self._records.holders(gpu_uuid)
+        holders = self._records.held.of(gpu_uuid)
         return frozenset(d.partition.uuid for holder in holders for d in holder.devices if d.partition is not None)
 
     def _used_by_others(self, record: Record) -> Callable[[PreparedDevice], bool]:
@@ -549,7 +556,7 @@ class Engine:
         def used(device: PreparedDevice) -> bool:
             return any(
                 held.device == device.device and not held.admin
-                for holder in self._records.holders(device.gpu_uuid)
+                for holder in self._records.held.of(device.gpu_uuid)
                 if holder.claim.uid != record.claim.uid
                 for held in holder.devices
             )

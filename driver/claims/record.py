@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from driver.claims.allocation import ClaimRef
+from driver.claims.allocation import ClaimRef, check_ref
+from driver.claims.errors import ClaimError
 from driver.devices.model import Partition
+
+T = TypeVar("T")
 
 SCHEMA = 1
 
@@ -113,17 +116,17 @@ def decode(data: bytes, *, uid: str) -> Record:
         raw = json.loads(data)
         known = {"schema", "claim", "allocation", "bootID", "driver", "state", "devices", "preparedAt", "metadata"}
         record = Record(
-            claim=ClaimRef(raw["claim"]["namespace"], raw["claim"]["name"], raw["claim"]["uid"]),
-            allocation=raw["allocation"],
-            boot_id=raw["bootID"],
-            driver=raw["driver"],
+            claim=check_ref(*(_a(str, raw["claim"][part]) for part in ("namespace", "name", "uid"))),
+            allocation=_a(str, raw["allocation"]),
+            boot_id=_a(str, raw["bootID"]),
+            driver=_a(str, raw["driver"]),
             state=State(raw["state"]),
-            devices=tuple(_decode_device(device) for device in raw["devices"]),
-            prepared_at=raw["preparedAt"],
-            metadata=raw.get("metadata"),
+            devices=tuple(_decode_device(device) for device in _a(list, raw["devices"])),
+            prepared_at=_a(str, raw["preparedAt"]),
+            metadata=_a(str, raw["metadata"]) if raw.get("metadata") is not None else None,
             unknown={key: value for key, value in raw.items() if key not in known},
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ClaimError) as error:
         raise DamagedRecordError(f"{type(error).__name__}: {error}") from error
     if record.claim.uid != uid:
         raise DamagedRecordError(f"it belongs to claim UID {record.claim.uid}")
@@ -164,27 +167,36 @@ def _encode_device(device: PreparedDevice) -> dict[str, Any]:
 def _decode_device(raw: dict[str, Any]) -> PreparedDevice:
     placement, partition = raw.get("placement"), raw.get("partition")
     return PreparedDevice(
-        requests=tuple(raw["requests"]),
-        pool=raw["pool"],
-        device=raw["device"],
-        cdi_ids=tuple(raw["cdiDeviceIDs"]),
-        gpu_uuid=raw["gpuUUID"],
-        slots=tuple(raw["slots"]),
-        whole=raw["whole"],
-        share_id=raw.get("shareID"),
-        consumed=tuple((raw.get("consumed") or {}).items()),
-        admin=raw.get("admin", False),
-        placement=Placement(profile=placement["profile"], start=placement["start"]) if placement else None,
+        requests=tuple(_a(str, request) for request in _a(list, raw["requests"])),
+        pool=_a(str, raw["pool"]),
+        device=_a(str, raw["device"]),
+        cdi_ids=tuple(_a(str, name) for name in _a(list, raw["cdiDeviceIDs"])),
+        gpu_uuid=_a(str, raw["gpuUUID"]),
+        slots=tuple(_a(int, slot) for slot in _a(list, raw["slots"])),
+        whole=_a(bool, raw["whole"]),
+        share_id=_a(str, raw["shareID"]) if raw.get("shareID") is not None else None,
+        consumed=tuple((name, _a(str, amount)) for name, amount in _a(dict, raw.get("consumed") or {}).items()),
+        admin=_a(bool, raw.get("admin", False)),
+        placement=Placement(profile=_a(str, placement["profile"]), start=_a(int, placement["start"]))
+        if placement
+        else None,
         partition=Partition(
             gpu_uuid=raw["gpuUUID"],
-            profile=partition["profile"],
-            profile_id=partition["profileID"],
-            start=partition["start"],
-            size=partition["size"],
-            uuid=partition["uuid"],
-            gi_id=partition["gi"],
-            ci_id=partition["ci"],
+            profile=_a(str, partition["profile"]),
+            profile_id=_a(int, partition["profileID"]),
+            start=_a(int, partition["start"]),
+            size=_a(int, partition["size"]),
+            uuid=_a(str, partition["uuid"]),
+            gi_id=_a(int, partition["gi"]),
+            ci_id=_a(int, partition["ci"]),
         )
         if partition
         else None,
     )
+
+
+def _a(kind: type[T], value: Any) -> T:
+    """The value, if it is of the type that it has to have. Raises TypeError."""
+    if type(value) is not kind:
+        raise TypeError(f"{kind.__name__} expected, found {value!r:.80}")
+    return value

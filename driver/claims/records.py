@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from driver import files
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.holders import Holders
 from driver.claims.record import DamagedRecordError, Record, decode, encode
 from driver.threads import in_daemon_thread
 
@@ -49,8 +50,8 @@ class Records:
         self._seen: dict[str, tuple[int, ...]] = {}
         """What identifies the content of each record file that the index reflects, by UID."""
         self._index: dict[str, Record] = {}
-        self._holders: dict[str, dict[str, Record]] = {}
-        """Records by GPU UUID and claim UID, those of this boot only."""
+        self.held = Holders()
+        """What is held since this boot. Reliable only inside ``exclusive``."""
 
     @contextlib.asynccontextmanager
     async def turn(self, gpu_uuid: str) -> AsyncIterator[None]:
@@ -122,10 +123,6 @@ class Records:
         async with self.exclusive():
             pass
 
-    def holders(self, gpu_uuid: str) -> tuple[Record, ...]:
-        """Who holds a GPU since this boot. Reliable only inside ``exclusive``."""
-        return tuple(self._holders.get(gpu_uuid, {}).values())
-
     def quarantined_uids(self) -> set[str]:
         """UIDs of claims of which a damaged record was set aside."""
         return {path.name.partition(".")[0] for path in self._quarantine.glob(f"*{_SUFFIX}")}
@@ -188,17 +185,13 @@ class Records:
         self._seen[uid] = _identity(status)
         self._index[uid] = record
         if record.boot_id == self._boot_id:
-            for device in record.devices:
-                self._holders.setdefault(device.gpu_uuid, {})[uid] = record
+            self.held.add(record)
 
     def _forget(self, uid: str) -> None:
         self._seen.pop(uid, None)
         record = self._index.pop(uid, None)
-        for device in record.devices if record else ():
-            held = self._holders.get(device.gpu_uuid, {})
-            held.pop(uid, None)
-            if not held:
-                self._holders.pop(device.gpu_uuid, None)
+        if record is not None and record.boot_id == self._boot_id:
+            self.held.discard(record)
 
     def _set_aside(self, uid: str, problem: str) -> None:
         self._quarantine.mkdir(mode=0o750, exist_ok=True)

@@ -106,9 +106,8 @@ async def _serve(*, devices: str) -> int:
             screen.command(f"gpu-dra fault --device gpu-0 --xid 79 --kubelet-plugins-dir {story.cluster.plugins_dir}")
             kubelet_metrics, _ = start_http_server(0, addr="127.0.0.1", registry=story.cluster.kubelet.metrics.registry)
             screen.note(f"metrics of the kubelet: http://127.0.0.1:{kubelet_metrics.server_port}/metrics")
-            screen.note(
-                f"metrics of the driver: http://127.0.0.1:{story.driver.http_port}/metrics   log: {story.driver.log_path}"
-            )
+            screen.note(f"metrics of the driver: http://127.0.0.1:{story.driver.http_port}/metrics")
+            screen.note(f"log of the driver: {story.driver.log_path}")
             await story.cluster.or_failure(stop.wait())
     except (NotSeenError, ApiError, ClusterError, TimeoutError) as error:
         screen.failed("stopped here", str(error) or type(error).__name__)

@@ -1,0 +1,1 @@
+"""Measurements of the real process on its sockets: ``python -m tests.bench``."""

@@ -1,0 +1,91 @@
+"""Samples, what they come to, and the target that they are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """The nearest-rank quantile of sorted samples."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """One series of samples, in milliseconds unless the case says otherwise."""
+
+    n: int
+    p50: float
+    p90: float
+    p99: float
+    max: float
+    throughput: float
+    """Samples a second."""
+
+    @classmethod
+    def of(cls, samples: list[float], *, seconds: float | None = None) -> Stats:
+        """``seconds``: how long it took to take them all, when they were taken at the same time."""
+        ordered = sorted(samples)
+        took = sum(samples) / 1000 if seconds is None else seconds
+        return cls(
+            n=len(ordered),
+            p50=quantile(ordered, 0.5),
+            p90=quantile(ordered, 0.9),
+            p99=quantile(ordered, 0.99),
+            max=ordered[-1],
+            throughput=len(ordered) / took if took else 0.0,
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """For the file."""
+        values = {name: getattr(self, name) for name in ("n", "p50", "p90", "p99", "max", "throughput")}
+        return {name: round(value, 4) for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A number that has to stay on one side of a limit."""
+
+    what: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether it does."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.value:.4g} {'>=' if self.at_least else '<='} {self.limit:g}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Case:
+    """The outcome of one case. ``key`` is its place in the file; dots go one level down."""
+
+    key: str
+    stats: Stats | None = None
+    unit: str = "ms"
+    targets: list[Target] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """More numbers for the file."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the file."""
+        return {
+            "unit": self.unit,
+            **(self.stats.as_dict() if self.stats else {}),
+            **{name: round(fact, 4) if isinstance(fact, float) else fact for name, fact in self.facts.items()},
+            "targets": [
+                {
+                    "what": target.what,
+                    "value": round(target.value, 4),
+                    "limit": target.limit,
+                    "rule": ">=" if target.at_least else "<=",
+                    "met": target.met,
+                }
+                for target in self.targets
+            ],
+        }
