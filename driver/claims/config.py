@@ -213,4 +213,4 @@ def _explain(kind: str, problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{where} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where} was given {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{where} was given {problem['input']!r:.120}: {message[0].lower()}{message[1:]}"

@@ -87,15 +87,10 @@ class MetadataFiles:
 
     def remove(self, claim: ClaimRef) -> None:
         """Remove the files of a claim."""
-        shutil.rmtree(self._directory / _folder(claim), ignore_errors=True)
+        shutil.rmtree(self._directory / claim.uid, ignore_errors=True)
 
     def _path(self, claim: ClaimRef, request: str) -> Path:
-        return self._directory / _folder(claim) / request / "metadata.json"
-
-
-def _folder(claim: ClaimRef) -> str:
-    # Neither part can have an underscore, so that the two cannot be mistaken for others.
-    return f"{claim.namespace}_{claim.name}"
+        return self._directory / claim.uid / request / "metadata.json"
 
 
 def _requests(record: Record) -> list[str]:

@@ -194,11 +194,18 @@ class Records:
             self.held.discard(record)
 
     def _set_aside(self, uid: str, problem: str) -> None:
-        self._quarantine.mkdir(mode=0o750, exist_ok=True)
         target = self._quarantine / f"{uid}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            self._quarantine.mkdir(mode=0o750, exist_ok=True)
             files.rename(self._path(uid), str(target))
-            self._quarantined(target, problem)
+        except FileNotFoundError:
+            return  # the other instance was quicker
+        except OSError as error:
+            path = self._path(uid)
+            raise ClaimError(
+                Reason.RECORD, f"record {path} is damaged ({problem}) and cannot be set aside: {error.strerror}"
+            ) from error
+        self._quarantined(target, problem)
 
     def _path(self, uid: str) -> str:
         return f"{self._prefix}{uid}{_SUFFIX}"

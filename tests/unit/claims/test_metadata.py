@@ -60,7 +60,7 @@ async def test_the_file_says_which_devices_a_request_got(node: Node, allocated: 
 
     await node.prepare(claim)
 
-    content = json.loads((tmp_path / "metadata" / "default_claim" / "gpu" / "metadata.json").read_text())
+    content = json.loads((tmp_path / "metadata" / claim["metadata"]["uid"] / "gpu" / "metadata.json").read_text())
     assert content == {
         "kind": "DeviceMetadata",
         "apiVersion": "metadata.resource.k8s.io/v1alpha1",

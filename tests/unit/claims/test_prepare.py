@@ -519,3 +519,20 @@ async def test_a_device_that_the_other_instance_releases_is_noticed(
     await other.unprepare(holder)
 
     assert [device.device for device in await second] == ["gpu-0"]
+
+
+async def test_a_damaged_record_that_cannot_be_set_aside_fails_its_claim_alone(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    (tmp_path / "plugin" / "claims" / f"{claim['metadata']['uid']}.json").write_text("damaged")
+    (tmp_path / "plugin" / "quarantine").write_text("in the way")
+    restarted = await Node(tmp_path, api).start()
+
+    error = await restarted.prepare(claim)
+    devices = await restarted.prepare(allocated(result("gpu-1"), name="other"))
+
+    assert error.reason is Reason.RECORD
+    assert "cannot be set aside" in str(error)
+    assert devices[0].device == "gpu-1"

@@ -1,0 +1,104 @@
+"""SIGKILL at every effect of the driver: what the next call finds is as if nothing had happened."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.eventually import eventually
+from tests.faults.breaking import HIT, MOST, fail_over, killed_at, restart, same, undisturbed
+from tests.faults.points import Plan
+from tests.faults.rig import EFFECTS, DeadError, Launcher, rig
+from tests.faults.scenarios import BY_NAME, SCENARIOS, Scenario, Stage, lose_specs
+
+EACH = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+
+
+async def kill_everywhere(
+    launcher: Launcher, scenario: Scenario, *, every: int = 1, instances: int = 1, abandon: bool = False
+) -> set[str]:
+    """Kill at each point (or at every so-manyth) of each step, one after another. Returns where that was."""
+    hit: set[str] = set()
+    async with rig(launcher, instances=instances) as node:
+        stage = await Stage.build(node, scenario)
+        expected = await undisturbed(stage)
+        recover = restart if instances == 1 else fail_over
+        for number in range(1, MOST, every):
+            fired = await killed_at(stage, expected, number, recover, abandon=abandon)
+            if not fired:
+                break
+            hit.update(fired)
+        else:
+            raise AssertionError(f"{scenario.name} does not end")
+        if every == 1 and not abandon:
+            # Threads run side by side, so that a number does not always stand for the same point.
+            for point in {point for outcome in expected for point in outcome.points} - hit:
+                hit.update(await killed_at(stage, expected, 1, recover, only=f"^{re.escape(point)}$"))
+            missed = {point for outcome in expected for point in outcome.points} - hit
+            assert not missed, f"never killed there: {missed}"
+        assert node.is_clean()
+    return hit
+
+
+@pytest.mark.parametrize("scenario", [BY_NAME[name] for name in ("whole", "reallocated")], ids=lambda s: s.name)
+async def test_a_driver_that_is_killed_here_and_there_ends_where_it_would_have(
+    launcher: Launcher, scenario: Scenario
+) -> None:
+    assert await kill_everywhere(launcher, scenario, every=9)
+
+
+@pytest.mark.long
+@EACH
+async def test_a_driver_that_is_killed_at_any_effect_ends_where_it_would_have(
+    launcher: Launcher, scenario: Scenario
+) -> None:
+    await kill_everywhere(launcher, scenario)
+
+
+@pytest.mark.long
+@EACH
+async def test_a_pod_that_is_gone_when_a_killed_driver_comes_back_leaves_nothing(
+    launcher: Launcher, scenario: Scenario
+) -> None:
+    await kill_everywhere(launcher, scenario, abandon=True)
+
+
+@pytest.mark.long
+@EACH
+async def test_the_other_instance_goes_on_where_one_was_killed(launcher: Launcher, scenario: Scenario) -> None:
+    await kill_everywhere(launcher, scenario, instances=2)
+
+
+@pytest.mark.long
+@EACH
+async def test_the_other_instance_cleans_up_where_one_was_killed(launcher: Launcher, scenario: Scenario) -> None:
+    await kill_everywhere(launcher, scenario, instances=2, abandon=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scenario", [BY_NAME["two-at-once"]], ids=lambda s: s.name)
+async def test_a_start_that_is_killed_at_any_effect_is_made_up_for_by_the_next(
+    launcher: Launcher, scenario: Scenario
+) -> None:
+    async with rig(launcher) as node:
+        stage = await Stage.build(node, scenario)
+        expected = await undisturbed(stage)
+        prepare, unprepare = scenario.steps
+        await prepare(stage)
+        for number in range(1, MOST):
+            await node.driver.kill()
+            await lose_specs(stage)
+            try:
+                await node.driver.start(Plan(number, only=EFFECTS))
+                specs = len(stage.claims)
+                await eventually(lambda specs=specs: node.driver.dead.is_set() or len(node.node.specs()) == specs)
+                await node.driver.disarm()
+                break
+            except DeadError:
+                assert node.driver.fired, node.driver.text()
+                HIT["kill", node.driver.fired] += 1
+            await node.driver.start()
+            await same(stage, await prepare(stage), expected[0], f"killed at the start at {node.driver.fired!r}")
+        await unprepare(stage)
+        assert node.is_clean()
