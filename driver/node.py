@@ -131,8 +131,7 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         settings = self._settings
-        async with contextlib.AsyncExitStack() as stack:
-            api = await stack.enter_async_context(await Api.connect(settings.kubeconfig))
+        async with await Api.connect(settings.kubeconfig) as api:
             self._node_events = NodeEvents(api, node_name=settings.node_name, component=settings.driver_name)
             engine = await self._open_engine(api)
             self._publisher = Publisher(
@@ -142,27 +141,30 @@ class Node:
                 metrics=self._metrics,
                 warn=self._warn,
             )
-            await self._serve_kubelet(stack, engine)
-            await self._serve_probes(stack)
-            logger.info(
-                "started",
-                extra={"driver": settings.driver_name, "node": settings.node_name, "devices": settings.devices},
-            )
-            # What lives from here on lives long: the collector need not look at it again and again.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(10_000, 20, 50)  # a prepare leaves hardly a cycle behind; looking for them took 8 %
             async with asyncio.TaskGroup() as tasks:
+                publishing = tasks.create_task(self._publisher.run(), name="publish")
+                # These go on until the last call is answered: it may need what they do.
                 running = [
-                    tasks.create_task(self._publisher.run(), name="publish"),
                     tasks.create_task(self._watch_devices(engine), name="devices"),
                     tasks.create_task(engine.undo_leftovers(), name="undo"),
                     tasks.create_task(self._sweeper.run(), name="sweep"),
                     tasks.create_task(self._write_events(), name="events"),
                     *([tasks.create_task(self._status.run(), name="status")] if self._status else []),
                 ]
-                await stop.wait()
-                logger.info("stopping")
+                async with contextlib.AsyncExitStack() as stack:
+                    await self._serve_kubelet(stack, engine)
+                    await self._serve_probes(stack)
+                    logger.info(
+                        "started",
+                        extra={"driver": settings.driver_name, "node": settings.node_name, "devices": settings.devices},
+                    )
+                    # What lives from here on lives long: the collector need not look at it again and again.
+                    gc.collect()
+                    gc.freeze()
+                    gc.set_threshold(10_000, 20, 50)  # a prepare leaves hardly a cycle; looking for them took 8 %
+                    await stop.wait()
+                    logger.info("stopping")
+                    publishing.cancel()  # what the kubelet wipes once we are gone must not come back
                 for task in running:
                     task.cancel()
         logger.info("stopped")
