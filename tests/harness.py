@@ -88,26 +88,25 @@ class Driver(DriverProcess):
         self.registrar = node.registry / f"{DRIVER}{f'-{pod_uid}' if pod_uid else ''}-reg.sock"
 
     async def serving(self) -> Driver:
-        """Wait until the registration socket is served."""
+        """Wait until the sockets and, a little later, the pages are served."""
         await eventually(self.answers, within=20, what=f"the driver serves {self.registrar}")
         return self
 
     async def answers(self) -> bool:
-        """Whether the registration socket is served; fails at once when the process has ended."""
+        """Whether sockets and pages are served; fails at once when the process has ended."""
         if self.status is not None:
             raise AssertionError(f"the driver ended with status {self.status}:\n{self.log}")
         try:
             async with asyncio.timeout(1):
                 await Kubelet(self.registrar).info()
-        except (grpc.aio.AioRpcError, TimeoutError):
+                await self.get("/readyz")
+        except (grpc.aio.AioRpcError, TimeoutError, OSError):
             return False
         return True
 
     async def ready(self) -> bool:
         """Whether the driver says that it is registered and published."""
-        with contextlib.suppress(OSError):  # the page comes a little later than the sockets
-            return (await self.get("/readyz"))[0] == 200
-        return False
+        return (await self.get("/readyz"))[0] == 200
 
     def said(self, text: str) -> bool:
         """Whether a message of the log contains a text."""

@@ -112,7 +112,7 @@ async def test_a_prepare_that_failed_succeeds_when_its_cause_has_gone(
 async def test_a_failed_prepare_is_tried_again_by_a_restarted_kubelet(
     driver: Driver, new_kubelet: Any, claims: Claims, cluster: Cluster, server: ApiServer
 ) -> None:
-    kubelet = await new_kubelet(resync=1000).start()
+    kubelet = await new_kubelet().start()
     await claims.allocated("claim", "gpu-0")
     server.fault = claim_reads(Fault(status=403))
     await cluster.create_pod(pod("pod", claims={"gpu": "claim"}, script="env"))
