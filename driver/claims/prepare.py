@@ -16,16 +16,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import tenacity
-
 from driver.cdi import spec
 from driver.claims.allocation import Allocation, ClaimRef, check_ref, read_allocation
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.hardware import Hardware
 from driver.claims.plan import check_capacity, check_overlap, plan
+from driver.claims.read import ClaimReader
 from driver.claims.record import PreparedDevice, Record, State
 from driver.devices.backend import BackendError
-from driver.kube.client import RESOURCE, Api, ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from driver.devices.backend import Backend
     from driver.devices.catalogue import Device
     from driver.devices.model import ContainerEdits
+    from driver.kube.client import Api
     from driver.observe.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -46,9 +45,6 @@ T = TypeVar("T")
 # The kubelet gives a call 45 s and tries again only after more than a minute, so we use the time but answer within it.
 ANSWER_MARGIN = 3.0
 MAX_DEADLINE = 45.0
-# One GET is quick or it is stuck: a new connection is tried rather than the whole deadline spent on a dead one.
-READ_TIMEOUT = 8.0
-CONCURRENT_READS = 48
 # A pod's end does not wait longer for hardware that does not answer; the rest is done when it does.
 UNDO_PATIENCE = 20.0
 UNDO_AGAIN = 10.0
@@ -84,7 +80,7 @@ class Engine:
         status: StatusWriter | None = None,
         patience: float = HOLDER_PATIENCE,
     ) -> None:
-        self._api = api
+        self._reader = ClaimReader(api)
         self._records = records
         self._specs = specs
         self._devices = devices
@@ -100,7 +96,6 @@ class Engine:
         """Set, and replaced, when a claim has let go of its devices."""
         self._hardware = Hardware(records.turn)
         self._turns: dict[str, _Turn] = {}
-        self._reads = asyncio.Semaphore(CONCURRENT_READS)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._undoing: dict[str, asyncio.Task[None]] = {}
 
@@ -216,7 +211,7 @@ class Engine:
             while True:
                 unprepares = turn.unprepares
                 with self._metrics.phase("claim_read"):
-                    claim = await self._read_claim(ref, deadline)
+                    claim = await self._reader.read(ref, deadline)
                 allocation = read_allocation(claim, ref=ref, driver=self._driver)
                 work = self._start(self._commit(allocation, turn, unprepares, deadline))
                 done, _ = await asyncio.wait({work}, timeout=max(deadline - time.monotonic(), 0))
@@ -562,53 +557,6 @@ class Engine:
             )
 
         return used
-
-    async def _read_claim(self, ref: ClaimRef, deadline: float) -> dict[str, Any]:
-        """GET the claim, again and again while the API server is away, as long as the kubelet waits."""
-        path = f"{RESOURCE}/namespaces/{ref.namespace}/resourceclaims/{ref.name}"
-        try:
-            try:
-                return await self._get(path, deadline)
-            except ApiError as error:  # only now: tenacity's machinery takes longer than many an answer
-                if not error.transient:
-                    raise
-                return await self._get_again(path, deadline, error)
-        except ApiError as error:
-            if error.status == 404:
-                raise ClaimError(Reason.NOT_FOUND, f"claim {ref} does not exist (any more)") from error
-            if error.status in {401, 403}:
-                raise ClaimError(
-                    Reason.API,
-                    f"the driver may not read claim {ref}; its ServiceAccount needs the verb 'get' on "
-                    f"'resourceclaims' of resource.k8s.io: {error}",
-                ) from error
-            raise ClaimError(Reason.API, f"cannot read claim {ref}: {error}") from error
-
-    async def _get(self, path: str, deadline: float) -> dict[str, Any]:
-        async with self._reads:
-            left = max(deadline - time.monotonic(), 0.1)
-            return await self._api.get(path, timeout=min(READ_TIMEOUT, left))
-
-    async def _get_again(self, path: str, deadline: float, first: ApiError) -> dict[str, Any]:
-        """GET until it succeeds, or fails for good, or the time is up; the first try has failed already."""
-        backoff = tenacity.wait_random_exponential(multiplier=0.05, max=2)
-        failed = [first]
-
-        async def get() -> dict[str, Any]:
-            if failed:
-                raise failed.pop()
-            return await self._get(path, deadline)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            return max(backoff(state), getattr(error, "retry_after", None) or 0)
-
-        return await tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient),
-            wait=wait,
-            stop=lambda state: time.monotonic() + state.upcoming_sleep >= deadline,
-            reraise=True,
-        )(get)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = self._start(work)
