@@ -87,8 +87,3 @@ class SpecDirectory:
 
     def _file(self, claim_uid: str) -> str:
         return f"{self._root}{os.sep}{spec.file_name(self._driver, claim_uid)}"
-
-    def clean_up(self) -> None:
-        """Remove the staging directory, when no instance needs it any more."""
-        with contextlib.suppress(OSError):
-            self._staging.rmdir()

@@ -265,9 +265,7 @@ class Engine:
             )
             if known is not None:
                 record = replace(record, unknown=known.unknown)
-            if any(device.admin and device.placement is not None for device in record.devices):
-                await self._records.refresh()
-            record = self._with_shared_partitions(record)
+            record = await self._with_existing_partitions(record)
 
         async def take() -> Record:
             if record.state is State.PREPARED:
@@ -436,19 +434,22 @@ class Engine:
             logger.error("what was made for claim %s is not undone yet; the pod does not wait for it", ref)
 
     def _remove_spec(self, ref: ClaimRef) -> None:
-        try:
+        with self._about_spec("remove", ref):
             if self._specs.exists(ref.uid):  # a directory that is read-only refuses even what has nothing to do
                 self._specs.remove(ref.uid)
-        except OSError as error:
-            path = self._specs.path(ref.uid)
-            raise ClaimError(Reason.CDI, f"cannot remove CDI spec {path}: {error.strerror}") from error
 
     def _settled(self, ref: ClaimRef) -> bool:
-        try:
+        with self._about_spec("write", ref):
             return self._specs.settled(ref.uid)
+
+    @contextlib.contextmanager
+    def _about_spec(self, verb: str, ref: ClaimRef) -> Iterator[None]:
+        """Say which file of which claim an error is about."""
+        try:
+            yield
         except OSError as error:
             path = self._specs.path(ref.uid)
-            raise ClaimError(Reason.CDI, f"cannot write CDI spec {path}: {error.strerror}") from error
+            raise ClaimError(Reason.CDI, f"cannot {verb} CDI spec {path}: {error.strerror}") from error
 
     def _start_undo(self, record: Record, *, noted: bool = True) -> asyncio.Task[None]:
         """Undo a record in the background, or join the undo that is under way; ``noted``: the file says so too."""
@@ -485,11 +486,8 @@ class Engine:
             if self._metadata:
                 self._metadata.write(record)
             content = self._render(record, backend, devices)
-            try:
+            with self._about_spec("write", record.claim):
                 self._specs.write(record.claim.uid, content)
-            except OSError as error:
-                path = self._specs.path(record.claim.uid)
-                raise ClaimError(Reason.CDI, f"cannot write CDI spec {path}: {error.strerror}") from error
 
     def _render(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bytes:
         try:
@@ -516,10 +514,11 @@ class Engine:
             edits = replace(edits, mounts=edits.mounts + self._metadata.edits(record, device).mounts)
         return edits
 
-    def _with_shared_partitions(self, record: Record) -> Record:
-        """A partition that another claim's record knows is used as it is by who only looks at it, or shares it."""
+    async def _with_existing_partitions(self, record: Record) -> Record:
+        """Admin access looks at partitions that are there for other claims: those that their records know."""
         if not any(device.placement is not None and device.admin for device in record.devices):
             return record
+        await self._records.refresh()
         known = {
             device.device: device.partition
             for held in {device.gpu_uuid for device in record.devices}

@@ -6,8 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-import tenacity
-
+from driver.kube.backoff import Backoff
 from driver.kube.client import Api, ApiError
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Mirror:
 
     async def run(self) -> None:
         """List and watch for ever, with jittered backoff while the server is away. Ends only by cancellation."""
-        wait = tenacity.wait_random_exponential(multiplier=0.25, max=15)
+        backoff = Backoff(multiplier=0.25, longest=15)
         failures = 0
         while True:
             try:
@@ -68,9 +67,7 @@ class Mirror:
                     failures += 1
                     self.error = error
                     logger.warning("%s; trying again", error)
-                state = tenacity.RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
-                state.attempt_number = failures
-                await asyncio.sleep(max(wait(state), error.retry_after or 0))
+                await asyncio.sleep(max(backoff.after(failures), error.retry_after or 0))
 
     def put(self, obj: dict[str, Any]) -> None:
         """Take over the server's answer to a write, unless the mirror has something newer.

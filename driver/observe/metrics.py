@@ -77,7 +77,6 @@ class Metrics:
         self.quarantined = counter("quarantined_records", "Damaged records set aside.", ())
         self.registered = gauge("registered", "1 after the kubelet has confirmed the registration.")
         self.published = gauge("published", "1 while the ResourceSlices are as they should be.")
-        self.restarts = counter("task_restarts", "Background tasks started again after an error.", ("task",))
         self.rpc = _quick(
             Histogram(
                 "dra_grpc_operations_duration_seconds",

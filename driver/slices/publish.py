@@ -16,8 +16,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import tenacity
-
+from driver.kube.backoff import Backoff
 from driver.kube.client import RESOURCE, Api, ApiError
 from driver.kube.watch import Mirror
 from driver.slices.compare import same_spec, with_known_times
@@ -101,8 +100,7 @@ class Publisher:
         self._wake.set()
 
     async def _reconcile_always(self) -> None:
-        backoff = tenacity.wait_random_exponential(multiplier=0.1, max=30)
-        state = tenacity.RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+        backoff = Backoff(multiplier=0.1, longest=30)
         failures = 0
         await self._mirror.synced.wait()
         while True:
@@ -118,8 +116,7 @@ class Publisher:
                 self._set_published(done=False)
                 self._metrics.slice_errors.labels(str(error.status)).inc()
                 failures += 1
-                state.attempt_number = failures
-                pause = max(backoff(state), error.retry_after or 0)
+                pause = max(backoff.after(failures), error.retry_after or 0)
                 if error.status == 422:
                     logger.error("the API server refuses our ResourceSlice: %s", error)
                     self._warn("ResourceSliceInvalid", str(error))

@@ -29,7 +29,7 @@ from driver.sim.apiserver.errors import (
     not_found,
     too_large_version,
 )
-from driver.sim.apiserver.resources import BY_PATH, NAMESPACES, RESOURCES, Resource, field_getters
+from driver.sim.apiserver.resources import BY_PATH, NAMESPACES, Resource, field_getters
 from driver.sim.apiserver.store import Store, Stored
 
 if TYPE_CHECKING:
@@ -440,8 +440,3 @@ def resource_for(group: str, version: str, plural: str) -> Resource:
     if found is None:
         raise no_such_resource()
     return found
-
-
-def all_resources() -> tuple[Resource, ...]:
-    """The table."""
-    return RESOURCES

@@ -79,15 +79,6 @@ class Recorder:
                 await self._write(key, event)
             except ApiError as error:
                 logger.warning("cannot write event %s: %s", event["reason"], error)
-            finally:
-                self._queue.task_done()
-
-    async def flush(self, timeout: float = 2) -> None:
-        """Wait until all that was recorded has been written, if ``run`` is running."""
-        try:
-            await asyncio.wait_for(self._queue.join(), timeout)
-        except TimeoutError:
-            logger.warning("%d events were not written", self._queue.qsize())
 
     async def _write(self, key: tuple[str, ...], event: dict[str, Any]) -> None:
         path = f"/api/v1/namespaces/{event['metadata']['namespace']}/events"

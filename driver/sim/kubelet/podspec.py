@@ -19,7 +19,6 @@ Status = dict[str, Any]
 
 _REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
 _MAP_FIELD = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
-OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready")
 """Conditions that the kubelet writes; all others belong to somebody else and are kept."""
 
 
