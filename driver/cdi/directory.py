@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 from driver import files
@@ -20,6 +21,10 @@ from driver.cdi import spec
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+# Between the writing of a file and its rename are milliseconds.
+ABANDONED = 60.0
 
 
 class SpecDirectory:
@@ -35,6 +40,14 @@ class SpecDirectory:
         self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
         for leftover in self._staging.iterdir():
             leftover.unlink(missing_ok=True)
+
+    def tidy(self, *, older: float = ABANDONED) -> None:
+        """Remove what killed instances left half-written; ``older`` in seconds, because others may be writing now."""
+        with contextlib.suppress(FileNotFoundError):
+            for leftover in self._staging.iterdir():
+                # A staged file's own time may be 0, so its inode's counts.
+                if time.time() - leftover.lstat().st_ctime > older:
+                    leftover.unlink(missing_ok=True)
 
     def path(self, claim_uid: str) -> Path:
         """Where the spec of a claim is."""
@@ -74,6 +87,13 @@ class SpecDirectory:
             with contextlib.suppress(OSError):
                 files.remove(staged)
             raise
+
+    def read(self, claim_uid: str) -> bytes | None:
+        """The spec of a claim, None where there is none."""
+        try:
+            return files.read(self._file(claim_uid))
+        except FileNotFoundError:
+            return None
 
     def claim_uids(self) -> set[str]:
         """UIDs of all claims that have a spec of ours."""

@@ -6,6 +6,7 @@ refuses a spec that is newer than itself.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
 
     from driver.devices.model import ContainerEdits, DeviceNode
 
-# 0.5.0 brought device names that start with a digit (claim UIDs do) and deviceNodes[].hostPath.
-CDI_VERSION = "0.5.0"
+BASE_VERSION = "0.3.0"
+# 0.5.0 brought device names that start with a digit, as many claim UIDs do, and deviceNodes[].hostPath.
+DIGITS_AND_HOST_PATHS = "0.5.0"
 
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?")
+_VARIABLE = re.compile(r"[^=\0]+=[^\0]*")
+_PERMISSIONS = re.compile(r"[rwm]{1,3}")
+_NODE_TYPES = frozenset("bcup")
+_HOOK_NAMES = frozenset({"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"})
 
 
 class SpecError(ValueError):
@@ -48,23 +54,49 @@ def qualified(driver: str, name: str) -> str:
 def render(driver: str, common: ContainerEdits, devices: Mapping[str, ContainerEdits]) -> bytes:
     """The spec of one claim: edits by device name, and those that go with every device.
 
-    Raises SpecError where a runtime would drop the spec: no device, a name that it cannot parse, an empty edit.
+    Raises SpecError where a runtime would drop the spec: no device, a name that it cannot parse, an edit that is empty
+    or that it does not understand.
     """
     if not devices:
         raise SpecError("a CDI spec needs at least one device")
-    for name, edits in devices.items():
+    parts = []
+    for name, edits in sorted(devices.items()):
         if not _DEVICE_NAME.fullmatch(name):
             raise SpecError(f"CDI device name {name!r}: letters, digits and inner '_', '.', ':', '-' expected")
         if not edits:
             raise SpecError(f"CDI device {name!r} has no edits")
-    spec: dict[str, Any] = {
-        "cdiVersion": CDI_VERSION,
-        "kind": kind(driver),
-        "devices": [{"name": name, "containerEdits": _edits(edits)} for name, edits in sorted(devices.items())],
-    }
-    if common:
-        spec["containerEdits"] = _edits(common)
-    return json.dumps(spec).encode()  # indented, it would take the slow encoder
+        parts.append(f'{{"name": {json.dumps(name)}, "containerEdits": {_rendered(edits)}}}')
+    newer = any(name[0].isdigit() for name in devices) or any(
+        node.host_path is not None for edits in (common, *devices.values()) for node in edits.device_nodes
+    )
+    version = DIGITS_AND_HOST_PATHS if newer else BASE_VERSION
+    head = f'{{"cdiVersion": "{version}", "kind": {json.dumps(kind(driver))}, "devices": [{", ".join(parts)}]'
+    return f'{head}, "containerEdits": {_rendered(common)}}}'.encode() if common else f"{head}}}".encode()
+
+
+@functools.lru_cache(maxsize=256)
+def _rendered(edits: ContainerEdits) -> str:
+    """As JSON, and checked: the same hundred mounts go into the spec of every claim. Raises SpecError."""
+    _check(edits)
+    return json.dumps(_edits(edits))  # indented, it would take the slow encoder
+
+
+def _check(edits: ContainerEdits) -> None:
+    """What the runtimes' library checks before it takes a spec, and paths that it would not."""
+    for variable in (*edits.env, *(variable for hook in edits.hooks for variable in hook.env)):
+        if not _VARIABLE.fullmatch(variable):
+            raise SpecError(f"environment variable {variable!r}: NAME=VALUE expected")
+    for node in edits.device_nodes:
+        if node.type not in _NODE_TYPES or not _PERMISSIONS.fullmatch(node.permissions):
+            raise SpecError(f"device node {node.path}: type {node.type!r} or permissions {node.permissions!r} unknown")
+    for hook in edits.hooks:
+        if hook.name not in _HOOK_NAMES:
+            raise SpecError(f"hook {hook.name!r}: one of {', '.join(sorted(_HOOK_NAMES))} expected")
+    paths = [path for mount in edits.mounts for path in (mount.host_path, mount.container_path)]
+    paths += [path for node in edits.device_nodes for path in (node.path, node.host_path) if path is not None]
+    for path in (*paths, *(hook.path for hook in edits.hooks)):
+        if not path.startswith("/") or "\0" in path:
+            raise SpecError(f"path {path!r}: an absolute path expected")
 
 
 def _edits(edits: ContainerEdits) -> dict[str, Any]:

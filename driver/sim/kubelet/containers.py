@@ -194,8 +194,10 @@ class Runtime:
     ) -> tuple[list[str], tuple[str, ...]]:
         # The environment goes through `env`, the shell between would drop names that are not its own.
         argv = ["env", "-i", *(f"{name}={value}" for name, value in env.items()), *launch.argv]
-        not_applied = tuple(f"hook {hook.hook_name} {hook.path}" for hook in injection.hooks)
-        if not injection.mounts and not injection.device_nodes:
+        unusual = [hook for hook in injection.hooks if hook.hook_name not in isolation.HOOKS]
+        not_applied = tuple(f"hook {hook.hook_name} {hook.path}" for hook in unusual)
+        usual = [hook for hook in injection.hooks if hook not in unusual]
+        if not injection.mounts and not injection.device_nodes and not usual:
             return ["env", f"--chdir={launch.workdir}", *argv[1:]], not_applied
         if self._isolate and self._can_isolate is None:
             self._can_isolate = await isolation.possible()
@@ -203,6 +205,7 @@ class Runtime:
             base = self._dir(uid) / f"root-{identity[:12]}"
             base.mkdir()
             return isolation.command(base, injection, launch.workdir, argv), not_applied
+        not_applied += tuple(f"hook {hook.hook_name} {hook.path}" for hook in usual)
         not_applied += tuple(f"mount {mount.container_path}" for mount in injection.mounts)
         not_applied += tuple(f"device node {node.path}" for node in injection.device_nodes)
         return ["env", f"--chdir={launch.workdir}", *argv[1:]], not_applied

@@ -1,11 +1,14 @@
 """A container's view of files: the host's root copy-on-write, a ``/dev`` of its own, and the CDI edits in them.
 
+Hooks that a runtime starts while it makes a container are started as well, with the state that they expect on stdin.
+
 Needs root, mount namespaces and overlayfs. ``possible`` tells whether this machine has them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 import shutil
 import tempfile
@@ -15,12 +18,14 @@ from typing import TYPE_CHECKING
 from driver.sim.kubelet.cdispec import CdiError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from driver.sim.kubelet.cdi import Injection
-    from driver.sim.kubelet.cdispec import DeviceNode, Mount
+    from driver.sim.kubelet.cdispec import DeviceNode, Hook, Mount
 
 COMMON_NODES = ("null", "zero", "full", "random", "urandom", "tty")
+HOOKS = ("prestart", "createRuntime", "createContainer")
+"""Kinds of hooks in the order in which a runtime starts them, all before it enters the container's root."""
 _FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec"})
 _PROPAGATION = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"})
 
@@ -49,35 +54,54 @@ def command(base: Path, injection: Injection, workdir: str, argv: Iterable[str])
         mount_points=top_mount_points(Path("/proc/self/mountinfo").read_text()),
         nodes=injection.device_nodes,
         mounts=injection.mounts,
+        hooks=injection.hooks,
     )
     enter = 'exec chroot "$root" sh -c \'cd "$1" && shift && exec "$@"\' sh "$@"\n'
     return ["unshare", "--mount", "sh", "-c", setup + enter, "sh", workdir, *argv]
 
 
-def script(base: Path, *, mount_points: Iterable[str], nodes: Iterable[DeviceNode], mounts: Iterable[Mount]) -> str:
+def script(
+    base: Path,
+    *,
+    mount_points: Iterable[str],
+    nodes: Iterable[DeviceNode],
+    mounts: Iterable[Mount],
+    hooks: Sequence[Hook] = (),
+) -> str:
     """A shell script that builds the root directory ``$root`` and ends at the first step that fails."""
-    lines = [
+    return "\n".join([*root_lines(base, mount_points), *edit_lines(base, nodes, mounts, hooks)]) + "\n"
+
+
+def root_lines(base: Path, mount_points: Iterable[str], image: Path = Path("/")) -> list[str]:
+    """Lines that build the root of a container: what an image has, and these mount points of the host."""
+    return [
         "set -e",
         f"base={shlex.quote(str(base))}",
         'root="$base/root"',
         "mount --make-rprivate /",
         'mount -t tmpfs tmpfs "$base"',
         'mkdir "$base/upper" "$base/work" "$root"',
-        'mount -t overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" overlay "$root"',
-    ]
-    lines += [f'mount --rbind {shlex.quote(point)} "$root"{shlex.quote(point)}' for point in mount_points]
-    lines += [
+        f"image={shlex.quote(str(image))}",
+        'mount -t overlay -o "lowerdir=$image,upperdir=$base/upper,workdir=$base/work" overlay "$root"',
+        *(f'mount --rbind {shlex.quote(point)} "$root"{shlex.quote(point)}' for point in mount_points),
+        'mkdir -p "$root/dev"',
         'mount -t tmpfs -o mode=755 tmpfs "$root/dev"',
         f'for node in {" ".join(COMMON_NODES)}; do : >"$root/dev/$node"; '
         'mount --bind "/dev/$node" "$root/dev/$node"; done',
         'mkdir -m 1777 "$root/dev/shm"',
         'ln -s /proc/self/fd "$root/dev/fd"',
     ]
-    for node in nodes:
-        lines += _node_lines(node)
-    for mount in mounts:
-        lines += _mount_lines(mount)
-    return "\n".join(lines) + "\n"
+
+
+def edit_lines(
+    base: Path, nodes: Iterable[DeviceNode], mounts: Iterable[Mount], hooks: Sequence[Hook] = ()
+) -> list[str]:
+    """Lines that change such a root as CDI edits say."""
+    lines = [line for node in nodes for line in _node_lines(node)]
+    lines += [line for mount in mounts for line in _mount_lines(mount)]
+    for kind in HOOKS:
+        lines += [line for hook in hooks if hook.hook_name == kind for line in _hook_lines(base, hook)]
+    return lines
 
 
 def top_mount_points(mountinfo: str) -> list[str]:
@@ -122,6 +146,17 @@ def _mount_lines(mount: Mount) -> list[str]:
     if flags:
         lines.append(f"mount -o remount,bind,{','.join(flags)} {target}")
     return lines
+
+
+def _hook_lines(base: Path, hook: Hook) -> list[str]:
+    """Source: the OCI runtime specification, "POSIX-platform Hooks" and "State"; args[0] is the path here."""
+    state = {"ociVersion": "1.2.0", "id": base.name, "status": "creating", "bundle": str(base)}
+    config = {"ociVersion": "1.2.0", "root": {"path": str(base / "root")}}
+    words = " ".join(map(shlex.quote, ("env", "-i", *hook.env, hook.path, *hook.args[1:])))
+    return [
+        f'printf %s {shlex.quote(json.dumps(config))} >"$base/config.json"',
+        f"printf %s {shlex.quote(json.dumps(state))} | {words}",
+    ]
 
 
 def _node_lines(node: DeviceNode) -> list[str]:

@@ -180,6 +180,29 @@ async def test_mounts_and_device_nodes_are_in_the_container_and_nowhere_else(run
     assert not exists("/opt/no-such-dir")
 
 
+async def test_hooks_of_the_creation_run_on_the_container_s_root_with_the_state_on_stdin(runtime, root):
+    if not await isolation.possible():
+        pytest.skip("needs root, mount namespaces and overlayfs")
+    program = root / "hook"
+    program.write_text(
+        "#!/bin/sh\n"
+        """bundle=$(sed 's/.*"bundle": "\\([^"]*\\)".*/\\1/')\n"""
+        """path=$(sed 's/.*"path": "\\([^"]*\\)".*/\\1/' "$bundle/config.json")\n"""
+        'echo "$1 $WHO" >"$path/made-by-hook"\n'
+    )
+    program.chmod(0o755)
+    hook = {"hookName": "createContainer", "path": str(program), "args": ["hook", "greets"], "env": ["WHO=me"]}
+    later = {"hookName": "poststart", "path": str(program)}
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", hooks=[hook, later])
+
+    container = await runtime.start("u1", launch("cat /made-by-hook", cdi_devices=[f"{KIND}=0"]))
+    await container.wait()
+
+    assert log(runtime) == "greets me\n"
+    assert container.not_applied == (f"hook poststart {program}",)
+    assert not exists("/made-by-hook")
+
+
 async def test_containers_do_not_outlive_a_killed_process_unless_they_may(root):
     (root / "cdi").mkdir()
     program = f"""

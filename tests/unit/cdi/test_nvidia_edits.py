@@ -1,0 +1,232 @@
+"""The edits of the present moment: looked for once, and again when the driver changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.cdi.nvidia import NvidiaEdits
+from driver.cdi.root import DriverRoot
+from driver.devices.backend import BackendError
+from driver.devices.model import Gpu, Partition
+from tests.unit.cdi import roots
+from tests.unit.cdi.roots import VERSION
+from tests.unit.cdi.test_nodes import DEVICES, MINORS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GPU = Gpu(
+    name="gpu-3",
+    uuid="GPU-3",
+    index=0,
+    minor=3,
+    product_name="H100",
+    brand=None,
+    architecture=None,
+    compute_capability=None,
+    memory_bytes=None,
+    multiprocessors=None,
+    pci_bus_id="0000:1b:00.0",
+    pcie_root=None,
+    numa_node=None,
+)
+PARTITION = Partition(
+    gpu_uuid="GPU-3", profile="1g.10gb", profile_id=19, start=0, size=1, uuid="MIG-1", gi_id=1, ci_id=0
+)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    roots.rhel(tmp_path)
+    roots.put(tmp_path, "/proc/devices", DEVICES)
+    roots.put(tmp_path, "/proc/driver/nvidia-caps/mig-minors", MINORS.replace("gpu12/gi3", "gpu3/gi1"))
+    roots.put(tmp_path, "/sys/bus/pci/devices/0000:1b:00.0/drm/renderD129/dev", "226:129\n")
+    return tmp_path
+
+
+def edits_of(host: Path, **given: Any) -> NvidiaEdits:
+    root = DriverRoot(path=host, host="/")
+    return NvidiaEdits(root, dev=host / "dev", proc=host / "proc", sysfs=host / "sys", machine="x86_64", **given)
+
+
+@pytest.fixture
+def edits(host: Path) -> NvidiaEdits:
+    edits = edits_of(host)
+    edits.refresh(VERSION, [GPU])
+    return edits
+
+
+def has_library(edits: NvidiaEdits, version: str) -> bool:
+    return f"/usr/lib64/libcuda.so.{version}" in {mount.host_path for mount in edits.common.mounts}
+
+
+def test_nvidia_s_runtime_is_kept_out_even_before_anything_is_known(host: Path):
+    assert edits_of(host).common.env == ("NVIDIA_VISIBLE_DEVICES=void",)
+
+
+def test_every_container_gets_control_files_and_the_driver(edits: NvidiaEdits):
+    assert edits.common.env == ("NVIDIA_VISIBLE_DEVICES=void",)
+    assert {node.path for node in edits.common.device_nodes} == {
+        "/dev/nvidiactl", "/dev/nvidia-modeset", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools",
+    }  # fmt: skip
+    assert has_library(edits, VERSION)
+
+
+def test_a_gpu_is_its_own_files_only(edits: NvidiaEdits):
+    device = edits.device(GPU)
+
+    assert [node.path for node in device.device_nodes] == ["/dev/nvidia3", "/dev/dri/renderD129"]
+
+
+def test_a_partition_is_its_gpu_s_file_and_what_opens_the_partition(edits: NvidiaEdits):
+    device = edits.device(GPU, PARTITION)
+
+    assert [(node.path, node.type, node.major, node.minor) for node in device.device_nodes] == [
+        ("/dev/nvidia3", "c", 195, 3),
+        ("/dev/nvidia-caps/nvidia-cap1650", "c", 235, 1650),
+        ("/dev/nvidia-caps/nvidia-cap1651", "c", 235, 1651),
+    ]
+
+
+def test_a_partition_without_such_files_is_not_given_out(edits: NvidiaEdits):
+    with pytest.raises(BackendError, match="mig-minors"):
+        edits.device(GPU, replace(PARTITION, gi_id=9))
+
+
+def test_a_gpu_whose_file_nobody_knows_is_not_given_out(edits: NvidiaEdits):
+    with pytest.raises(BackendError, match="device file"):
+        edits.device(replace(GPU, minor=None))
+
+
+def test_every_node_has_a_type_and_numbers(edits: NvidiaEdits):
+    device = edits.device(GPU)
+
+    for node in (*edits.common.device_nodes, *device.device_nodes):
+        assert node.type == "c"
+        assert node.major is not None
+        assert node.minor is not None
+
+
+def test_the_same_driver_is_not_looked_at_twice(edits: NvidiaEdits, caplog: Any):
+    before = edits.common
+    caplog.set_level(logging.INFO)
+
+    edits.refresh(VERSION, [GPU])
+
+    assert edits.common == before
+    assert edits.common.mounts is before.mounts
+    assert not caplog.records
+    assert not edits.outdated()
+
+
+def upgrade(host: Path, version: str) -> None:
+    for name in roots.SONAMES:
+        (host / "usr/lib64" / name).rename(host / "usr/lib64" / name.replace(VERSION, version))
+    roots.ldconfig(host, "/usr/lib64", links=True)
+
+
+def test_an_upgrade_is_noticed_and_taken_over(edits: NvidiaEdits, host: Path):
+    upgrade(host, "575.1.2")
+    assert edits.outdated()
+
+    edits.refresh("575.1.2", [GPU])
+
+    assert has_library(edits, "575.1.2")
+    assert not has_library(edits, VERSION)
+    assert not edits.outdated()
+
+
+def test_files_of_others_in_the_same_directory_are_no_change(edits: NvidiaEdits, host: Path):
+    roots.put(host, "/usr/lib64/libcrypto.so.3")
+    roots.put(host, "/usr/bin/vim")
+
+    assert not edits.outdated()
+
+
+def test_a_driver_that_is_installed_later_is_noticed(host: Path, caplog: Any):
+    hidden = (host / "usr/lib64").rename(host / "usr/later")
+    (host / "etc/ld.so.cache").unlink()
+    edits = edits_of(host)
+    edits.refresh(VERSION)
+    assert f"no libcuda.so.{VERSION}" in caplog.text
+
+    hidden.rename(host / "usr/lib64")
+    assert edits.outdated()
+    edits.refresh(VERSION)
+
+    assert has_library(edits, VERSION)
+
+
+def test_a_daemon_that_starts_later_is_noticed(edits: NvidiaEdits, host: Path):
+    roots.put(host, "/run/nvidia-fabricmanager/socket")
+    assert edits.outdated()
+
+    edits.refresh(VERSION)
+
+    assert "/run/nvidia-fabricmanager/socket" in {mount.container_path for mount in edits.common.mounts}
+
+
+def test_a_daemon_that_has_stopped_does_not_keep_containers_from_starting(edits: NvidiaEdits, host: Path):
+    (host / "run/nvidia-persistenced/socket").unlink()
+    assert edits.outdated()
+
+    edits.refresh(VERSION)
+
+    assert not any("persistenced/socket" in mount.container_path for mount in edits.common.mounts)
+
+
+def test_a_module_that_was_loaded_again_is_noticed(edits: NvidiaEdits, host: Path):
+    roots.put(host, "/proc/devices", DEVICES.replace("510 nvidia-uvm", "511 nvidia-uvm"))
+    assert edits.outdated()
+
+    edits.refresh(VERSION)
+
+    assert {node.path: node.major for node in edits.common.device_nodes}["/dev/nvidia-uvm"] == 511
+    assert not edits.outdated()
+
+
+def test_libraries_of_another_version_than_the_kernel_s_are_not_given_out(host: Path, caplog: Any):
+    edits = edits_of(host)
+
+    edits.refresh("575.1.2")
+
+    assert edits.common.env == ("NVIDIA_VISIBLE_DEVICES=void",)
+    assert not any(".so" in mount.container_path for mount in edits.common.mounts)
+    assert "no libcuda.so.575.1.2" in caplog.text
+    assert f"(only {VERSION})" in caplog.text
+    assert "--driver-root" in caplog.text
+
+
+def test_without_the_module_that_cuda_needs_the_log_says_so_once(host: Path, caplog: Any):
+    roots.put(host, "/proc/devices", "Character devices:\n195 nvidia\n")
+    edits = edits_of(host)
+
+    edits.refresh(VERSION)
+    edits.refresh(VERSION)
+
+    assert caplog.text.count("modprobe nvidia-uvm") == 1
+
+
+def test_a_driver_container_s_own_device_files_count(host: Path):
+    roots.put(host, "/proc/devices", "")
+    root = host / "run/nvidia/driver"
+    try:
+        for name, minor in (("nvidiactl", 255), ("nvidia-uvm", 0)):
+            (root / "dev").mkdir(parents=True, exist_ok=True)
+            os.mknod(root / "dev" / name, 0o20666, os.makedev(333, minor))
+    except PermissionError:
+        pytest.skip("device files cannot be made here")
+    edits = NvidiaEdits(
+        DriverRoot(path=root, host="/run/nvidia/driver"), dev=host / "dev", proc=host / "proc", sysfs=host / "sys"
+    )
+
+    edits.refresh(VERSION)
+
+    assert {node.path: node.major for node in edits.common.device_nodes} == {
+        "/dev/nvidiactl": 333, "/dev/nvidia-uvm": 333,
+    }  # fmt: skip
