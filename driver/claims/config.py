@@ -6,6 +6,7 @@ Decoded strictly: a field that we do not know, or a value that we do not accept,
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -66,8 +67,9 @@ class MpsConfig(_Strict):
     default_active_thread_percentage: int | None = Field(default=None, ge=0, le=100)
     default_pinned_device_memory_limit: Memory | None = None
     default_per_device_pinned_memory_limit: dict[str, Memory] | None = None
-    """By device UUID or index."""
+    """By device UUID, or by index among the devices that these parameters are for."""
     multi_user: bool | None = None
+    """Whether clients of different Unix users are served at the same time; yes where claims share a device."""
 
 
 class GpuSharing(_Strict):
@@ -154,15 +156,46 @@ def decode(parameters: Mapping[str, Any]) -> DeviceConfig:
         raise ValueError("; ".join(_explain(str(kind), problem) for problem in error.errors())) from None
 
 
-def resolve(allocation: Allocation, types: Mapping[str, str], *, driver: str) -> dict[str, DeviceConfig]:
-    """The config that applies to each device, where there is one; of several the last wins, a claim's over its class's.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The parameters of one allocated device: the last of its class, and the last of its claim."""
+
+    by_class: DeviceConfig | None = None
+    by_claim: DeviceConfig | None = None
+
+    @property
+    def config(self) -> DeviceConfig | None:
+        """What applies to a device that no other claim has: the claim's word counts more than the class's."""
+        return self.by_claim if self.by_claim is not None else self.by_class
+
+    @property
+    def sharing(self) -> GpuSharing | MigDeviceSharing | None:
+        """How that says the device is to be shared."""
+        return _sharing(self.config)
+
+    @property
+    def class_sharing(self) -> GpuSharing | MigDeviceSharing | None:
+        """How the class says so."""
+        return _sharing(self.by_class)
+
+    @property
+    def claim_sharing(self) -> GpuSharing | MigDeviceSharing | None:
+        """How the claim says so."""
+        return _sharing(self.by_claim)
+
+
+NOTHING = Applied()
+
+
+def resolve(allocation: Allocation, types: Mapping[str, str], *, driver: str) -> tuple[Applied, ...]:
+    """The parameters that apply to each result of an allocation, in its order; of several the last wins.
 
     ``types`` has the type of each allocated device by name. A config whose kind does not fit a device is passed over,
     unless it names the device's request.
 
     Raises ClaimError for parameters that cannot be decoded or applied.
     """
-    applied: dict[str, DeviceConfig] = {}
+    applied = [NOTHING] * len(allocation.results)
     for config in allocation.configs:
         source = "its DeviceClass" if config.from_class else "the claim"
         try:
@@ -171,21 +204,21 @@ def resolve(allocation: Allocation, types: Mapping[str, str], *, driver: str) ->
             raise ClaimError(
                 Reason.CONFIG, f"parameters for driver {driver} in {source} of {allocation.claim}: {error}"
             ) from None
-        for result in allocation.results:
+        for number, result in enumerate(allocation.results):
             if config.requests and not {result.request, result.base_request} & set(config.requests):
                 continue
             if _DEVICE_TYPE[decoded.kind] == types[result.device]:
-                applied[result.device] = decoded
+                known = applied[number]
+                applied[number] = (
+                    replace(known, by_class=decoded) if config.from_class else replace(known, by_claim=decoded)
+                )
             elif config.requests:
                 raise ClaimError(
                     Reason.CONFIG,
                     f"{source} of {allocation.claim} gives a {decoded.kind} to request {result.request}, but its "
                     f"device {result.device} is of type {types[result.device]!r}",
                 )
-    for device, decoded in applied.items():
-        if problem := _not_supported(decoded):
-            raise ClaimError(Reason.CONFIG, f"claim {allocation.claim}, device {device}: {problem}")
-    return applied
+    return tuple(applied)
 
 
 def json_schemas() -> dict[str, Any]:
@@ -193,17 +226,8 @@ def json_schemas() -> dict[str, Any]:
     return {kind: TypeAdapter(model).json_schema(by_alias=True) for kind, model in KINDS.items()}
 
 
-def _not_supported(config: DeviceConfig) -> str:
-    """Sharing that changes the hardware needs a backend that can do it; a promise that nobody keeps is refused."""
-    if isinstance(config, VfioDeviceConfig) or config.sharing is None:
-        return ""
-    sharing = config.sharing
-    if sharing.strategy == "MPS":
-        return "sharing.strategy 'MPS' is not available in this version; without it processes take turns (TimeSlicing)"
-    slicing = sharing.time_slicing_config if isinstance(sharing, GpuSharing) else None
-    if slicing is not None and slicing.interval != "Default":
-        return f"timeSlicingConfig.interval {slicing.interval!r} is not available in this version; 'Default' is"
-    return ""
+def _sharing(config: DeviceConfig | None) -> GpuSharing | MigDeviceSharing | None:
+    return config.sharing if isinstance(config, GpuConfig | MigDeviceConfig) else None
 
 
 def _explain(kind: str, problem: Any) -> str:

@@ -15,17 +15,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.sharing import Strategy, daemons_of
 from driver.devices.backend import BackendError
+from driver.devices.model import Partition
+from driver.devices.sharing import ComputeMode, TimeSlice
 from driver.threads import in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from driver.claims.allocation import ClaimRef
     from driver.claims.record import PreparedDevice, Record
+    from driver.claims.sharing import Sharing
     from driver.devices.backend import Backend
     from driver.devices.catalogue import Device
-    from driver.devices.model import Partition
+
+    Uses = Callable[[PreparedDevice], Iterable[tuple[Record, PreparedDevice]]]
+    """Every use of a device, by whichever claim."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +99,28 @@ class Hardware:
                         f"slice {found.start} ({found.uuid}) is in its place, and this driver has not made it",
                     )
 
-    async def make(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> tuple[PreparedDevice, ...]:
+    async def look(self, record: Record, backend: Backend, uses: Uses) -> Record:
+        """The record with what its sharing is going to change, as that is now. Before it is written, in our turn.
+
+        Where another claim has changed it already, what was there before is in that one's record.
+        """
+        if all(device.sharing is None for device in record.devices):
+            return record
+        devices = []
+        for device in record.devices:
+            sharing = device.sharing
+            if sharing is not None and sharing.changes and device.whole:
+                others = (held.sharing for holder, held in uses(device) if holder.claim.uid != record.claim.uid)
+                known = next((other for other in others if other is not None and other.changes), None)
+                device = replace(
+                    device, sharing=await self._before(record.claim, device.gpu_uuid, sharing, known, backend)
+                )
+            devices.append(device)
+        return replace(record, devices=tuple(devices))
+
+    async def make(
+        self, record: Record, backend: Backend, devices: Mapping[str, Device], uses: Uses
+    ) -> tuple[PreparedDevice, ...]:
         """Bring the hardware to what a record says; partitions that are there already are adopted.
 
         In our turn, after the record was written. Raises ClaimError; what was made until then is up to ``undo``.
@@ -109,19 +136,42 @@ class Hardware:
                 made.append(device)
             else:
                 made.append(replace(device, partition=await self._partition(record.claim, device, backend, known)))
+        if any(device.sharing is not None and device.sharing.changes for device in made):
+            await self.share(replace(record, devices=tuple(made)), backend, uses)
         return tuple(made)
 
-    async def undo(self, record: Record, backend: Backend, kept: Callable[[PreparedDevice], bool]) -> None:
-        """Destroy what was made for a record, unless ``kept`` says that another claim uses the device as well.
+    async def share(self, record: Record, backend: Backend, uses: Uses) -> None:
+        """Bring modes, intervals and daemons to what a record says; it can be called again. In our turn. ClaimError."""
+        exclusive = ComputeMode.EXCLUSIVE_PROCESS
+        for device in record.devices:
+            sharing = device.sharing
+            if sharing is None or not sharing.changes or not device.whole:
+                continue
+            uuid = device.gpu_uuid
+            if sharing.strategy is Strategy.MPS:
+                await self._call(record.claim, lambda u=uuid: backend.set_compute_mode(u, exclusive))  # type: ignore[misc]
+            else:
+                interval = sharing.interval
+                await self._call(record.claim, lambda u=uuid, i=interval: backend.set_time_slice(u, i))  # type: ignore[misc]
+        for daemon in daemons_of(record, lambda device: (held for _, held in uses(device))):
+            await self._call(record.claim, lambda d=daemon: backend.start_mps(d))  # type: ignore[misc]
+
+    async def undo(self, record: Record, backend: Backend, uses: Uses) -> None:
+        """Take back what was made for a record, but for what another claim uses as well.
 
         In our turn. Raises ClaimError when something may be left; it can be called again.
         """
+        if any(device.sharing is not None and device.sharing.changes for device in record.devices):
+            await self._unshare(record, backend, uses)
         for device in record.devices:
-            if device.placement is None or device.admin or kept(device):
+            if device.placement is None or device.admin:
                 continue
-            for found in await self._call(record.claim, lambda d=device: backend.partitions(d.gpu_uuid)):  # type: ignore[misc]
-                if _is(found, device):
-                    await self._call(record.claim, lambda f=found: backend.destroy_partition(f))  # type: ignore[misc]
+            if any(holder.claim.uid != record.claim.uid for holder, _ in uses(device)):
+                continue
+            there = await self._call(record.claim, lambda d=device: backend.partitions(d.gpu_uuid))  # type: ignore[misc]
+            # Where there is none any more, a crash may have left the GPU in MIG mode for nothing.
+            for found in [f for f in there if _is(f, device)] or [device.partition or _never_made(device)]:
+                await self._call(record.claim, lambda f=found: backend.destroy_partition(f))  # type: ignore[misc]
 
     async def _partition(self, claim: ClaimRef, device: PreparedDevice, backend: Backend, known: Device) -> Partition:
         for found in await self._call(claim, lambda: backend.partitions(device.gpu_uuid)):
@@ -136,12 +186,72 @@ class Hardware:
             raise AssertionError(f"{device.device} has a placement, its catalogue entry has none")
         return await self._call(claim, lambda: backend.create_partition(known.gpu, profile, start))
 
+    async def _before(
+        self, claim: ClaimRef, gpu_uuid: str, sharing: Sharing, known: Sharing | None, backend: Backend
+    ) -> Sharing:
+        if sharing.strategy is Strategy.MPS:
+            if sharing.mode_before is None:
+                mode = known.mode_before if known is not None else None
+                mode = mode or await self._call(claim, lambda: backend.compute_mode(gpu_uuid))
+                sharing = replace(sharing, mode_before=mode)
+        elif sharing.interval_before is None:
+            interval = known.interval_before if known is not None else None
+            interval = interval or await self._call(claim, lambda: backend.time_slice(gpu_uuid))
+            sharing = replace(sharing, interval_before=interval)
+        return sharing
+
+    async def _unshare(self, record: Record, backend: Backend, uses: Uses) -> None:
+        """The way back: daemons first, so that no client is left when the mode lets everybody in."""
+        ours = []
+        for device in record.devices:
+            others = (held.sharing for holder, held in uses(device) if holder.claim.uid != record.claim.uid)
+            if (
+                device.sharing is not None
+                and device.sharing.changes
+                and not any(o is not None and o.changes for o in others)
+            ):
+                ours.append((device, device.sharing))
+        for daemon in dict.fromkeys(sharing.daemon for _, sharing in ours if sharing.daemon):
+            await self._call(record.claim, lambda d=daemon: backend.stop_mps(d))  # type: ignore[misc]
+        for device, sharing in ours:
+            if device.whole:
+                await self._restore(record.claim, device.gpu_uuid, sharing, backend)
+
+    async def _restore(self, claim: ClaimRef, uuid: str, sharing: Sharing, backend: Backend) -> None:
+        """Set a GPU to what it was, unless somebody has set it to something else meanwhile."""
+        if sharing.strategy is Strategy.MPS:
+            mode = sharing.mode_before or ComputeMode.DEFAULT
+            there = await self._call(claim, lambda: backend.compute_mode(uuid))
+            if there is ComputeMode.EXCLUSIVE_PROCESS and there is not mode:
+                await self._call(claim, lambda: backend.set_compute_mode(uuid, mode))
+        else:
+            interval = sharing.interval_before or TimeSlice.DEFAULT
+            if await self._call(claim, lambda: backend.time_slice(uuid)) is sharing.interval is not interval:
+                await self._call(claim, lambda: backend.set_time_slice(uuid, interval))
+
     @staticmethod
     async def _call(claim: ClaimRef, function: Callable[[], T]) -> T:
         try:
             return await in_daemon_thread(function)
         except BackendError as error:
             raise ClaimError(Reason.HARDWARE, f"claim {claim}: {error}") from error
+
+
+def _never_made(device: PreparedDevice) -> Partition:
+    """What a backend is asked to destroy in place of a partition that nobody got to see: it is gone."""
+    placement = device.placement
+    if placement is None:
+        raise AssertionError(f"{device.device} has no placement")
+    return Partition(
+        gpu_uuid=device.gpu_uuid,
+        profile=placement.profile,
+        profile_id=-1,
+        start=placement.start,
+        size=len(device.slots),
+        uuid="",
+        gi_id=-1,
+        ci_id=-1,
+    )
 
 
 def _is(found: Partition, device: PreparedDevice) -> bool:

@@ -7,10 +7,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from driver.claims.record import State
+from driver.claims.sharing import way_of
+from driver.devices.catalogue import Hold
 from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from driver.claims.record import PreparedDevice, Record
 
@@ -25,6 +27,8 @@ class Holders:
         """By GPU UUID, device and share id."""
         self._taken: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
         """How often each quantity is taken, by GPU UUID, device and name of the capacity."""
+        self._ways: defaultdict[tuple[str, str], dict[str, dict[str, Record]]] = defaultdict(dict)
+        """Holders of shares by GPU UUID and device, by how they share it, and by claim UID."""
 
     def add(self, record: Record) -> None:
         """A claim holds its devices."""
@@ -32,6 +36,9 @@ class Holders:
             self._groups[device.gpu_uuid][_group(record, device)][record.claim.uid] = record
             if device.share_id is not None and not device.admin:
                 self._shares[device.gpu_uuid, device.device, device.share_id] = record
+                self._ways[device.gpu_uuid, device.device].setdefault(way_of(device.sharing), {})[record.claim.uid] = (
+                    record
+                )
                 for name, value in device.consumed:
                     self._taken[device.gpu_uuid, device.device, name][value] += 1
 
@@ -49,6 +56,7 @@ class Holders:
                 share = (device.gpu_uuid, device.device, device.share_id)
                 if share in self._shares and self._shares[share].claim.uid == record.claim.uid:
                     del self._shares[share]
+                self._leave(device, record)
                 for name, value in device.consumed:
                     taken = self._taken[device.gpu_uuid, device.device, name]
                     taken[value] -= 1
@@ -70,6 +78,22 @@ class Holders:
             elif same := self._shares.get((device.gpu_uuid, device.device, device.share_id)):
                 yield same
 
+    def ways(self, device: PreparedDevice, *, except_for: str) -> dict[str, Record]:
+        """How claims share a device at the moment, with one claim for each way, other than that of this UID."""
+        found = {}
+        for way, records in self._ways.get((device.gpu_uuid, device.device), {}).items():
+            other = next((record for uid, record in records.items() if uid != except_for), None)
+            if other is not None:
+                found[way] = other
+        return found
+
+    def on(self, device: PreparedDevice) -> Iterator[tuple[Record, PreparedDevice]]:
+        """Every use of exactly this device, with its claim; looking in does not count."""
+        for holder in self.of(device.gpu_uuid):
+            for held in holder.devices:
+                if held.device == device.device and not held.admin:
+                    yield holder, held
+
     def taken(self, device: PreparedDevice, name: str, *, except_for: Record) -> Decimal:
         """How much of a capacity the shares of a device take, but for those of one claim."""
         amounts: Mapping[str, int] = self._taken.get((device.gpu_uuid, device.device, name), {})
@@ -78,6 +102,26 @@ class Holders:
         mine = (groups.get(group, {}).get(except_for.claim.uid) for group in (device.device, ""))
         known = next((record for record in mine if record is not None), None)
         return total - consumption(known, device, name) if known is not None else total
+
+    def _leave(self, device: PreparedDevice, record: Record) -> None:
+        ways = self._ways[device.gpu_uuid, device.device]
+        way = way_of(device.sharing)
+        if way in ways:
+            ways[way].pop(record.claim.uid, None)
+            if not ways[way]:
+                del ways[way]
+        if not ways:
+            del self._ways[device.gpu_uuid, device.device]
+
+
+def holds(records: Iterable[Record]) -> dict[str, tuple[Hold, ...]]:
+    """What claims hold, by GPU UUID; admin access holds nothing."""
+    found: defaultdict[str, set[Hold]] = defaultdict(set)
+    for record in records:
+        for device in record.devices:
+            if not device.admin:
+                found[device.gpu_uuid].add(Hold(device=device.device, offered=device.offered))
+    return {uuid: tuple(sorted(held, key=lambda hold: hold.device)) for uuid, held in found.items()}
 
 
 def consumption(record: Record, device: PreparedDevice, name: str) -> Decimal:

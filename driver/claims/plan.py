@@ -9,6 +9,7 @@ from driver.claims.config import resolve
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.holders import consumption
 from driver.claims.record import Placement, PreparedDevice, Record, State
+from driver.claims.sharing import plan_sharing
 from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
@@ -28,11 +29,13 @@ def plan(
     boot_id: str,
     prepared_at: str,
     metadata: str | None = None,
+    enforce_shares: bool = False,
 ) -> Record:
     """The record that a claim will have. ``devices`` is the node's catalogue, keyed by name.
 
-    Its state says whether hardware has to be changed for it. Raises ClaimError for a device that this node does not
-    have, the same share twice, and parameters that cannot be applied.
+    ``enforce_shares``: shares are held to what they take even if their class says nothing. The record's state says
+    whether hardware has to be changed for it. Raises ClaimError for a device that this node does not have, the same
+    share twice, and parameters that cannot be applied.
     """
     planned = tuple(
         _plan_device(result, allocation, devices=devices, pool=pool, driver=driver) for result in allocation.results
@@ -43,7 +46,10 @@ def plan(
             raise ClaimError(
                 Reason.INVALID_REQUEST, f"claim {allocation.claim} is allocated the same device or share twice: {name}"
             )
-    resolve(allocation, {result.device: devices[result.device].type for result in allocation.results}, driver=driver)
+    if allocation.configs or enforce_shares:
+        types = {result.device: devices[result.device].type for result in allocation.results}
+        applied = resolve(allocation, types, driver=driver)
+        planned = plan_sharing(allocation.claim, planned, known=devices, applied=applied, enforce=enforce_shares)
     changes = any(needs_hardware(device, devices[device.device]) for device in planned)
     return Record(
         claim=allocation.claim,
@@ -59,7 +65,10 @@ def plan(
 
 def needs_hardware(device: PreparedDevice, known: Device) -> bool:
     """Whether a device is made, or has to be made usable, by prepare. Admin access never changes anything."""
-    return not device.admin and (device.placement is not None or (device.whole and known.partitionable))
+    if device.admin:
+        return False
+    shared = device.sharing is not None and device.sharing.changes
+    return device.placement is not None or (device.whole and known.partitionable) or shared
 
 
 def check_overlap(record: Record, holders: Iterable[Record]) -> None:
@@ -108,6 +117,12 @@ def _collide(device: PreparedDevice, held: PreparedDevice, *, ending: bool) -> b
 def _in_use(device: PreparedDevice, held: PreparedDevice, record: Record, holder: Record) -> str:
     what = f"device {device.device}" + (f", share {device.share_id}," if device.share_id else "")
     part = "" if held.device == device.device else f" as part of {held.device}"
+    if holder.salvaged_from:
+        return (
+            f"{what} may still be used{part} by the claim with UID {holder.claim.uid}, whose damaged record was set "
+            f"aside as {holder.salvaged_from}; claim {record.claim} can have it once the kubelet unprepares that one, "
+            "or once that file is deleted because nothing uses the device any more"
+        )
     if holder.state is State.UNDOING:
         return (
             f"{what} is not free yet{part}: what was made for claim {holder.claim} (UID {holder.claim.uid}) could not "
@@ -148,4 +163,5 @@ def _plan_device(
         admin=result.admin,
         placement=placement,
         partition=known.partition,
+        offered=known.offered,
     )

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 from driver.claims.allocation import ClaimRef, check_ref
 from driver.claims.errors import ClaimError
+from driver.claims.sharing import Sharing, decode_sharing, encode_sharing
 from driver.devices.model import Partition
+from driver.devices.options import DeviceOptions, Partitioning, Shares, parse_shares
 
 T = TypeVar("T")
 
@@ -61,6 +63,12 @@ class PreparedDevice:
     """What prepare makes and unprepare destroys; None for devices that are there already."""
     partition: Partition | None = None
     """The MIG device, once it is known."""
+    sharing: Sharing | None = None
+    """How processes share it; None where nobody said anything about that."""
+    offered: DeviceOptions | None = None
+    """How its GPU was offered when the claim got it: the shape that it keeps meanwhile. None where nobody knows."""
+    unknown: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Fields of a newer version, also those inside ``placement`` and ``partition``."""
 
     @property
     def exclusive(self) -> bool:
@@ -83,7 +91,9 @@ class Record:
     """RFC 3339."""
     metadata: str | None = None
     """Directory in containers where they find device metadata files; None without any."""
-    unknown: dict[str, Any] = field(default_factory=dict)
+    salvaged_from: str = ""
+    """The damaged record that this one stands in for: it only says what may still be in use. Empty for a real one."""
+    unknown: dict[str, Any] = field(default_factory=dict, hash=False)
     """Fields of a newer version; they are kept, so that an upgrade after a downgrade finds them again."""
 
     def with_state(self, state: State) -> Record:
@@ -93,44 +103,48 @@ class Record:
 
 def encode(record: Record) -> bytes:
     """The file's content."""
-    claim = record.claim
-    return json.dumps(
-        {
-            **record.unknown,
-            "schema": SCHEMA,
-            "claim": {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid},
-            "allocation": record.allocation,
-            "bootID": record.boot_id,
-            "driver": record.driver,
-            "state": record.state,
-            "devices": [_encode_device(device) for device in record.devices],
-            "preparedAt": record.prepared_at,
-            **({"metadata": record.metadata} if record.metadata is not None else {}),
-        }
-    ).encode()  # indented, it would take the slow encoder
+    return json.dumps(_merged(record.unknown, _encode(record))).encode()  # indented, it would take the slow encoder
 
 
 def decode(data: bytes, *, uid: str) -> Record:
     """Read a file's content. Raises DamagedRecordError, also for a record that belongs to another UID."""
     try:
         raw = json.loads(data)
-        known = {"schema", "claim", "allocation", "bootID", "driver", "state", "devices", "preparedAt", "metadata"}
         record = Record(
             claim=check_ref(*(_a(str, raw["claim"][part]) for part in ("namespace", "name", "uid"))),
             allocation=_a(str, raw["allocation"]),
             boot_id=_a(str, raw["bootID"]),
             driver=_a(str, raw["driver"]),
             state=State(raw["state"]),
-            devices=tuple(_decode_device(device) for device in _a(list, raw["devices"])),
+            devices=tuple(decode_device(device) for device in _a(list, raw["devices"])),
             prepared_at=_a(str, raw["preparedAt"]),
             metadata=_a(str, raw["metadata"]) if raw.get("metadata") is not None else None,
-            unknown={key: value for key, value in raw.items() if key not in known},
+            salvaged_from=_a(str, raw.get("salvagedFrom", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ClaimError) as error:
         raise DamagedRecordError(f"{type(error).__name__}: {error}") from error
     if record.claim.uid != uid:
         raise DamagedRecordError(f"it belongs to claim UID {record.claim.uid}")
-    return record
+    return replace(record, unknown=unknown) if (unknown := _rest(raw, _encode(record))) else record
+
+
+def _encode(record: Record) -> dict[str, Any]:
+    claim = record.claim
+    raw: dict[str, Any] = {
+        "schema": SCHEMA,
+        "claim": {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid},
+        "allocation": record.allocation,
+        "bootID": record.boot_id,
+        "driver": record.driver,
+        "state": record.state,
+        "devices": [_merged(device.unknown, _encode_device(device)) for device in record.devices],
+        "preparedAt": record.prepared_at,
+    }
+    if record.metadata is not None:
+        raw["metadata"] = record.metadata
+    if record.salvaged_from:
+        raw["salvagedFrom"] = record.salvaged_from
+    return raw
 
 
 def _encode_device(device: PreparedDevice) -> dict[str, Any]:
@@ -161,12 +175,22 @@ def _encode_device(device: PreparedDevice) -> dict[str, Any]:
             "gi": part.gi_id,
             "ci": part.ci_id,
         }
+    if device.sharing is not None:
+        raw["sharing"] = encode_sharing(device.sharing)
+    if device.offered is not None:
+        shares = device.offered.shares
+        raw["offered"] = {
+            "partitioning": device.offered.partitioning,
+            "shares": str(shares.count or shares.mode),
+            "sharesMemoryReserve": shares.memory_reserve,
+        }
     return raw
 
 
-def _decode_device(raw: dict[str, Any]) -> PreparedDevice:
-    placement, partition = raw.get("placement"), raw.get("partition")
-    return PreparedDevice(
+def decode_device(raw: dict[str, Any]) -> PreparedDevice:
+    """One device of a record. Raises ValueError, KeyError, TypeError or AttributeError."""
+    placement, partition, offered = raw.get("placement"), raw.get("partition"), raw.get("offered")
+    device = PreparedDevice(
         requests=tuple(_a(str, request) for request in _a(list, raw["requests"])),
         pool=_a(str, raw["pool"]),
         device=_a(str, raw["device"]),
@@ -192,7 +216,43 @@ def _decode_device(raw: dict[str, Any]) -> PreparedDevice:
         )
         if partition
         else None,
+        sharing=decode_sharing(raw["sharing"]) if raw.get("sharing") is not None else None,
+        offered=_decode_offer(offered) if isinstance(offered, dict) else None,
     )
+    return replace(device, unknown=unknown) if (unknown := _rest(raw, _encode_device(device))) else device
+
+
+def _decode_offer(raw: dict[str, Any]) -> DeviceOptions | None:
+    try:
+        mode, count = parse_shares(_a(str, raw["shares"]))
+        return DeviceOptions(
+            partitioning=Partitioning(raw["partitioning"]),
+            shares=Shares(mode=mode, count=count, memory_reserve=_a(int, raw["sharesMemoryReserve"])),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None  # a newer version offers in ways that this one does not know; that is no damage
+
+
+def _rest(raw: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What a file says beyond what we would write, objects within objects too; lists are their owners' business."""
+    rest = {}
+    for key, value in raw.items():
+        if key not in known:
+            rest[key] = value
+        elif isinstance(value, dict) and isinstance(known[key], dict) and (inner := _rest(value, known[key])):
+            rest[key] = inner
+    return rest
+
+
+def _merged(unknown: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Known fields and those that were kept; where a name has become known meanwhile, what we know counts."""
+    if not unknown:
+        return known
+    merged = {**unknown, **known}
+    for key, value in unknown.items():
+        if isinstance(value, dict) and isinstance(known.get(key), dict):
+            merged[key] = _merged(value, known[key])
+    return merged
 
 
 def _a(kind: type[T], value: Any) -> T:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from driver.devices.model import ContainerEdits, Event, Gpu, Inventory, MigProfile, Partition
+from driver.devices.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class BackendError(Exception):
@@ -12,7 +16,7 @@ class BackendError(Exception):
 
 
 class Backend(Protocol):
-    """Blocking and thread-safe; the driver calls it from worker threads, except for the two edits methods.
+    """Blocking and thread-safe; the driver calls it from worker threads, except for the methods that give edits.
 
     A backend never raises for one odd GPU: it reports what is known of it and a fault that says why.
     """
@@ -66,6 +70,49 @@ class Backend(Protocol):
 
         Raises BackendError when there are partitions, or when the mode cannot be switched without a reset.
         """
+        ...
+
+    def time_slice(self, gpu_uuid: str) -> TimeSlice:
+        """How long processes compute in turn on a GPU at this moment. Raises BackendError."""
+        ...
+
+    def set_time_slice(self, gpu_uuid: str, interval: TimeSlice) -> None:
+        """Change that for all processes on a GPU. Raises BackendError where the GPU has no such setting."""
+        ...
+
+    def compute_mode(self, gpu_uuid: str) -> ComputeMode:
+        """Which processes may compute on a GPU at this moment. Raises BackendError."""
+        ...
+
+    def set_compute_mode(self, gpu_uuid: str, mode: ComputeMode) -> None:
+        """Change that; processes that compute already go on. Raises BackendError."""
+        ...
+
+    def start_mps(self, daemon: MpsDaemon) -> None:
+        """See to it that a control daemon runs with these limits; returns once it answers, or raises BackendError.
+
+        One that runs is adopted, whoever started it: only its limits are changed, for clients that come from then on.
+        It outlives this process and its container. Takes a few seconds at the most.
+        """
+        ...
+
+    def stop_mps(self, daemon_id: str) -> None:
+        """End a control daemon with all its servers, and remove its directories; one that is gone is a success.
+
+        Raises BackendError when it may still run.
+        """
+        ...
+
+    def mps_runs(self, daemon_id: str) -> bool:
+        """Whether a control daemon lives. Quick, no call of the hardware."""
+        ...
+
+    def sweep_mps(self, keep: Collection[str]) -> None:
+        """Remove the directories of daemons that ended long ago, by a reboot for instance, other than these."""
+        ...
+
+    def mps_edits(self, daemon_id: str, limits: MpsLimits) -> ContainerEdits:
+        """Edits for the clients of a daemon, beside those of the device. Cheap: called on the prepare path, no I/O."""
         ...
 
     def processes(self, gpu_uuid: str) -> int:

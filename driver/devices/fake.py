@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 import uuid
@@ -11,7 +12,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from driver.devices.backend import BackendError
-from driver.devices.hardware_state import DamagedStateError, GpuState, HardwareState, Instance, MigState, StateFile
+from driver.devices.hardware_state import (
+    DamagedStateError,
+    GpuState,
+    HardwareState,
+    Instance,
+    MigState,
+    MpsState,
+    StateFile,
+)
 from driver.devices.model import (
     Cause,
     Cleared,
@@ -27,13 +36,16 @@ from driver.devices.model import (
     Partition,
     partition_device_name,
 )
+from driver.devices.mps_edits import client_edits, long_gone
+from driver.devices.sharing import ComputeMode, TimeSlice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from driver.devices.model import MigProfile
     from driver.devices.profile import Profile
+    from driver.devices.sharing import MpsDaemon, MpsLimits
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +67,7 @@ class FakeBackend:
         self._inventory = profile.inventory()
         self._name = name
         self._boot_id = boot_id
+        self._mps = state_dir / "mps"
         self._file = StateFile(state_dir)
         self._closed = threading.Event()
         self._by_uuid = {gpu.uuid: gpu for gpu in self._inventory.gpus}
@@ -72,7 +85,7 @@ class FakeBackend:
         self._reported: HardwareState | None = None
         self._mutex = threading.Lock()
         try:
-            state_dir.mkdir(parents=True, exist_ok=True)
+            self._mps.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             logger.warning("fake hardware: %s; faults cannot be injected", error)
         self._signature = self._file.signature()
@@ -109,7 +122,7 @@ class FakeBackend:
         else:
             name = partition_device_name(gpu.name, partition.profile, partition.profile_id, partition.start)
             device_uuid = partition.uuid
-            cap = FIRST_CAP + gpu.minor * CAPS_PER_GPU + partition.gi_id * CAPS_PER_INSTANCE
+            cap = FIRST_CAP + (gpu.minor or 0) * CAPS_PER_GPU + partition.gi_id * CAPS_PER_INSTANCE
             caps = (cap, cap + 1 + partition.ci_id)
             paths = [f"/dev/nvidia{gpu.minor}", *(f"/dev/nvidia-caps/nvidia-cap{number}" for number in caps)]
         major, minor = NULL_DEVICE
@@ -158,6 +171,87 @@ class FakeBackend:
                 raise BackendError(f"{what}: Not Supported: it needs a reset of the GPU")
             self._cut(gpu.uuid, MigState(enabled=False))
 
+    def time_slice(self, gpu_uuid: str) -> TimeSlice:
+        """As the state file has it."""
+        self._refresh()
+        self._well(gpu_uuid, "read the time slice")
+        return self._state.time_slice.get(gpu_uuid, TimeSlice.DEFAULT)
+
+    def set_time_slice(self, gpu_uuid: str, interval: TimeSlice) -> None:
+        """Set it, after the injected latency."""
+        what = f"set the time slice of {gpu_uuid} to {interval}"
+        with self._operation(gpu_uuid, what):
+            self._known(gpu_uuid, what)
+            others = {uuid: known for uuid, known in self._state.time_slice.items() if uuid != gpu_uuid}
+            changed = others if interval is TimeSlice.DEFAULT else {**others, gpu_uuid: interval}
+            self._change(time_slice=changed)
+
+    def compute_mode(self, gpu_uuid: str) -> ComputeMode:
+        """As the state file has it."""
+        self._refresh()
+        self._well(gpu_uuid, "read the compute mode")
+        return self._state.compute_mode.get(gpu_uuid, ComputeMode.DEFAULT)
+
+    def set_compute_mode(self, gpu_uuid: str, mode: ComputeMode) -> None:
+        """Set it, after the injected latency."""
+        what = f"set the compute mode of {gpu_uuid} to {mode}"
+        with self._operation(gpu_uuid, what):
+            self._known(gpu_uuid, what)
+            others = {uuid: known for uuid, known in self._state.compute_mode.items() if uuid != gpu_uuid}
+            self._change(compute_mode=others if mode is ComputeMode.DEFAULT else {**others, gpu_uuid: mode})
+
+    def start_mps(self, daemon: MpsDaemon) -> None:
+        """Note that it runs, and make its directories, after the injected latency."""
+        what = f"start MPS daemon {daemon.id}"
+        with self._operation(daemon.gpu_uuids[0], what):
+            rivals = [
+                name
+                for name, other in self._state.mps.items()
+                if name != daemon.id and not set(other.devices).isdisjoint(daemon.devices)
+            ]
+            if rivals:  # the compute mode lets one server in
+                raise BackendError(f"{what}: daemon {rivals[0]} has its device already")
+            for part in ("pipe", "log", "shm"):
+                (self._mps / daemon.id / part).mkdir(mode=0o755, parents=True, exist_ok=True)
+            state = MpsState(
+                gpus=daemon.gpu_uuids,
+                devices=daemon.devices,
+                memory_mib=daemon.memory_mib,
+                thread_percentage=daemon.thread_percentage,
+                multi_user=daemon.multi_user,
+            )
+            if self._state.mps.get(daemon.id) != state:
+                self._change(mps={**self._state.mps, daemon.id: state})
+
+    def stop_mps(self, daemon_id: str) -> None:
+        """Forget it, and remove its directories, after the injected latency."""
+        self._refresh()
+        what = f"stop MPS daemon {daemon_id}"
+        known = self._state.mps.get(daemon_id)
+        if known is None:
+            shutil.rmtree(self._mps / daemon_id, ignore_errors=True)
+            return
+        with self._operation(known.gpus[0], what):
+            self._change(mps={name: state for name, state in self._state.mps.items() if name != daemon_id})
+            if (self._mps / daemon_id).exists():
+                shutil.rmtree(self._mps / daemon_id)
+
+    def mps_runs(self, daemon_id: str) -> bool:
+        """Whether the state file has it."""
+        self._refresh()
+        return daemon_id in self._state.mps
+
+    def sweep_mps(self, keep: Collection[str]) -> None:
+        """Remove what nobody needs any more."""
+        for left in long_gone(self._mps, keep):
+            if not self.mps_runs(left.name):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def mps_edits(self, daemon_id: str, limits: MpsLimits) -> ContainerEdits:
+        """What clients of a real daemon get; the directories are there and nobody listens."""
+        base = self._mps / daemon_id
+        return client_edits(pipes=str(base / "pipe"), shm=str(base / "shm"), limits=limits)
+
     def processes(self, gpu_uuid: str) -> int:
         """None ever: containers get no GPU that could run anything."""
         self._known(gpu_uuid, "count processes")
@@ -199,6 +293,10 @@ class FakeBackend:
                 known = {**self._reported.mig, gpu_uuid: mig}
                 self._reported = self._reported.model_copy(update={"mig": known})
 
+    def _change(self, **parts: object) -> None:
+        """Write parts of the state anew. Call it inside ``_operation``."""
+        self._write(self._state.model_copy(update=parts))
+
     def _write(self, state: HardwareState) -> None:
         self._file.write(state)
         self._state = state
@@ -208,6 +306,11 @@ class FakeBackend:
         if gpu is None:
             raise BackendError(f"{what}: Not Found: there is no GPU {gpu_uuid}")
         return gpu
+
+    def _well(self, gpu_uuid: str, what: str) -> None:
+        self._known(gpu_uuid, what)
+        if self._state.gpus.get(gpu_uuid, WELL).lost:
+            raise BackendError(f"{what} of {gpu_uuid}: GPU is lost")
 
     def _mig(self, state: HardwareState, gpu_uuid: str) -> MigState:
         return state.mig.get(gpu_uuid) or self._at_boot.get(gpu_uuid) or MigState(enabled=False)
@@ -260,7 +363,7 @@ class FakeBackend:
                     state = None
                 if state is not None:
                     current = state.in_boot(self._boot_id)
-                    fresh = fresh.model_copy(update={"gpus": current.gpus, "mig": current.mig})
+                    fresh = current.model_copy(update={"profile": self._name, "devices": names})
                 if (starting or state is None) and fresh != state:
                     self._file.write(fresh)
                 self._signature = self._file.signature()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from driver.devices.sharing import ComputeMode, TimeSlice
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -56,6 +58,16 @@ class MigState(_Part):
     instances: tuple[Instance, ...] = ()
 
 
+class MpsState(_Part):
+    """A control daemon of MPS that runs."""
+
+    gpus: tuple[str, ...]
+    devices: tuple[str, ...]
+    memory_mib: tuple[int | None, ...] = Field(alias="memoryMiB")
+    thread_percentage: int | None = Field(default=None, alias="threadPercentage")
+    multi_user: bool = Field(default=False, alias="multiUser")
+
+
 class HardwareState(_Part):
     """Everything that the fake hardware remembers."""
 
@@ -67,10 +79,18 @@ class HardwareState(_Part):
     """State by UUID; a GPU without an entry is well."""
     mig: dict[str, MigState] = {}
     """How GPUs are cut, by UUID; one without an entry is as its profile says."""
+    time_slice: dict[str, TimeSlice] = Field(default={}, alias="timeSlice")
+    """By UUID; Default without an entry."""
+    compute_mode: dict[str, ComputeMode] = Field(default={}, alias="computeMode")
+    """By UUID; DEFAULT without an entry."""
+    mps: dict[str, MpsState] = {}
+    """Daemons by id."""
 
     def in_boot(self, boot_id: str) -> HardwareState:
         """This state as a node sees it now: a reboot mends every GPU, and takes away what was cut by hand."""
-        return self if boot_id == self.boot_id else self.model_copy(update={"boot_id": boot_id, "gpus": {}, "mig": {}})
+        if boot_id == self.boot_id:
+            return self
+        return HardwareState(boot_id=boot_id, profile=self.profile, devices=self.devices)
 
 
 Signature = tuple[int, int, int] | None

@@ -8,13 +8,18 @@ import pytest
 from driver.cdi.directory import SpecDirectory
 from driver.claims.prepare import Engine
 from driver.claims.records import Records
+from driver.claims.salvage import salvage
 from driver.devices.catalogue import Device
 from driver.devices.model import ContainerEdits, DeviceNode, Gpu
+from driver.devices.mps_edits import client_edits
+from driver.devices.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 from driver.kube.client import ApiError
 from driver.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from driver.claims.record import Record
 
 DRIVER = "gpu.nvidia.com"
 POOL = "node-1"
@@ -39,7 +44,28 @@ def gpu(minor: int) -> Gpu:
 
 
 class Hardware:
-    """A backend of which the engine needs only the edits."""
+    """A backend of which the engine needs little more than the edits: its GPUs share as they are told."""
+
+    def time_slice(self, gpu_uuid: str) -> TimeSlice:
+        return TimeSlice.DEFAULT
+
+    def compute_mode(self, gpu_uuid: str) -> ComputeMode:
+        return ComputeMode.DEFAULT
+
+    def set_time_slice(self, gpu_uuid: str, interval: TimeSlice) -> None:
+        pass
+
+    def set_compute_mode(self, gpu_uuid: str, mode: ComputeMode) -> None:
+        pass
+
+    def start_mps(self, daemon: MpsDaemon) -> None:
+        assert daemon.devices
+
+    def stop_mps(self, daemon_id: str) -> None:
+        pass
+
+    def mps_edits(self, daemon_id: str, limits: MpsLimits) -> ContainerEdits:
+        return client_edits(pipes=f"/mps/{daemon_id}/pipe", shm=f"/mps/{daemon_id}/shm", limits=limits)
 
     def common_edits(self) -> ContainerEdits:
         return ContainerEdits(env=("COMMON=1",))
@@ -91,6 +117,7 @@ class Node:
             root / "plugin" / "claims",
             boot_id=boot_id,
             quarantined=lambda path, problem: self.quarantined.append((path, problem)),
+            salvage=lambda uid, path: self.salvaged(uid, path, boot_id),
         )
         self.cdi_root = root / "cdi"
         self.specs = SpecDirectory(self.cdi_root, driver=DRIVER)
@@ -105,6 +132,15 @@ class Node:
             boot_id=boot_id,
             metrics=Metrics(driver_name=DRIVER),
             **more,
+        )
+
+    def salvaged(self, uid: str, path: Path, boot_id: str) -> Record | None:
+        content = self.specs.read(uid)
+        if content is None:
+            return None
+        told = path.read_bytes()
+        return salvage(
+            uid, told, content, path=str(path), devices=self.inventory, driver=DRIVER, pool=POOL, boot_id=boot_id
         )
 
     async def known(self) -> Any:

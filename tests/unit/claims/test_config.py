@@ -28,11 +28,13 @@ def config(parameters: dict[str, Any], *, requests: tuple[str, ...] = (), source
 
 
 def resolved(*configs: dict[str, Any], results: Any = None, types: Any = None) -> Any:
+    """What applies to each device, by its name, where something does."""
     results = results or [result("gpu-0")]
     obj = claim(*results, config=list(configs))
     ref = ClaimRef("default", "claim", obj["metadata"]["uid"])
     allocation = read_allocation(obj, ref=ref, driver=DRIVER)
-    return resolve(allocation, types or {r["device"]: "gpu" for r in results}, driver=DRIVER)
+    applied = resolve(allocation, types or {r["device"]: "gpu" for r in results}, driver=DRIVER)
+    return {r["device"]: one.config for r, one in zip(results, applied, strict=True) if one.config is not None}
 
 
 @pytest.mark.parametrize(
@@ -145,13 +147,6 @@ def test_parameters_of_other_drivers_are_none_of_our_business() -> None:
     foreign = {"source": "FromClaim", "opaque": {"driver": "net.example.com", "parameters": {"kind": "Anything"}}}
 
     assert resolved(foreign) == {}
-
-
-def test_sharing_that_nobody_would_enforce_is_refused() -> None:
-    with pytest.raises(ClaimError) as failure:
-        resolved(config({**GPU, "sharing": {"strategy": "MPS"}}))
-
-    assert "'MPS' is not available in this version" in str(failure.value)
 
 
 def test_a_partition_takes_its_own_kind() -> None:

@@ -85,11 +85,11 @@ def files_of(root: Path) -> set[str]:
 
 
 @contextlib.asynccontextmanager
-async def fresh_node() -> Any:
+async def fresh_node(**options: Any) -> Any:
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory) / "inner" / "root"
         root.mkdir(parents=True)
-        yield Path(directory), await Node(root, ClaimApi()).start()
+        yield Path(directory), await Node(root, ClaimApi(), **options).start()
 
 
 def is_ours(path: str) -> bool:
@@ -123,7 +123,7 @@ async def test_any_allocation_is_prepared_or_refused_with_a_reason(
         {"source": "FromClaim", "requests": requests, "opaque": {"driver": DRIVER, "parameters": given}}
         for given in parameters
     ]
-    async with fresh_node() as (root, node):
+    async with fresh_node(enforce_shares=bool(requests)) as (root, node):
         claim = {
             "metadata": {"namespace": "default", "name": "claim", "uid": "uid-1"},
             "status": {"allocation": {"devices": {"results": results, "config": configs}}},

@@ -13,6 +13,8 @@ from driver.claims.errors import ClaimError
 from driver.claims.holders import Holders, consumption
 from driver.claims.plan import check_overlap
 from driver.claims.record import PreparedDevice, Record, State
+from driver.claims.sharing import Sharing, Strategy
+from driver.devices.sharing import TimeSlice
 
 GPU = "GPU-0"
 
@@ -150,3 +152,25 @@ def test_the_index_decides_as_a_look_at_everything_does(written: list[Record], w
     others = [each for uid, each in current.items() if uid != "a"]
     taken = sum((consumption(each, wish, "memory") for each in others), Decimal())
     assert held.taken(wish, "memory", except_for=wanted) == taken
+
+
+def test_ways_of_sharing_are_known_by_one_claim_each_and_forgotten_with_the_last() -> None:
+    held = Holders()
+    long = Sharing(strategy=Strategy.TIME_SLICING, interval=TimeSlice.LONG)
+    records = [
+        record("a", replace(device(share="1"), sharing=long)),
+        record("b", replace(device(share="2"), sharing=long)),
+        record("c", device(share="3")),
+    ]
+    for one in records:
+        held.add(one)
+
+    ways = held.ways(device(share="4"), except_for="a")
+    for one in records:
+        held.discard(one)
+
+    assert {way: holder.claim.uid for way, holder in ways.items()} == {
+        "time slicing with interval Long": "b",
+        "time slicing as it is": "c",
+    }
+    assert held.ways(device(share="4"), except_for="x") == {}

@@ -30,6 +30,7 @@ from driver.devices.catalogue import catalogue
 from driver.devices.fake import FakeBackend
 from driver.devices.fault import inject
 from driver.devices.options import DeviceOptions, Options, Partitioning
+from driver.devices.sharing import ComputeMode
 from driver.observe.metrics import Metrics
 
 from .conftest import DRIVER, POOL, ClaimApi, Node, result
@@ -41,6 +42,12 @@ DEVICES = [
 ]
 SHARES = ["0b0c1d6c-1c3b-4f6e-9d0a-00000000000" + digit for digit in "12"]
 NAMES = ["a", "b", "c", "d"]
+KINDS = ("GpuConfig", "MigDeviceConfig")
+BY_CLASS: dict[str, list[dict[str, Any]]] = {
+    "b": [{"kind": kind, "sharing": {"strategy": "MPS"}} for kind in KINDS],
+    "c": [{"kind": KINDS[0], "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}}}],
+}
+"""How the classes of some claims say that devices are shared."""
 USES = st.sampled_from([{}, {}, {}, {"shareID": SHARES[0]}, {"shareID": SHARES[1]}, {"adminAccess": True}])
 ALLOCATIONS = st.lists(st.tuples(st.sampled_from(DEVICES), USES), min_size=1, max_size=2, unique_by=lambda one: one[0])
 
@@ -135,7 +142,7 @@ class NodeMachine(RuleBasedStateMachine):
         uid = known["metadata"]["uid"] if known else str(uuid.UUID(int=self.created))
         claim = {
             "metadata": {"namespace": "default", "name": name, "uid": uid},
-            "status": {"allocation": {"devices": {"results": results}}},
+            "status": {"allocation": {"devices": {"results": results, "config": configs(name)}}},
         }
         self.api.claims[name] = self.claims[uid] = claim
 
@@ -263,7 +270,7 @@ class NodeMachine(RuleBasedStateMachine):
         async def once() -> None:
             task = asyncio.create_task(self.driver.engine.undo_leftovers())
             await asyncio.sleep(0.01)
-            await asyncio.gather(*self.driver.engine._undoing.values())
+            await asyncio.gather(*self.driver.engine._undo.tasks.values())
             task.cancel()
 
         self.run(once())
@@ -295,6 +302,14 @@ class NodeMachine(RuleBasedStateMachine):
             for device in record.devices:
                 if device.partition is not None and not device.admin and record.state is State.PREPARED:
                     assert device.partition in self.driver.hardware.partitions(device.gpu_uuid), (uid, results)
+                sharing = device.sharing
+                if sharing is not None and sharing.daemon and record.state is State.PREPARED:
+                    assert self.driver.hardware.mps_runs(sharing.daemon), (uid, results)
+                if sharing is not None and device.whole and sharing.changes and record.state is State.PREPARED:
+                    mode = self.driver.hardware.compute_mode(device.gpu_uuid)
+                    interval = self.driver.hardware.time_slice(device.gpu_uuid)
+                    exclusive = ComputeMode.EXCLUSIVE_PROCESS if sharing.daemon else ComputeMode.DEFAULT
+                    assert (mode, interval) == (exclusive, sharing.interval), (uid, results)
 
     def teardown(self) -> None:
         """In the end every claim is unprepared, the hardware is well, and nothing is left."""
@@ -307,12 +322,24 @@ class NodeMachine(RuleBasedStateMachine):
                 self.undo_what_is_left()
                 assert not list((self.directory / "plugin/claims").glob("*.json"))
                 assert self.driver.spec_files() == []
+                left = self.driver.hardware._state
+                assert not left.mps
+                assert not left.compute_mode
+                assert not left.time_slice
                 for gpu in self.driver.hardware.inventory().gpus:
                     assert gpu.partitions == ()
                 assert not (self.directory / "plugin/quarantine").exists()
         finally:
             self.loop.close()
             shutil.rmtree(self.directory)
+
+
+def configs(name: str) -> list[dict[str, Any]]:
+    version = {"apiVersion": "resource.nvidia.com/v1beta1"}
+    return [
+        {"source": "FromClass", "opaque": {"driver": DRIVER, "parameters": {**version, **parameters}}}
+        for parameters in BY_CLASS.get(name, [])
+    ]
 
 
 def impossible(results: list[dict[str, Any]]) -> bool:

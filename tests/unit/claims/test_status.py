@@ -124,3 +124,51 @@ async def test_an_unprepared_claim_is_not_written_any_more(api: Api) -> None:
     task.cancel()
 
     assert await statuses(api) == []
+
+
+class Known(list[Record]):
+    """Records that are read back as they are."""
+
+    def read(self, uid: str) -> Record | None:
+        return next((record for record in self if record.claim.uid == uid), None)
+
+
+async def test_a_status_that_a_dead_process_did_not_write_is_written_at_the_next_start(
+    api: Api, writer: StatusWriter
+) -> None:
+    claims = Claims(api)
+    claim = await claims.allocated("claim", "gpu-0")
+
+    await writer.catch_up(Known([record(claim)]))  # type: ignore[arg-type]
+
+    async def written() -> bool:
+        return bool((await claims.read(claim))["status"].get("devices"))
+
+    await eventually(written)
+
+
+async def test_a_status_that_is_there_is_not_written_again(api: Api, writer: StatusWriter) -> None:
+    claims = Claims(api)
+    claim = await claims.allocated("claim", "gpu-0")
+    writer.want(record(claim))
+
+    async def written() -> dict[str, Any] | None:
+        found = await claims.read(claim)
+        return found if found["status"].get("devices") else None
+
+    before = await eventually(written)
+
+    await writer.catch_up(Known([record(claim)]))  # type: ignore[arg-type]
+
+    assert not writer._wanted
+    assert await claims.read(claim) == before
+
+
+async def test_a_claim_that_is_gone_needs_no_status(api: Api, writer: StatusWriter) -> None:
+    claims = Claims(api)
+    claim = await claims.allocated("claim", "gpu-0")
+    await claims.delete(claim)
+
+    await writer.catch_up(Known([record(claim)]))  # type: ignore[arg-type]
+
+    assert not writer._wanted

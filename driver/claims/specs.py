@@ -1,0 +1,110 @@
+"""The CDI spec and the metadata files of a claim, from its record: a pure function of it, and where that is kept."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from driver.cdi import spec
+from driver.claims.errors import ClaimError, Reason
+from driver.claims.sharing import client_limits
+from driver.devices.backend import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from driver.cdi.directory import SpecDirectory
+    from driver.claims.allocation import ClaimRef
+    from driver.claims.metadata import MetadataFiles
+    from driver.claims.record import PreparedDevice, Record
+    from driver.devices.backend import Backend
+    from driver.devices.catalogue import Device
+    from driver.devices.model import ContainerEdits
+    from driver.observe.metrics import Metrics
+
+
+class ClaimSpecs:
+    """What containers find of a claim. All methods raise ClaimError."""
+
+    def __init__(
+        self, specs: SpecDirectory, *, driver_name: str, metrics: Metrics, metadata: MetadataFiles | None
+    ) -> None:
+        self._specs = specs
+        self._driver = driver_name
+        self._metrics = metrics
+        self._metadata = metadata
+
+    @property
+    def with_metadata(self) -> bool:
+        """Whether containers get files with the devices' attributes."""
+        return self._metadata is not None
+
+    def settled(self, ref: ClaimRef) -> bool:
+        """Whether the spec of a claim is in place."""
+        with self._about("write", ref):
+            return self._specs.settled(ref.uid)
+
+    def write(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
+        """Write what a record says."""
+        with self._metrics.phase("cdi"):
+            if self._metadata:
+                self._metadata.write(record)
+            content = self._render(record, backend, devices)
+            with self._about("write", record.claim):
+                self._specs.write(record.claim.uid, content)
+
+    def restore(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bool:
+        """Write a spec that is missing, and the files that it mounts; whether it was. Raises OSError too."""
+        if self._specs.settled(record.claim.uid):
+            return False
+        self.write(record, backend, devices)
+        return True
+
+    def remove(self, ref: ClaimRef) -> None:
+        """Remove the spec of a claim, if there is one."""
+        with self._about("remove", ref):
+            if self._specs.exists(ref.uid):  # a directory that is read-only refuses even what has nothing to do
+                self._specs.remove(ref.uid)
+
+    def forget(self, ref: ClaimRef) -> None:
+        """Remove the metadata files of a claim."""
+        if self._metadata:
+            self._metadata.remove(ref)
+
+    @contextlib.contextmanager
+    def _about(self, verb: str, ref: ClaimRef) -> Iterator[None]:
+        """Say which file of which claim an error is about."""
+        try:
+            yield
+        except OSError as error:
+            path = self._specs.path(ref.uid)
+            raise ClaimError(Reason.CDI, f"cannot {verb} CDI spec {path}: {error.strerror}") from error
+
+    def _render(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bytes:
+        try:
+            return spec.render(
+                self._driver,
+                backend.common_edits(),
+                {
+                    spec.device_name(record.claim.uid, device.device, device.share_id): self._edits(
+                        record, device, backend, devices
+                    )
+                    for device in record.devices
+                },
+            )
+        except spec.SpecError as error:
+            raise ClaimError(Reason.CDI, f"claim {record.claim}: {error}") from error
+        except BackendError as error:
+            raise ClaimError(Reason.HARDWARE, f"claim {record.claim}: {error}") from error
+
+    def _edits(
+        self, record: Record, device: PreparedDevice, backend: Backend, devices: Mapping[str, Device]
+    ) -> ContainerEdits:
+        edits = backend.device_edits(devices[device.device].gpu, device.partition)
+        if device.sharing is not None and device.sharing.daemon:
+            more = backend.mps_edits(device.sharing.daemon, client_limits(device))
+            edits = replace(edits, env=edits.env + more.env, mounts=edits.mounts + more.mounts)
+        if self._metadata:
+            edits = replace(edits, mounts=edits.mounts + self._metadata.edits(record, device).mounts)
+        return edits

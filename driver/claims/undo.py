@@ -1,0 +1,166 @@
+"""The way back: what was made for a claim is taken back when the claim ends, or as soon after as the hardware lets us.
+
+A record in state ``UNDOING`` says what is left to do. Whoever finds one may do it; it can be done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from driver.claims.errors import ClaimError, Reason
+from driver.claims.record import State
+from driver.devices.backend import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from driver.claims.allocation import ClaimRef
+    from driver.claims.hardware import Hardware
+    from driver.claims.record import Record
+    from driver.claims.records import Records
+    from driver.claims.specs import ClaimSpecs
+    from driver.devices.backend import Backend
+    from driver.devices.catalogue import Device
+
+logger = logging.getLogger(__name__)
+
+# A pod's end does not wait longer for hardware that does not answer; the rest is done when it does.
+PATIENCE = 20.0
+AGAIN = 10.0
+
+
+class Undo:
+    """Takes back what records say was made. Undoing one record goes on while its caller has gone."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        specs: ClaimSpecs,
+        hardware: Hardware,
+        devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Device]]]],
+        boot_id: str,
+    ) -> None:
+        self._records = records
+        self._specs = specs
+        self._hardware = hardware
+        self._devices = devices
+        self._boot_id = boot_id
+        self.released = asyncio.Event()
+        """Set, and replaced, when a claim has let go of its devices."""
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        """What is being undone, by claim UID."""
+
+    async def leftovers(self) -> None:
+        """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
+        while True:
+            try:
+                await self._records.refresh()
+            except ClaimError as error:
+                logger.error("what is left to undo cannot be read: %s", error)
+            for record in self._records:
+                if record.state is State.UNDOING:
+                    self.start(record)
+            await asyncio.sleep(AGAIN)
+
+    async def retire(self, old: Record, deadline: float) -> None:
+        """Undo what a claim had before: another allocation, another boot, or an unprepare that is not through."""
+        if old.boot_id == self._boot_id and makes(old):
+            async with self._records.exclusive() as changes:
+                if self._records.read(old.claim.uid) != old:
+                    raise ClaimError(
+                        Reason.REPLACED, f"claim {old.claim} is in the hands of another instance of the driver just now"
+                    )
+                self._specs.remove(old.claim)
+                old = old.with_state(State.UNDOING)
+                changes.put(old)
+            undo = self.start(old)
+            await asyncio.wait({undo}, timeout=max(deadline - time.monotonic(), 0))
+            if self._records.read(old.claim.uid) is not None:
+                names = ", ".join(device.device for device in old.devices)
+                raise ClaimError(
+                    Reason.HARDWARE,
+                    f"claim {old.claim} has a new allocation, but {names} of the former one could not be undone yet",
+                )
+
+    async def release(self, record: Record) -> None:
+        """Undo the record of a claim that has ended, and wait for that only so long."""
+        record = record.with_state(State.UNDOING)
+        stored = None
+        try:
+            await self._store(record)
+        except ClaimError as error:  # a full disk must not keep the pod; without the note only a crash would matter
+            stored = error
+        undo = self.start(record, noted=stored is None)
+        await asyncio.wait({undo}, timeout=PATIENCE)
+        if self._records.read(record.claim.uid) is not None:
+            if stored is not None:
+                raise stored
+            logger.error("what was made for claim %s is not undone yet; the pod does not wait for it", record.claim)
+
+    async def take_back(self, record: Record, backend: Backend) -> None:
+        """After a failed change, in our turn: leave nothing behind, or a record that says what may be left."""
+        try:
+            await self._hardware.undo(record, backend, self._records.held.on)
+        except ClaimError as error:
+            logger.error("%s; what may be left is undone later", error)
+            await self._store(record.with_state(State.UNDOING))
+        else:
+            await self.drop(record.claim)
+
+    async def drop(self, claim: ClaimRef) -> None:
+        """Remove a record; whoever waits for its devices looks again."""
+        async with self._records.exclusive() as changes:
+            self._specs.remove(claim)  # an instance that has just started may have restored it
+            changes.remove(claim.uid)
+        self.released.set()
+        self.released = asyncio.Event()
+
+    def start(self, record: Record, *, noted: bool = True) -> asyncio.Task[None]:
+        """Undo a record in the background, or join the undo that is under way; ``noted``: the file says so too."""
+        uid = record.claim.uid
+        task = self.tasks.get(uid)
+        if task is None:
+            task = asyncio.create_task(self._undo(record, noted), name=f"undo {uid}")
+            self.tasks[uid] = task
+            task.add_done_callback(lambda _: self.tasks.pop(uid, None))
+        return task
+
+    async def _undo(self, record: Record, noted: bool) -> None:
+        """Destroy what was made for a record, then remove it. Errors are logged; the record stays for the next try."""
+        try:
+            if record.boot_id != self._boot_id:  # what was made before a reboot is gone with it
+                await self.drop(record.claim)
+                return
+            backend, _ = await self._devices()
+            async with self._hardware.turn(record, deadline=time.monotonic() + PATIENCE):
+                known = await on_disk(self._records, record)
+                if known is None or (noted and known.state is not State.UNDOING):
+                    return  # another instance was quicker, and the device may be somebody else's by now
+                await self._hardware.undo(record, backend, self._records.held.on)
+                await self.drop(record.claim)
+        except (ClaimError, BackendError) as error:
+            logger.error("what was made for claim %s is not undone yet, trying again later: %s", record.claim, error)
+
+    async def _store(self, record: Record) -> None:
+        async with self._records.exclusive() as changes:
+            changes.put(record)
+
+
+async def on_disk(records: Records, record: Record) -> Record | None:
+    """The record as it is now, if it is there and for the same allocation, with the index refreshed."""
+    async with records.exclusive():
+        known = records.read(record.claim.uid)
+    same = known is not None and (known.allocation, known.boot_id) == (record.allocation, record.boot_id)
+    return known if same else None
+
+
+def makes(record: Record) -> bool:
+    """Whether hardware was changed for this claim in a way that has to be undone."""
+    return any(
+        not device.admin and (device.placement is not None or (device.sharing is not None and device.sharing.changes))
+        for device in record.devices
+    )

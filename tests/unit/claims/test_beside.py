@@ -1,0 +1,75 @@
+"""What others do on the node meanwhile: another instance, an administrator."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from .conftest import ClaimApi, Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_an_unprepare_through_another_instance_while_the_claim_is_read_leaves_one_story(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    other = await Node(tmp_path, api).start()
+
+    async def meanwhile() -> None:
+        api.on_get = None
+        assert await other.unprepare(claim) is None
+
+    api.on_get = meanwhile
+
+    await node.prepare(claim)
+
+    # The kubelet asks the one whose answer came last; whichever it was, an unprepare leaves nothing.
+    assert len(node.spec_files()) == len((await Node(tmp_path, api).start()).records)
+    assert await other.unprepare(claim) is None
+    assert node.spec_files() == []
+    assert len((await Node(tmp_path, api).start()).records) == 0
+
+
+async def test_what_one_instance_prepared_the_other_unprepares_and_the_device_is_free_for_both(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated(name="first")
+    other = await Node(tmp_path, api).start()
+    await node.prepare(claim)
+
+    assert await other.unprepare(claim) is None
+
+    [device] = await node.prepare(allocated(name="second"))
+    assert device.device == "gpu-0"
+
+
+async def test_a_spec_directory_that_an_administrator_removes_is_made_again(node: Node, allocated: Any) -> None:
+    first = allocated(name="first")
+    await node.prepare(first)
+    shutil.rmtree(node.cdi_root)
+
+    [device] = await node.prepare(first)
+
+    assert device.device == "gpu-0"
+    assert len(node.spec_files()) == 1
+    shutil.rmtree(node.cdi_root)
+    assert await node.unprepare(first) is None
+
+
+async def test_half_written_files_of_a_killed_instance_are_removed_by_the_one_that_lives(
+    node: Node, tmp_path: Path
+) -> None:
+    record = tmp_path / "plugin" / "claims" / "dead.tmp"
+    record.write_text("{")
+    staged = next(path for path in node.cdi_root.iterdir() if path.is_dir()) / "dead.json"
+    staged.write_text("{")
+
+    await node.records.tidy()
+    node.specs.tidy()
+    assert staged.exists()  # it may be another instance's, at work
+    node.specs.tidy(older=-1)
+
+    assert not record.exists()
+    assert not staged.exists()

@@ -1,0 +1,215 @@
+"""A damaged record: its device stays taken until somebody who knows says that it is free."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.claims.errors import ClaimError
+from driver.claims.record import Placement, Record, State
+from driver.claims.salvage import UNKNOWN, salvage
+from driver.devices.catalogue import catalogue
+from driver.devices.options import DeviceOptions, Options, Partitioning
+from tests.unit.devices.mig_facts import node as mig_node
+
+from .conftest import DRIVER, POOL, Node
+from .test_sweep import World
+
+if TYPE_CHECKING:
+    from .conftest import ClaimApi
+
+GARBAGE = '{"schema": 1, "claim'
+SHARE = "0b0c1d6c-1c3b-4f6e-9d0a-000000000001"
+
+
+def damage(node: Node, claim: dict[str, Any], content: str = GARBAGE) -> None:
+    path = node.cdi_root.parent / "plugin" / "claims" / f"{claim['metadata']['uid']}.json"
+    path.unlink()  # an editor writes another file
+    path.write_text(content)
+
+
+@pytest.fixture
+async def restarted(node: Node, api: ClaimApi, tmp_path: Path, allocated: Any) -> Node:
+    """After the record of ``holder``, which has gpu-0, was damaged while no instance ran."""
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    damage(node, holder)
+    return await Node(tmp_path, api).start()
+
+
+async def test_its_device_is_not_given_to_another_claim(restarted: Node, allocated: Any) -> None:
+    error = await restarted.prepare(allocated(name="other"))
+
+    assert isinstance(error, ClaimError)
+    [(path, _)] = restarted.quarantined
+    assert str(path) in str(error)
+    assert restarted.api.claims["holder"]["metadata"]["uid"] in str(error)
+
+
+async def test_other_devices_are(restarted: Node, allocated: Any) -> None:
+    [device] = await restarted.prepare(
+        allocated({"device": "gpu-1"} | {"request": "r", "driver": DRIVER, "pool": POOL})
+    )
+
+    assert device.device == "gpu-1"
+
+
+async def test_unprepare_lets_go_of_it(restarted: Node, allocated: Any) -> None:
+    assert await restarted.unprepare(restarted.api.claims["holder"]) is None
+
+    [device] = await restarted.prepare(allocated(name="other"))
+    assert device.device == "gpu-0"
+
+
+async def test_its_own_claim_is_prepared_anew(restarted: Node) -> None:
+    [device] = await restarted.prepare(restarted.api.claims["holder"])
+
+    assert device.device == "gpu-0"
+    assert [record.salvaged_from for record in restarted.records] == [""]
+
+
+async def test_it_stays_taken_over_the_next_restart(
+    restarted: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    again = await Node(tmp_path, api).start()
+
+    assert isinstance(await again.prepare(allocated(name="other")), ClaimError)
+    assert len(again.quarantined) == 0
+
+
+async def test_an_operator_who_deletes_the_file_frees_it(restarted: Node, api: ClaimApi, allocated: Any) -> None:
+    [(path, _)] = restarted.quarantined
+    path.unlink()
+
+    await World(restarted, api).sweeper.let_go()
+
+    [device] = await restarted.prepare(allocated(name="other"))
+    assert device.device == "gpu-0"
+
+
+async def test_the_sweeper_does_not_take_a_claim_without_a_name_for_gone(
+    restarted: Node, api: ClaimApi, allocated: Any
+) -> None:
+    world = World(restarted, api)
+    await world.sweeper.sweep()
+    world.now += 10_000
+    await world.sweeper.sweep()
+
+    assert isinstance(await restarted.prepare(allocated(name="other")), ClaimError)
+
+
+async def test_a_record_that_is_damaged_while_we_run_is_written_again_as_we_know_it(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    [before] = node.records
+    damage(node, claim)
+
+    devices = await node.prepare(claim)
+
+    assert devices == before.devices
+    assert list((await Node(tmp_path, api).start()).records) == [before]
+
+
+async def test_without_its_cdi_spec_nothing_can_start_any_more_and_nothing_is_held(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    damage(node, holder)
+    node.specs.remove(holder["metadata"]["uid"])
+    restarted = await Node(tmp_path, api).start()
+
+    [device] = await restarted.prepare(allocated(name="other"))
+
+    assert device.device == "gpu-0"
+
+
+async def test_devices_that_become_known_later_are_held_then(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    damage(node, holder)
+    restarted = Node(tmp_path, api)
+    known, restarted.inventory = restarted.inventory, {}
+    await restarted.start()
+    assert len(restarted.records) == 0
+
+    restarted.inventory = known
+    restarted.records.salvage()
+
+    assert isinstance(await restarted.prepare(allocated(name="other")), ClaimError)
+
+
+def salvaged(damaged: str, *names: str, boot_id: str = "boot-1") -> Record | None:
+    offered = catalogue(
+        mig_node("H100-SXM5-80GB", 2), Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC))
+    )
+    content = json.dumps({"devices": [{"name": name} for name in names]}).encode()
+    return salvage(
+        "u-1",
+        damaged.encode(),
+        content,
+        path="/quarantine/u-1.json",
+        devices={device.name: device for device in offered},
+        driver=DRIVER,
+        pool=POOL,
+        boot_id=boot_id,
+    )
+
+
+def test_a_partition_is_held_with_its_placement_so_that_unprepare_destroys_it() -> None:
+    record = salvaged(GARBAGE, "u-1-gpu-0-mig-1g10gb-19-3")
+
+    assert record is not None
+    assert record.devices[0].placement == Placement(profile="1g.10gb", start=3)
+    assert record.devices[0].slots == (3,)
+    assert record.state is State.PREPARING
+
+
+def test_a_share_keeps_its_id() -> None:
+    record = salvaged(GARBAGE, f"u-1-gpu-1-{SHARE}")
+
+    assert record is not None
+    assert (record.devices[0].device, record.devices[0].share_id) == ("gpu-1", SHARE)
+
+
+def test_what_can_be_read_of_the_record_counts_more_than_what_follows_from_the_name() -> None:
+    device = {
+        "requests": ["r"],
+        "pool": POOL,
+        "device": "gpu-1",
+        "cdiDeviceIDs": ["x"],
+        "gpuUUID": "GPU-1",
+        "slots": [0],
+        "whole": True,
+        "shareID": SHARE,
+        "consumed": {"memory": "5Gi"},
+    }
+    told = {"state": "quantum", "claim": {"namespace": "default", "name": "train"}, "devices": [device]}
+
+    record = salvaged(json.dumps(told), f"u-1-gpu-1-{SHARE}")
+
+    assert record is not None
+    assert record.devices[0].consumed == (("memory", "5Gi"),)
+    assert str(record.claim) == "default/train"
+
+
+def test_a_record_of_another_boot_holds_nothing() -> None:
+    assert salvaged('{"bootID": "boot-0"}', "u-1-gpu-1") is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", '{"devices": 5}', '{"devices": [1, {"device": 2}]}', "[" * 99999]
+)
+def test_whatever_is_in_the_file_the_spec_tells(content: str) -> None:
+    record = salvaged(content, "u-1-gpu-1", "u-2-gpu-0", "u-1-gpu-99", "u-1-")
+
+    assert record is not None
+    assert [device.device for device in record.devices] == ["gpu-1"]
+    assert record.claim.name == UNKNOWN
