@@ -210,6 +210,8 @@ class Engine:
                 with self._metrics.phase("claim_read"):
                     claim = await self._reader.read(ref, deadline)
                 allocation = read_allocation(claim, ref=ref, driver=self._driver)
+                if turn.unprepares == unprepares and (known := await self._ready(allocation, turn)):
+                    return known
                 work = self._start(self._commit(allocation, turn, unprepares, deadline))
                 done, _ = await asyncio.wait({work}, timeout=max(deadline - time.monotonic(), 0))
                 if not done:
@@ -223,6 +225,16 @@ class Engine:
                     return record
                 # The claim was unprepared while we were reading it, so what we read may be of the past.
 
+    async def _ready(self, allocation: Allocation, turn: _Turn) -> Record | None:
+        """The record that answers for this allocation with nothing left to do, as after a kubelet's restart."""
+        if turn.lock.locked():
+            return None
+        _, devices = await self._hardware_now(allocation.claim)
+        known = self._records.read(allocation.claim.uid)
+        if known is None or not self._answers(known, allocation, devices) or not self._specs.settled(known.claim):
+            return None
+        return known
+
     async def _commit(self, allocation: Allocation, turn: _Turn, unprepares: int, deadline: float) -> Record | None:
         """Everything after the claim was read; None when an unprepare came in between."""
         with self._turn(allocation.claim.uid):
@@ -234,17 +246,13 @@ class Engine:
 
     async def _prepare_allocated(self, allocation: Allocation, deadline: float, wanted: Callable[[], bool]) -> Record:
         claim = allocation.claim
-        try:
-            backend, devices = await self._devices()
-        except BackendError as error:
-            raise ClaimError(Reason.HARDWARE, f"claim {claim} cannot be prepared: {error}") from error
+        backend, devices = await self._hardware_now(claim)
         known = self._records.read(claim.uid)
-        same = known is not None and known.allocation == allocation.fingerprint and known.boot_id == self._boot_id
-        if known is not None and same and known.state is State.PREPARED and _present(known, devices):
+        if known is not None and self._answers(known, allocation, devices):
             if not self._specs.settled(claim):
                 self._specs.write(known, backend, devices)
             return known
-        again = same and known is not None and known.state is State.PREPARING
+        again = known is not None and self._is_of(known, allocation) and known.state is State.PREPARING
         if known is not None and not again:
             await self._undo.retire(known, deadline)
         if not again:
@@ -276,6 +284,18 @@ class Engine:
         if self._status:
             self._status.want(record)
         return record
+
+    async def _hardware_now(self, claim: ClaimRef) -> tuple[Backend, Mapping[str, Device]]:
+        try:
+            return await self._devices()
+        except BackendError as error:
+            raise ClaimError(Reason.HARDWARE, f"claim {claim} cannot be prepared: {error}") from error
+
+    def _is_of(self, record: Record, allocation: Allocation) -> bool:
+        return record.allocation == allocation.fingerprint and record.boot_id == self._boot_id
+
+    def _answers(self, record: Record, allocation: Allocation, devices: Mapping[str, Device]) -> bool:
+        return self._is_of(record, allocation) and record.state is State.PREPARED and _present(record, devices)
 
     async def _when_free(self, take: Callable[[], Awaitable[Record]], deadline: float) -> Record:
         """Try again while another claim that holds a device may be ending.
