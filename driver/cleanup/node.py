@@ -1,0 +1,202 @@
+"""The order of a cleanup: look who still needs us, undo what was made for claims, remove files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kubernetes.aio.client.configuration import Configuration
+
+from driver.cdi.directory import SpecDirectory
+from driver.claims.errors import ClaimError
+from driver.claims.metadata import MetadataFiles
+from driver.claims.prepare import Engine
+from driver.claims.record import State
+from driver.claims.records import Records
+from driver.cleanup import rules
+from driver.cleanup.walk import Swept, Walk
+from driver.coexistence import is_own_slice
+from driver.devices.backend import BackendError
+from driver.devices.catalogue import survey
+from driver.devices.options import Options
+from driver.devices.present import Devices
+from driver.devices.surroundings import look_around
+from driver.drain import Holder, holders
+from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kubelet.instances import Instance, Kind, find_instances, listened_to
+from driver.observe.metrics import Metrics
+from driver.threads import in_daemon_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from driver.claims.record import Record
+    from driver.config import Settings
+    from driver.devices.backend import Backend
+
+logger = logging.getLogger(__name__)
+
+HARDWARE_PATIENCE = 30.0
+"""Seconds for opening the hardware; a call that hangs must not keep the files from being removed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InUse:
+    """Why a node is not cleaned up yet."""
+
+    instances: tuple[Instance, ...]
+    """Instances of this driver that run."""
+    holders: tuple[Holder, ...]
+    """Claims that are prepared, so pods that use GPUs."""
+
+    others: tuple[Instance, ...] = ()
+    """Other drivers of the same name: they keep their sockets whatever we are told."""
+
+    def __bool__(self) -> bool:
+        return bool(self.instances or self.holders)
+
+
+async def look(settings: Settings, *, boot_id: str) -> InUse:
+    """Who still needs the driver on this node. Claims that ended and are only to be undone do not. Raises OSError."""
+    instances = await find_instances(settings.kubelet_registry_dir, settings.driver_name)
+    return InUse(
+        instances=tuple(found for found in instances if found.kind in {Kind.OURS, Kind.SILENT}),
+        others=tuple(found for found in instances if found.kind is Kind.OTHER),
+        holders=tuple(h for h in holders(settings.plugin_dir, boot_id=boot_id) if h.state != State.UNDOING),
+    )
+
+
+async def undo(settings: Settings, *, boot_id: str, open_backend: Callable[[], Backend]) -> tuple[str, ...]:
+    """Take back what was made for claims, as their records say; what could not be undone, in words for people.
+
+    Claims without such a thing lose their record and their CDI spec as well.
+    """
+    records = Records(settings.plugin_dir / "claims", boot_id=boot_id, quarantined=lambda _path, _problem: None)
+    if not (settings.plugin_dir / "claims").is_dir():
+        return ()
+    await records.open()
+    if not len(records) and not _daemons(settings):
+        return ()
+    devices = Devices()
+    backend = await _open(devices, open_backend)
+    try:
+        api = Api(Configuration())  # of which unprepare needs nothing
+        async with api:
+            engine = Engine(
+                api=api,
+                records=records,
+                specs=SpecDirectory(settings.cdi_root, driver=settings.driver_name),
+                devices=devices.known,
+                driver_name=settings.driver_name,
+                pool=settings.node_name,
+                boot_id=boot_id,
+                metrics=Metrics(driver_name=settings.driver_name),
+                published=lambda _name: {},
+                metadata=MetadataFiles(settings.plugin_dir / "dra-device-metadata", published=lambda _name: {}),
+                status=None,
+            )
+            problems = []
+            for record in records:
+                try:
+                    await engine.release(record.claim)
+                except ClaimError as error:
+                    problems.append(f"{record.claim}: {error}")
+            await records.refresh()
+            undoing = [record for record in records if record.state is State.UNDOING]
+            problems += [_left(record, devices) for record in undoing]
+            if not undoing:
+                problems += await _stop_daemons(settings, backend, devices)
+    finally:
+        if backend is not None:
+            backend.close()
+    return tuple(problems)
+
+
+def _daemons(settings: Settings) -> list[str]:
+    """MPS daemons that were started from here: each has a directory."""
+    try:
+        return sorted(path.name for path in (settings.plugin_dir / "mps").iterdir() if not path.is_symlink())
+    except OSError:
+        return []
+
+
+async def _stop_daemons(settings: Settings, backend: Backend | None, devices: Devices) -> list[str]:
+    """Those of which no record is left: with their claims gone, nobody needs them."""
+    problems = []
+    for name in _daemons(settings):
+        try:
+            if backend is None:
+                raise BackendError(devices.problem)
+            await in_daemon_thread(lambda name=name: backend.stop_mps(name))  # type: ignore[misc]
+        except BackendError as error:
+            problems.append(f"MPS daemon {name} may still run: {error}")
+    return problems
+
+
+async def _open(devices: Devices, open_backend: Callable[[], Backend]) -> Backend | None:
+    try:
+        async with asyncio.timeout(HARDWARE_PATIENCE):
+            backend = await in_daemon_thread(open_backend)
+            inventory = await in_daemon_thread(backend.inventory)
+    except BackendError as error:
+        devices.fail(str(error))
+    except TimeoutError:
+        devices.fail(f"the hardware has not answered for {HARDWARE_PATIENCE:.0f} s")
+    else:
+        devices.update(backend, inventory, survey(inventory, Options()).by_name())
+        return backend
+    return None
+
+
+def _left(record: Record, devices: Devices) -> str:
+    parts = [
+        f"{device.device} ({device.placement.profile} at memory slice {device.placement.start} of {device.gpu_uuid})"
+        for device in record.devices
+        if device.placement is not None
+    ]
+    what = ", ".join(parts) or ", ".join(device.device for device in record.devices)
+    why = "" if devices.inventory is not None else f": {devices.problem}"
+    return f"what was made for claim {record.claim} may still be there: {what}{why}"
+
+
+def sweep(settings: Settings, *, remove: bool, force: bool, others: tuple[Instance, ...] = ()) -> Swept:
+    """Remove our files, or say which they are. With ``force`` names are enough, and running instances lose theirs."""
+    driver = settings.driver_name
+    foreign = {str(other.socket) for other in others} | {other.endpoint for other in others}
+
+    def busy(path: Path) -> str:
+        if str(path) in foreign:
+            return "another driver listens on it"
+        return "a process listens on it" if not force and listened_to(path) else ""
+
+    walk = Walk(remove=remove, trust_names=force, busy=busy)
+    walk.directory(settings.kubelet_registry_dir, rules.in_registry_dir(driver), strangers=False)
+    walk.directory(settings.cdi_root, rules.in_cdi_root(driver), strangers=False)
+    walk.directory(settings.kubelet_plugins_dir, rules.in_plugins_dir(driver), strangers=False)
+    walk.directory(look_around().root / "dev/shm", rules.in_shm(driver), strangers=False)
+    return walk.swept
+
+
+async def own_slices(api: Api, settings: Settings) -> list[dict[str, str]]:
+    """ResourceSlices of this driver and node that we wrote: name and UID of each. Raises ApiError."""
+    selector = f"spec.driver={settings.driver_name},spec.nodeName={settings.node_name}"
+    listing = await api.get(f"{RESOURCE}/resourceslices", {"fieldSelector": selector})
+    return [
+        {"name": obj["metadata"]["name"], "uid": obj["metadata"]["uid"]}
+        for obj in listing.get("items") or []
+        if is_own_slice(obj["metadata"]["name"], driver_name=settings.driver_name, node_name=settings.node_name)
+    ]
+
+
+async def delete_slice(api: Api, found: dict[str, str]) -> None:
+    """Delete one of them, if it is still the same one. Raises ApiError."""
+    try:
+        await api.request(
+            "DELETE", f"{RESOURCE}/resourceslices/{found['name']}", body={"preconditions": {"uid": found["uid"]}}
+        )
+    except ApiError as error:
+        if error.status not in {404, 409}:
+            raise
