@@ -21,13 +21,18 @@ _METAVARS = {
     "shares_memory_reserve": "QUANTITY",
     "health_port": "PORT",
     "http_port": "PORT",
-    "cdi_root": "DIR",
-} | {name: "DIR" for name in Settings.model_fields if name.endswith("_dir")}
+} | {name: "DIR" for name in Settings.model_fields if name.endswith(("_dir", "_root"))}
 ALL: Collection[str] = tuple(Settings.model_fields)
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting; some have the name that NVIDIA's driver gave them."""
+    extra = Settings.model_fields[name].json_schema_extra
+    return str(extra["variable"]) if isinstance(extra, dict) else name.upper()
 
 
 def _explain(error: ValidationError) -> str:
@@ -38,7 +43,7 @@ def _explain(error: ValidationError) -> str:
             lines.append(message)
             continue
         name = str(problem["loc"][0])
-        where = f"{_flag(name)} ({name.upper()})"
+        where = f"{_flag(name)} ({variable(name)})"
         if problem["type"] == "missing":
             lines.append(f"{where} is required: {Settings.model_fields[name].description}")
         else:
@@ -65,7 +70,7 @@ def _option(name: str, info: FieldInfo) -> Callable[[Callable[..., None]], Calla
     return click.option(
         _flag(name),
         name,
-        envvar=name.upper(),
+        envvar=variable(name),
         show_envvar=True,
         is_flag=info.annotation is bool,
         metavar=None if info.annotation is bool else metavar,

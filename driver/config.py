@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from driver.cdi.root import DriverRoot
+from driver.devices.host import Host
 from driver.devices.options import parse_memory, parse_shares
 
 MAX_SOCKET_PATH = 107
@@ -42,6 +44,25 @@ class Settings(BaseModel):
         default="nvml",
         description="nvml for real GPUs, fake:PROFILE or fake:FILE.yaml for GPUs that are not there.",
     )
+    driver_root: Path = Field(
+        default=Path("/"),
+        description="Where NVIDIA's driver is installed on the host: / or, for one in a container, /run/nvidia/driver.",
+        json_schema_extra={"variable": "NVIDIA_DRIVER_ROOT"},
+    )
+    container_driver_root: Path | None = Field(
+        default=None,
+        description="Where this process sees that directory, if elsewhere: NVML is loaded from below it.",
+        json_schema_extra={"variable": "DRIVER_ROOT_CTR_PATH"},
+    )
+    nvidia_cdi_hook_path: str = Field(
+        default="",
+        description="NVIDIA's hook program on the host, or none to do without; looked for where --driver-root is /.",
+    )
+    sysfs_root: Path = Field(default=Path("/sys"), description="The node's sysfs: PCIe roots and NUMA nodes of GPUs.")
+    proc_root: Path = Field(
+        default=Path("/proc"), description="The node's procfs: GPUs of the kernel driver, device numbers of partitions."
+    )
+    dev_root: Path = Field(default=Path("/dev"), description="The node's device files.")
     partitioning: Literal["none", "static", "dynamic"] = Field(
         default="none",
         description="What is offered of GPUs with MIG: the whole, the MIG devices that exist, or every partition.",
@@ -49,6 +70,10 @@ class Settings(BaseModel):
     shares: str = Field(
         default="disabled",
         description="Claims that share a device: disabled, memory (each says how much), a number, or unlimited.",
+    )
+    shares_enforcement: Literal["none", "mps"] = Field(
+        default="none",
+        description="Whether MPS holds shares to the part of a GPU that they take; a class may say otherwise.",
     )
     shares_memory_reserve: str = Field(
         default="512Mi", description="Memory of a shared device that no claim gets, because programs' contexts take it."
@@ -60,6 +85,10 @@ class Settings(BaseModel):
         default=False, description="Mount a file with the devices' attributes into containers (KEP-5304)."
     )
     device_status: bool = Field(default=False, description="Write what was prepared into the claim's status.devices.")
+    ignore_other_drivers: bool = Field(
+        default=False,
+        description="Publish although NVIDIA's device plugin or DRA driver serves this node: a GPU may get two users.",
+    )
     health_port: int = Field(
         default=51515, ge=0, le=65535, description="TCP port of the gRPC health service; 0 switches it off."
     )
@@ -90,11 +119,27 @@ class Settings(BaseModel):
             raise ValueError("a pod's UID is expected: letters, digits and '-', at most 63 characters, or nothing")
         return value
 
-    @field_validator("kubelet_plugins_dir", "kubelet_registry_dir", "cdi_root")
+    @field_validator(
+        "kubelet_plugins_dir",
+        "kubelet_registry_dir",
+        "cdi_root",
+        "driver_root",
+        "container_driver_root",
+        "sysfs_root",
+        "proc_root",
+        "dev_root",
+    )
     @classmethod
-    def _check_absolute(cls, value: Path) -> Path:
-        if not value.is_absolute() or ".." in value.parts:
+    def _check_absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and (not value.is_absolute() or ".." in value.parts):
             raise ValueError("an absolute path is expected, without '..'")
+        return value
+
+    @field_validator("nvidia_cdi_hook_path")
+    @classmethod
+    def _check_hook(cls, value: str) -> str:
+        if value not in ("", "none") and (not value.startswith("/") or ".." in Path(value).parts):
+            raise ValueError("an absolute path on the host is expected, without '..', or none")
         return value
 
     @field_validator("devices")
@@ -128,6 +173,18 @@ class Settings(BaseModel):
                     f"{size - directory} for the name), {MAX_SOCKET_PATH} fit: use a shorter driver name or directory"
                 )
         return self
+
+    @property
+    def host(self) -> Host:
+        """Where the node's files are for this process."""
+        root = DriverRoot(path=self.container_driver_root or self.driver_root, host=str(self.driver_root))
+        return Host(
+            driver=root,
+            sysfs=self.sysfs_root,
+            proc=self.proc_root,
+            dev=self.dev_root,
+            cdi_hook=self.nvidia_cdi_hook_path,
+        )
 
     @property
     def plugin_dir(self) -> Path:

@@ -118,6 +118,8 @@ class TaintEffects(_Part):
     ecc: EffectText | None = Field(default=None, description="An uncorrectable memory error.")
     gpu_lost: EffectText | None = Field(default=None, description="The GPU does not answer any more.")
     unmonitored: EffectText | None = Field(default=None, description="Nobody can tell whether the GPU is well.")
+    repair: EffectText | None = Field(default=None, description="The GPU asks to be reset, or cannot mend its memory.")
+    incomplete: EffectText | None = Field(default=None, description="The GPU does not answer what it is asked.")
 
 
 class NodeConfig(_Offer):
@@ -182,6 +184,8 @@ def effects(config: NodeConfig) -> Effects:
         (Cause.ECC, Severity.DEGRADED): given.ecc,
         (Cause.GPU_LOST, Severity.UNUSABLE): given.gpu_lost,
         (Cause.UNMONITORED, Severity.INFORMATION): given.unmonitored,
+        (Cause.REPAIR, Severity.DEGRADED): given.repair,
+        (Cause.INCOMPLETE, Severity.DEGRADED): given.incomplete,
     }
     return {**DEFAULT_EFFECTS, **{key: Effect(value) for key, value in changes.items() if value is not None}}
 

@@ -15,17 +15,18 @@ before they touch the next, and a taint on a GPU changes one slice.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from driver.devices.model import MigMode, partition_device_name
-from driver.devices.options import EXCLUSIVE, DeviceOptions, Partitioning, Shares
+from driver.devices.options import AS_A_WHOLE, EXCLUSIVE, DeviceOptions, Partitioning, Shares
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from driver.devices.model import Gpu, Inventory, MigProfile, Partition
-    from driver.devices.options import Options
+    from driver.devices.options import Options, Override
 
 _DEVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -45,6 +46,8 @@ class Device:
     partitionable: bool = False
     """Whether the scheduler counts this device's parts against those of the GPU's other devices."""
     shares: Shares = EXCLUSIVE
+    offered: DeviceOptions = AS_A_WHOLE
+    """The settings by which the GPU is offered in this shape."""
 
     @property
     def type(self) -> str:
@@ -68,17 +71,30 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A device that a claim holds, and the settings by which it was offered then; None where nobody knows."""
+
+    device: str
+    offered: DeviceOptions | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
     """What is offered, and what could not be."""
 
     devices: tuple[Device, ...]
     """In order of publication; each GPU's devices together."""
     problems: Mapping[str, str]
-    """By GPU UUID: why nothing, or less than was asked for, is offered of it. For a condition and a log line."""
+    """By GPU UUID, or by the setting that is wrong: why nothing, or less than was asked for, is offered of it."""
+    pending: Mapping[str, str] = field(default_factory=dict)
+    """By GPU UUID: who keeps it in its former shape. Nothing new may start there until they have let go."""
+    former: tuple[Device, ...] = ()
+    """Devices that are not offered, but could be with other settings: claims that were allocated just before a change
+    of settings name them."""
 
     def by_name(self) -> dict[str, Device]:
-        """Devices keyed by name."""
-        return {device.name: device for device in self.devices}
+        """What claims may name: the devices that are offered, then those that may have been."""
+        return {device.name: device for device in (*self.devices, *self.former)}
 
 
 def catalogue(inventory: Inventory, options: Options) -> tuple[Device, ...]:
@@ -86,28 +102,47 @@ def catalogue(inventory: Inventory, options: Options) -> tuple[Device, ...]:
     return survey(inventory, options).devices
 
 
-def survey(inventory: Inventory, options: Options) -> Catalogue:
-    """The node's devices, and what stands in the way of more.
+def survey(
+    inventory: Inventory, options: Options, held: Mapping[str, Collection[Hold]] = MappingProxyType({})
+) -> Catalogue:
+    """The node's devices, and what stands in the way of more. ``held``, by GPU UUID, is what claims have at the moment.
 
-    A device whose name is not valid or taken is left out: one bad device makes the scheduler ignore the whole pool.
+    A device that a claim holds is never removed or reshaped, or the scheduler would give away what it stands for: as
+    long as other settings would do that, its GPU is offered as it was. A device whose name is not valid or taken is
+    left out: one bad device makes the scheduler ignore the whole pool.
     """
     devices: dict[str, Device] = {}
-    problems: dict[str, str] = {}
+    former: dict[str, Device] = {}
+    problems: dict[str, str] = _matchless(inventory, options)
+    pending: dict[str, str] = {}
     for gpu in inventory.gpus:
-        for found in _of(gpu, options_for(gpu, options), options.withheld.get(gpu.uuid, frozenset())):
-            if isinstance(found, str):
-                problems[gpu.uuid] = found
-                continue
-            if why := found.shares.why_not(found.memory_bytes):
-                problems[gpu.uuid] = f"{found.name} goes to one claim at a time: {why}"
-                found = replace(found, shares=EXCLUSIVE)
+        withheld = options.withheld.get(gpu.uuid, frozenset())
+        wanted = options_for(gpu, options)
+        shapes, trouble = _shapes(gpu, wanted, withheld)
+        if holds := held.get(gpu.uuid, ()):
+            kept = _kept(gpu, holds, wanted, shapes, withheld)
+            if kept is not None:
+                names = ", ".join(sorted({hold.device for hold in holds}))
+                pending[gpu.uuid] = f"it keeps its former shape until the claims that hold {names} have ended"
+                shapes, trouble = kept, ""
+        for found in shapes:
             if not _DEVICE_NAME.fullmatch(found.name):
-                problems[gpu.uuid] = f"{found.name!r} is no name for a device: a DNS label is expected"
+                trouble = trouble or f"{found.name!r} is no name for a device: a DNS label is expected"
             elif found.name in devices:
-                problems[gpu.uuid] = f"the name {found.name} belongs to another device already"
+                trouble = trouble or f"the name {found.name} belongs to another device already"
             else:
                 devices[found.name] = found
-    return Catalogue(devices=tuple(devices.values()), problems=problems)
+        if trouble:
+            problems[gpu.uuid] = trouble
+        for partitioning in (Partitioning.DYNAMIC, Partitioning.STATIC, Partitioning.NONE):
+            for found in _shapes(gpu, replace(wanted, partitioning=partitioning), withheld)[0]:
+                former.setdefault(found.name, found)
+    return Catalogue(
+        devices=tuple(devices.values()),
+        problems=problems,
+        pending=pending,
+        former=tuple(device for name, device in former.items() if name not in devices),
+    )
 
 
 def options_for(gpu: Gpu, options: Options) -> DeviceOptions:
@@ -115,8 +150,7 @@ def options_for(gpu: Gpu, options: Options) -> DeviceOptions:
     partitioning, shares = options.default.partitioning, options.default.shares
     mode, count, reserve = shares.mode, shares.count, shares.memory_reserve
     for override in options.overrides:
-        wanted = (override.name, override.uuid, override.product)
-        if any(w not in (None, is_) for w, is_ in zip(wanted, (gpu.name, gpu.uuid, gpu.product_name), strict=True)):
+        if not _is_about(override, gpu):
             continue
         partitioning = override.partitioning or partitioning
         mode, count = override.shares or (mode, count)
@@ -139,6 +173,80 @@ def placements(gpu: Gpu) -> Iterator[tuple[MigProfile, int]]:
     for profile in profiles:
         for start in sorted(profile.starts, reverse=True):
             yield profile, start
+
+
+def _shapes(gpu: Gpu, options: DeviceOptions, withheld: frozenset[int]) -> tuple[list[Device], str]:
+    """A GPU's devices under some settings, and the first thing that is wrong with them."""
+    devices, trouble = [], ""
+    for found in _of(gpu, options, withheld):
+        if isinstance(found, str):
+            trouble = trouble or found
+            continue
+        if why := found.shares.why_not(found.memory_bytes):
+            trouble = trouble or f"{found.name} goes to one claim at a time: {why}"
+            found = replace(found, shares=EXCLUSIVE)
+        devices.append(replace(found, offered=options))
+    return devices, trouble
+
+
+def _kept(
+    gpu: Gpu, holds: Collection[Hold], wanted: DeviceOptions, shapes: Sequence[Device], withheld: frozenset[int]
+) -> list[Device] | None:
+    """The former shape of a GPU with all devices that are held; None where the new shape has them unchanged."""
+    new = {device.name: device for device in shapes}
+    moved: dict[str, Device] = {}
+    for hold in holds:
+        now = new.get(hold.device)
+        if now is not None and hold.offered in (None, wanted):
+            continue
+        was = _former_shape(gpu, hold, wanted, withheld)
+        if was is not None and (now is None or _shape(now) != _shape(was)):
+            moved[hold.device] = was
+    if not moved:
+        return None
+    # Partitions and their whole go together by counters, so of several former settings the one with counters counts.
+    first = max(moved.values(), key=lambda device: (device.partitionable, device.name))
+    former = {device.name: device for device in _shapes(gpu, first.offered, withheld)[0]}
+    return list({**former, **moved}.values())
+
+
+def _former_shape(gpu: Gpu, hold: Hold, wanted: DeviceOptions, withheld: frozenset[int]) -> Device | None:
+    others = (Partitioning.DYNAMIC, Partitioning.STATIC, Partitioning.NONE)
+    known = (hold.offered,) if hold.offered is not None else ()
+    for options in (*known, *(replace(hold.offered or wanted, partitioning=mode) for mode in others)):
+        # Where others have come in between, what is held is there all the same.
+        for apart in (withheld, frozenset[int]()):
+            for device in _shapes(gpu, options, apart)[0]:
+                if device.name != hold.device:
+                    continue
+                offered = hold.offered
+                if offered is not None and offered.partitioning is Partitioning.STATIC and device.partitionable:
+                    # An administrator has destroyed the MIG device that a claim holds: it stays, and nothing besides.
+                    return replace(device, partitionable=False, offered=offered)
+                return device
+    return None
+
+
+def _shape(device: Device) -> tuple[object, ...]:
+    """What the scheduler counts by."""
+    return device.partitionable, device.shares, device.profile, device.start, device.partition is None
+
+
+def _matchless(inventory: Inventory, options: Options) -> dict[str, str]:
+    """Overrides that are about no GPU of this node."""
+    found = {}
+    for number, override in enumerate(options.overrides):
+        if not any(_is_about(override, gpu) for gpu in inventory.gpus):
+            wanted = {"name": override.name, "uuid": override.uuid, "product": override.product}
+            match = ", ".join(f"{key} {value!r}" for key, value in wanted.items() if value is not None)
+            names = ", ".join(f"{gpu.name} ({gpu.uuid}, {gpu.product_name})" for gpu in inventory.gpus[:16])
+            found[f"gpus[{number}]"] = f"no GPU of this node matches {match}; there are: {names or 'none'}"
+    return found
+
+
+def _is_about(override: Override, gpu: Gpu) -> bool:
+    wanted = (override.name, override.uuid, override.product)
+    return all(w in (None, is_) for w, is_ in zip(wanted, (gpu.name, gpu.uuid, gpu.product_name), strict=True))
 
 
 def _of(gpu: Gpu, options: DeviceOptions, withheld: frozenset[int]) -> Iterator[Device | str]:

@@ -58,8 +58,15 @@ def rules(profiles: tuple[MigProfile, ...]) -> tuple[Rule, ...]:
             use={p.name: p.compute_slices for p in profiles},
         ),
     ]
+    # "+me.all" has all of these engines, so its row says how many there are (RTX PRO 6000 and the like).
+    for whole in (p for p in profiles if p.name.endswith("+me.all")):
+        for engine in ("decoders", "encoders", "jpeg-engines", "ofa-engines"):
+            take = SCALARS[engine]
+            use = {p.name: take(p) for p in profiles if take(p)}
+            found.append(Rule(counter=f"all-{engine}", limit=take(whole), use=use))
+        break
     for profile in profiles:
-        label = profile.name.replace(".", "").replace("+", "-")
+        label = profile.name.replace(".", "").replace("-", "-no-").replace("+", "-")
         found.append(Rule(counter=f"{label}-instances", limit=profile.max_instances, use={profile.name: 1}))
     # Rules that placements alone keep are dropped: what is left is one or two, and the search below stays small.
     return tuple(rule for rule in found if _most(profiles, lambda p, r=rule: r.use.get(p.name, 0), ()) > rule.limit)  # type: ignore[misc]

@@ -75,8 +75,11 @@ class Gpu:
     name: str
     """Device name in the ResourceSlice, ``gpu-<minor>``."""
     uuid: str
+    """``GPU-<uuid>``; for one that does not tell it ``unknown-`` and its place, which is not published."""
     index: int
-    minor: int
+    """NVML's number, which is not the minor; -1 for a GPU that it does not list."""
+    minor: int | None
+    """The number of its device file; None where nobody tells, and then it cannot be given to containers."""
     product_name: str
     brand: str | None
     architecture: str | None
@@ -146,6 +149,8 @@ class Cause(enum.StrEnum):
     ECC = "ecc"
     GPU_LOST = "gpu-lost"
     UNMONITORED = "unmonitored"
+    REPAIR = "repair"
+    INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +159,7 @@ class Fault:
 
     cause: Cause
     detail: str = ""
-    """The XID number for XID, the error class for ECC, empty otherwise."""
+    """The XID number for XID, the error class for ECC, what would help for REPAIR, what is not known for INCOMPLETE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +176,8 @@ class Cleared:
 
     gpu_uuid: str
     remaining: frozenset[Fault] = frozenset()
+    causes: frozenset[Cause] | None = None
+    """Only faults of these causes are meant; of all without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

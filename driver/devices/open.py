@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from driver.devices.backend import BackendError
+from driver.devices.host import OWN
 
 if TYPE_CHECKING:
     from driver.devices.backend import Backend
+    from driver.devices.host import Host
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -21,13 +23,23 @@ def read_boot_id(path: Path = BOOT_ID) -> str:
         return ""
 
 
-def open_backend(devices: str, state_dir: Path, *, boot_id: str | None = None) -> Backend:
+def read_boot_time(path: Path = Path("/proc/stat")) -> float:
+    """When the node booted, in Unix seconds; 0 where the kernel does not tell."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith("btime ")))
+    except (OSError, ValueError, StopIteration, IndexError):
+        return 0
+
+
+def open_backend(devices: str, state_dir: Path, *, boot_id: str | None = None, host: Host = OWN) -> Backend:
     """Open ``nvml``, ``fake:<profile>`` or ``fake:<path to a YAML file>``.
 
     Args:
         devices: the setting.
-        state_dir: where fake hardware keeps its state: the driver's plugin directory.
+        state_dir: where fake hardware keeps its state, and MPS daemons theirs: the driver's plugin directory.
         boot_id: the node's boot, read from the kernel by default.
+        host: where real hardware's driver and files are.
 
     Raises:
         BackendError: no usable NVIDIA driver; or a profile that is unknown or wrong (ProfileError). One line.
@@ -44,5 +56,13 @@ def open_backend(devices: str, state_dir: Path, *, boot_id: str | None = None) -
 
         from driver.devices.nvml import NvmlBackend
 
-        return NvmlBackend(pynvml)
+        return NvmlBackend(
+            pynvml,
+            root=host.driver,
+            hook=host.cdi_hook,
+            sysfs=host.sysfs,
+            dev=host.dev,
+            proc=host.proc,
+            state_dir=state_dir,
+        )
     raise BackendError(f"devices {devices!r}: 'nvml', 'fake:<profile>' or 'fake:<path to a YAML file>' is expected")

@@ -130,6 +130,20 @@ class Options:
     withheld: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Memory slices by GPU UUID that partitions of others occupy; dynamic mode offers nothing that touches them."""
 
+    def without(self, partitioning: Partitioning) -> Options:
+        """The same options, for a cluster that cannot count what is offered that way: whole GPUs instead."""
+        default = self.default
+        return replace(
+            self,
+            default=replace(default, partitioning=Partitioning.NONE)
+            if default.partitioning is partitioning
+            else default,
+            overrides=tuple(
+                replace(override, partitioning=Partitioning.NONE) if override.partitioning is partitioning else override
+                for override in self.overrides
+            ),
+        )
+
     def with_withheld(self, withheld: Mapping[str, frozenset[int]]) -> Options:
         """The same options, for a node on which others occupy this."""
         return replace(self, withheld=withheld)

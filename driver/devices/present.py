@@ -20,23 +20,29 @@ class Devices:
 
     def __init__(self) -> None:
         self._backend: Backend | None = None
-        self._by_name: Mapping[str, Device] = {}
+        self.by_name: Mapping[str, Device] = {}
+        """Devices that claims may name."""
+        self.offered: tuple[Device, ...] = ()
+        """What is published, in order of publication."""
         self.inventory: Inventory | None = None
         self.problem = "the driver has just started and does not know its GPUs yet"
         """Why there is no inventory, for whoever needs one."""
         self._looked = asyncio.Event()
 
-    def update(self, backend: Backend, inventory: Inventory, devices: Mapping[str, Device]) -> None:
-        """Take over what was read, and what is offered of it by device name."""
+    def update(
+        self,
+        backend: Backend,
+        inventory: Inventory,
+        devices: Mapping[str, Device],
+        *,
+        offered: tuple[Device, ...] | None = None,
+    ) -> None:
+        """Take over what was read: devices that claims may name, and which of them are offered (None: all)."""
         self._backend = backend
-        self._by_name = devices
+        self.by_name = devices
+        self.offered = tuple(devices.values()) if offered is None else offered
         self.inventory = inventory
         self._looked.set()
-
-    @property
-    def offered(self) -> tuple[Device, ...]:
-        """Every device, in order of publication."""
-        return tuple(self._by_name.values())
 
     def fail(self, problem: str) -> None:
         """The hardware cannot be read; what was read before stays."""
@@ -52,4 +58,4 @@ class Devices:
             await self._looked.wait()
         if self._backend is None:
             raise BackendError(self.problem)
-        return self._backend, self._by_name
+        return self._backend, self.by_name

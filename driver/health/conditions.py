@@ -42,7 +42,9 @@ def fold(conditions: Conditions, event: Event, now: float) -> Conditions:
     if isinstance(event, Occurred):
         return _replace(conditions, event.gpu_uuid, frozenset({event.fault}), now, keep_others=True)
     if isinstance(event, Cleared):
-        return _replace(conditions, event.gpu_uuid, event.remaining, now, keep_others=False)
+        others = conditions.get(event.gpu_uuid, ()) if event.causes is not None else ()
+        kept = frozenset(c.fault for c in others if event.causes is not None and c.fault.cause not in event.causes)
+        return _replace(conditions, event.gpu_uuid, event.remaining | kept, now, keep_others=False)
     return conditions
 
 
@@ -57,6 +59,10 @@ def severity(fault: Fault) -> Severity:
             return Severity.UNUSABLE
         case Cause.UNMONITORED:
             return Severity.INFORMATION
+        case Cause.REPAIR:  # what waits for the next reset is contained until then
+            return Severity.INFORMATION if fault.detail.endswith("-pending") else Severity.DEGRADED
+        case Cause.INCOMPLETE:
+            return Severity.DEGRADED if fault.detail == "no-answer" else Severity.INFORMATION
 
 
 def worst_by_cause(conditions: tuple[Condition, ...]) -> dict[Cause, Condition]:

@@ -69,3 +69,7 @@ def describe(condition: Condition) -> str:
             return "GPU is lost"
         case Cause.UNMONITORED:
             return f"not watched for errors: {detail}" if detail else "not watched for errors"
+        case Cause.REPAIR:
+            return f"the GPU asks for repair: {detail}"
+        case Cause.INCOMPLETE:
+            return "the GPU does not answer" if detail == "no-answer" else f"not all is known of the GPU: {detail}"

@@ -35,6 +35,10 @@ DEFAULT_EFFECTS: Effects = MappingProxyType(
         (Cause.ECC, Severity.DEGRADED): Effect.NO_SCHEDULE,
         (Cause.GPU_LOST, Severity.UNUSABLE): Effect.NO_EXECUTE,
         (Cause.UNMONITORED, Severity.INFORMATION): Effect.NONE,
+        (Cause.REPAIR, Severity.INFORMATION): Effect.NONE,
+        (Cause.REPAIR, Severity.DEGRADED): Effect.NO_SCHEDULE,
+        (Cause.INCOMPLETE, Severity.INFORMATION): Effect.NONE,
+        (Cause.INCOMPLETE, Severity.DEGRADED): Effect.NO_SCHEDULE,
     }
 )
 
@@ -45,7 +49,7 @@ MAX_LABEL_VALUE = 63
 def taints(
     conditions: tuple[Condition, ...], *, driver_name: str, effects: Effects = DEFAULT_EFFECTS
 ) -> list[dict[str, Any]]:
-    """Taints of one device as the API takes them: one for each cause, so at most four of the 16 that fit.
+    """Taints of one device as the API takes them: one for each cause, so at most six of the 16 that fit.
 
     Key ``<driver name>/<cause>``; value: the XID number or the error class; ``timeAdded``: when the condition began,
     so that it stays the same however often the slice is written.

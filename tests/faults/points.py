@@ -26,7 +26,7 @@ from driver.devices.backend import Backend, BackendError
 from driver.kube.client import Api, ApiError
 
 # Not effects: the engine's loop around them is what is tested, and they come whenever a timer says so.
-QUIET = {"wait_for_events", "close", "common_edits", "device_edits"}
+QUIET = {"wait_for_events", "close", "common_edits", "device_edits", "mps_edits", "mps_runs", "sweep_mps"}
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(?<=\.)[0-9a-f]{8}(?=\.)")
 # What the disk says when it is full, and when it may only be read: the operations that then fail.
@@ -128,6 +128,7 @@ def install(points: Points) -> None:
     _files(points)
     _writes(points)
     _hardware(points)
+    _nvml(points)
     _api(points)
 
 
@@ -244,6 +245,47 @@ def _hardware(points: Points) -> None:
     for name, method in vars(Backend).items():
         if callable(method) and not name.startswith("_") and name not in QUIET:
             setattr(FakeBackend, name, stand_in(name, getattr(FakeBackend, name)))
+
+
+def _nvml(points: Points) -> None:
+    """Each call of the NVML library that partitions are looked at, made and destroyed with, before and after."""
+    import pynvml
+
+    from driver.devices.nvml import NvmlBackend
+
+    inside = threading.local()
+    plain = pynvml._nvmlGetFunctionPointer
+
+    def failure(plan: Plan) -> None:
+        return None  # the stand-in's own errors are for that
+
+    def pointer(name: str) -> Callable[..., Any]:
+        function = plain(name)
+        if not getattr(inside, "operation", ""):
+            return function  # type: ignore[no-any-return]
+
+        def call(*arguments: Any) -> Any:
+            points.reached("nvml", f"{name}, before", failure)
+            answer = function(*arguments)
+            points.reached("nvml", f"{name}, after", failure)
+            return answer
+
+        return call
+
+    def stand_in(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*arguments: Any, **options: Any) -> Any:
+            inside.operation = name
+            try:
+                return method(*arguments, **options)
+            finally:
+                inside.operation = ""
+
+        return call
+
+    pynvml._nvmlGetFunctionPointer = pointer
+    for name in ("partitions", "create_partition", "destroy_partition", "make_whole"):
+        setattr(NvmlBackend, name, stand_in(name, getattr(NvmlBackend, name)))
 
 
 def _api(points: Points) -> None:

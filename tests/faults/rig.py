@@ -18,7 +18,8 @@ from typing import Any
 
 import grpc.aio
 
-from driver.devices.fake import FakeBackend
+from driver.devices.backend import Backend
+from driver.devices.host import OWN
 from driver.devices.open import open_backend, read_boot_id
 from driver.kube.client import MERGE_PATCH, Api
 from driver.sim.apiserver import ApiServer
@@ -26,10 +27,12 @@ from driver.wire import dra_v1_pb2 as dra
 from tests.eventually import eventually
 from tests.faults.points import Plan
 from tests.harness import DRIVER, NODE, Claims, Kubelet, NodeDirectories
+from tests.nvml.standin import World
 
 REPOSITORY = Path(__file__).parents[2]
 # What this driver does is no effect in the sense of these tests: reading changes nothing.
-EFFECTS = r"^(?!read |scandir |listdir |connect )(?!.*resourceslices)"
+# Statuses are written some time after the answer, so no step can tell at which of its points.
+EFFECTS = r"^(?!read |scandir |listdir |connect )(?!.*resourceslices)(?!.*resourceclaims/.*/status)"
 # Not state of claims: sockets, locks, logs, what the fake hardware is about to write, names and conditions of devices.
 PASSING = (".sock", ".lock", ".log", ".new", "device-names.json", "conditions.json")
 GPUS = """\
@@ -50,7 +53,10 @@ class DeadError(Exception):
 class FaultyDriver:
     """One process, and the line to it."""
 
-    def __init__(self, launcher: Launcher, node: NodeDirectories, kubeconfig: Path, *, pod_uid: str = "") -> None:
+    def __init__(
+        self, launcher: Launcher, node: NodeDirectories, kubeconfig: Path, *devices: str, pod_uid: str = ""
+    ) -> None:
+        self._devices = devices
         self._launcher, self._node, self._kubeconfig, self._pod_uid = launcher, node, kubeconfig, pod_uid
         self.log = node.root / f"driver{pod_uid and '-'}{pod_uid}.log"
         registrar = node.registry / f"{DRIVER}{pod_uid and '-'}{pod_uid}-reg.sock"
@@ -77,7 +83,7 @@ class FaultyDriver:
             f"--cdi-root={self._node.cdi}",
             f"--config={self._node.root / 'node.yaml'}",
             f"--pod-uid={self._pod_uid}",
-            "--devices=fake:h100x8",
+            *self._devices,
             "--partitioning=dynamic",
             "--health-port=0",
             "--http-port=0",
@@ -199,7 +205,9 @@ class Rig:
     api: Api
     claims: Claims
     instances: list[FaultyDriver]
-    hardware: FakeBackend
+    hardware: Backend
+    machine: World | None = None
+    """The GPUs behind NVML, where they are not the fake ones."""
 
     @property
     def driver(self) -> FaultyDriver:
@@ -246,8 +254,10 @@ class Rig:
         found = {}
         for base in (self.node.state, self.node.cdi):
             for path in base.rglob("*"):
-                if path.is_file() and not path.name.endswith(PASSING):
+                if path.is_file() and not path.name.endswith(PASSING) and path.parent.name != "instances":
                     found[str(path.relative_to(self.node.root))] = _content(path)
+        if self.machine is not None:
+            found["machine"] = json.dumps(self.machine.instances(), sort_keys=True)
         return found
 
     def contradictions(self) -> list[str]:
@@ -265,7 +275,11 @@ class Rig:
             spec = state.get(f"cdi/k8s.{DRIVER}-claim_{uid}.json", "")
             for device in record["devices"]:
                 uuid = (device.get("partition") or {}).get("uuid") or device["gpuUUID"]
-                if record["state"] == "prepared" and uuid not in spec:
+                if self.machine is not None:  # real GPUs are named by their device files
+                    uuid_in_spec = f"/dev/nvidia{self.machine.uuids().index(device['gpuUUID'])}" in spec
+                else:
+                    uuid_in_spec = uuid in spec
+                if record["state"] == "prepared" and not uuid_in_spec:
                     wrong.append(f"the spec of {path} does not name {uuid}")
                 if device.get("placement") and not device.get("admin"):
                     told.add(uuid)
@@ -274,8 +288,12 @@ class Rig:
     def is_clean(self) -> bool:
         """Whether nothing of any claim is left."""
         state = self.state()
+        if self.machine is not None:
+            return list(state) == ["machine"] and not self.machine.instances()
         hardware = json.loads(state.pop(f"plugins/{DRIVER}/fake-hardware.json"))
-        return not state and not any(mig["instances"] or mig["enabled"] for mig in hardware["mig"].values())
+        shared = (hardware.get(part) for part in ("timeSlice", "computeMode", "mps"))
+        whole = not any(mig["instances"] or mig["enabled"] for mig in hardware["mig"].values())
+        return not state and whole and not any(shared)
 
 
 def _told(answer: Any) -> Any:
@@ -303,7 +321,8 @@ def _content(path: Path) -> str:
     if isinstance(raw, dict):
         raw.pop("preparedAt", None)
     if path.name == "fake-hardware.json":  # what was cut and is whole again is the same as never cut
-        raw = {"mig": {uuid: mig for uuid, mig in raw["mig"].items() if mig["instances"] or mig["enabled"]}}
+        cut = {uuid: mig for uuid, mig in raw["mig"].items() if mig["instances"] or mig["enabled"]}
+        raw = {"mig": cut, **{part: raw.get(part) or {} for part in ("timeSlice", "computeMode", "mps")}}
     return json.dumps(raw, sort_keys=True)
 
 
@@ -313,13 +332,21 @@ def without_ids(state: dict[str, str]) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def rig(launcher: Launcher, *, instances: int = 1) -> AsyncIterator[Rig]:
-    """A node that serves."""
+async def rig(
+    launcher: Launcher,
+    *,
+    instances: int = 1,
+    new_machine: Callable[[Path], World] | None = None,
+    flags: tuple[str, ...] = (),
+) -> AsyncIterator[Rig]:
+    """A node that serves; with fake GPUs, or with those of a machine that has NVML. ``flags`` are the driver's."""
     root = Path(tempfile.mkdtemp(prefix="gf-", dir="/tmp"))
     drivers: list[FaultyDriver] = []
     try:
         node = NodeDirectories(root)
         (root / "node.yaml").write_text(GPUS)
+        machine = new_machine(root / "machine") if new_machine else None
+        devices = ("--devices=nvml", *machine.options()) if machine else ("--devices=fake:h100x8",)
         async with ApiServer() as server:
             kubeconfig = server.write_kubeconfig(root / "kubeconfig")
             async with await Api.connect(kubeconfig) as api:
@@ -330,11 +357,12 @@ async def rig(launcher: Launcher, *, instances: int = 1) -> AsyncIterator[Rig]:
                 await api.request("PATCH", namespace, body=labels, content_type=MERGE_PATCH)
                 for number in range(instances):
                     pod_uid = f"pod-{number}" if instances > 1 else ""
-                    drivers.append(FaultyDriver(launcher, node, kubeconfig, pod_uid=pod_uid))
+                    drivers.append(FaultyDriver(launcher, node, kubeconfig, *devices, *flags, pod_uid=pod_uid))
                     await drivers[-1].start()
-                hardware = open_backend("fake:h100x8", node.state, boot_id=read_boot_id())
-                assert isinstance(hardware, FakeBackend)
-                yield Rig(node, server, api, Claims(api), drivers, hardware)
+                host = machine.host() if machine else OWN
+                kind = "nvml" if machine else "fake:h100x8"
+                hardware = open_backend(kind, node.state, boot_id=read_boot_id(), host=host)
+                yield Rig(node, server, api, Claims(api), drivers, hardware, machine)
                 hardware.close()
                 for driver in drivers:
                     await driver.kill()

@@ -38,6 +38,8 @@ class Scenario:
     steps: tuple[Step, ...]
     in_any_order: bool = False
     """Whether claims of one call compete, so that ids depend on who comes first."""
+    config: tuple[Result, ...] = ()
+    """Parameters that every claim has."""
 
 
 @dataclass
@@ -65,13 +67,22 @@ class Stage:
 
     async def reallocate(self, name: str, results: list[Result]) -> None:
         claim = await self.rig.api.get(self.rig.claims._path(self.claims[name]))
-        if claim["status"]["allocation"]["devices"]["results"] != results:
+        devices = claim["status"]["allocation"]["devices"]
+        if devices["results"] != results or len(devices.get("config") or ()) != len(self.scenario.config):
             await self.rig.claims.deallocate(claim)
-            await self.rig.claims.allocate(await self.rig.api.get(self.rig.claims._path(claim)), results)
+            claim = await self.rig.api.get(self.rig.claims._path(claim))
+            await self.rig.claims.allocate(claim, results, self.scenario.config)
 
 
 def result(device: str, request: str = "req-0", **more: Any) -> Result:
     return {"request": request, "driver": "gpu.nvidia.com", "pool": "node-1", "device": device, **more}
+
+
+def _config(kind: str, strategy: str, **more: Any) -> Result:
+    """Parameters of a DeviceClass that say how devices are shared."""
+    sharing = {"strategy": strategy, **more}
+    parameters = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": kind, "sharing": sharing}
+    return {"source": "FromClass", "opaque": {"driver": "gpu.nvidia.com", "parameters": parameters}}
 
 
 def again(name: str, *results: Result) -> Callable[[Stage], Awaitable[None]]:
@@ -137,6 +148,33 @@ SCENARIOS = (
         "looked-at",
         {"a": [result(SMALL)], "b": [result(SMALL, adminAccess=True)]},
         (_prepare("a"), _prepare("b"), _unprepare("a"), _unprepare("b")),
+    ),
+    Scenario(
+        "sliced",
+        {"a": [result(WHOLE)]},
+        (_prepare("a"), _unprepare("a")),
+        config=(_config("GpuConfig", "TimeSlicing", timeSlicingConfig={"interval": "Long"}),),
+    ),
+    Scenario(
+        "mps",
+        {"a": [result(WHOLE), result(CUTTABLE, "req-1")]},
+        (_prepare("a"), _prepare("a", before=lose_specs), _unprepare("a")),
+        config=(_config("GpuConfig", "MPS", mpsConfig={"defaultPinnedDeviceMemoryLimit": "10Gi"}),),
+    ),
+    Scenario(
+        "mps-partition",
+        {"a": [result(SMALL)]},
+        (_prepare("a"), _prepare("a", before=again("a", result(SMALL_TOO))), _unprepare("a")),
+        config=(_config("MigDeviceConfig", "MPS"),),
+    ),
+    Scenario(
+        "mps-shares",
+        {
+            "a": [result(WHOLE, shareID=SHARES[0], consumedCapacity={"memory": "10Gi"})],
+            "b": [result(WHOLE, shareID=SHARES[1], consumedCapacity={"memory": "20Gi"})],
+        },
+        (_prepare("a"), _prepare("b"), _unprepare("a"), _unprepare("b")),
+        config=(_config("GpuConfig", "MPS"),),
     ),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

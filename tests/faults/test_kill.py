@@ -15,12 +15,22 @@ from tests.faults.scenarios import BY_NAME, SCENARIOS, Scenario, Stage, lose_spe
 EACH = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 
 
+# What a node may do beside: files for containers, and the claim's status.
+WITH_ALL = ("--device-metadata", "--device-status")
+
+
 async def kill_everywhere(
-    launcher: Launcher, scenario: Scenario, *, every: int = 1, instances: int = 1, abandon: bool = False
+    launcher: Launcher,
+    scenario: Scenario,
+    *,
+    every: int = 1,
+    instances: int = 1,
+    abandon: bool = False,
+    flags: tuple[str, ...] = (),
 ) -> set[str]:
     """Kill at each point (or at every so-manyth) of each step, one after another. Returns where that was."""
     hit: set[str] = set()
-    async with rig(launcher, instances=instances) as node:
+    async with rig(launcher, instances=instances, flags=flags) as node:
         stage = await Stage.build(node, scenario)
         expected = await undisturbed(stage)
         recover = restart if instances == 1 else fail_over
@@ -46,6 +56,20 @@ async def test_a_driver_that_is_killed_here_and_there_ends_where_it_would_have(
     launcher: Launcher, scenario: Scenario
 ) -> None:
     assert await kill_everywhere(launcher, scenario, every=9)
+
+
+async def test_files_for_containers_and_statuses_survive_kills_here_and_there(launcher: Launcher) -> None:
+    hit = await kill_everywhere(launcher, BY_NAME["shared"], every=9, flags=WITH_ALL)
+
+    assert any("metadata" in point for point in hit)
+
+
+@pytest.mark.long
+@EACH
+async def test_files_for_containers_and_statuses_survive_kills_at_any_effect(
+    launcher: Launcher, scenario: Scenario
+) -> None:
+    await kill_everywhere(launcher, scenario, flags=WITH_ALL)
 
 
 @pytest.mark.long

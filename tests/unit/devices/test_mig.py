@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from driver.devices import mig
-from driver.devices.model import Gpu
+from driver.devices.model import Gpu, MigProfile
 from tests.unit.devices.mig_facts import gpu
 
 H100 = gpu("H100-SXM5-80GB")
@@ -56,3 +56,37 @@ def test_totals_are_no_less_than_any_layout_takes():
 
     assert mig.totals(b200)["decoders"] == 7
     assert mig.totals(b200)["copy-engines"] == 16
+
+
+def test_a_partition_with_all_media_engines_leaves_none_to_others() -> None:
+    def variant(name: str, number: int, size: int, most: int, engines: int) -> MigProfile:
+        return MigProfile(
+            name=name,
+            profile_id=number,
+            compute_slices=size,
+            size=size,
+            starts=(0,) if size == 4 else (0, 1, 2, 3),
+            max_instances=most,
+            memory_mib=24000 * size,
+            multiprocessors=46 * size,
+            copy_engines=size,
+            decoders=engines,
+            encoders=engines,
+            jpeg_engines=engines,
+            ofa_engines=0,
+        )
+
+    rows = (("1g.24gb", 1, 4, 1), ("1g.24gb+me.all", 1, 1, 4), ("1g.24gb-me", 1, 4, 0), ("4g.96gb", 4, 1, 4))
+    variants = tuple(variant(name, number, *row) for number, (name, *row) in enumerate(rows))
+    cut = replace(gpu("A30-24GB"), mig_profiles=variants, memory_slices=4)
+    plain, everything, none, _ = variants
+    total = mig.totals(cut)
+
+    def fits(*placed: MigProfile) -> bool:
+        used = [mig.consumption(cut, profile, start) for start, profile in enumerate(placed)]
+        return all(sum(use.get(name, 0) for use in used) <= amount for name, amount in total.items())
+
+    assert fits(plain, plain, plain, plain)
+    assert fits(everything, none, none, none)
+    assert not fits(everything, plain)
+    assert not fits(everything, everything)

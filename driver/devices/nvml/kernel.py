@@ -1,0 +1,98 @@
+"""What the kernel says of GPUs, in sysfs and in the NVIDIA driver's part of procfs: it needs no NVML."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_BUS_ID = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelGpu:
+    """A GPU that the kernel driver has taken, whether or not it works."""
+
+    pci_bus_id: str
+    uuid: str | None
+    """None where the GPU did not start: then it has question marks."""
+    minor: int | None
+    product_name: str
+    excluded: bool
+    """Whether an administrator has told the driver to leave this GPU alone."""
+
+
+class Kernel:
+    """The files, below roots of one's choice."""
+
+    def __init__(self, *, sysfs: Path, proc: Path) -> None:
+        self._pci = sysfs / "bus/pci/devices"
+        self._devices = sysfs / "devices"
+        self._driver = proc / "driver/nvidia"
+
+    def gpus(self) -> tuple[KernelGpu, ...] | None:
+        """All GPUs of NVIDIA's kernel driver in order of their PCI address; None where it does not tell."""
+        try:
+            found = sorted(path for path in (self._driver / "gpus").iterdir())
+        except OSError:
+            return None
+        return tuple(self._gpu(path) for path in found if _BUS_ID.fullmatch(path.name.lower()))
+
+    def fingerprint(self) -> object:
+        """Something cheap that differs once GPUs have come or gone, or another driver was loaded."""
+        try:
+            gpus = frozenset(path.name for path in (self._driver / "gpus").iterdir())
+        except OSError:
+            gpus = None
+        return gpus, _read(self._driver / "version")
+
+    def pcie_root(self, bus_id: str | None) -> str | None:
+        """First component of the device's place below /sys/devices: ``pci0000:15``."""
+        if bus_id is None:
+            return None
+        try:
+            devices = self._devices.resolve()
+            place = (self._pci / bus_id).resolve(strict=True).relative_to(devices)
+        except (OSError, ValueError):
+            return None
+        # Below a bridge of its own (Grace, some clouds) the root complex is a component further down.
+        return next((part for part in place.parts if re.fullmatch(r"pci[0-9a-f]{4,}:[0-9a-f]{2}", part)), None)
+
+    def numa_node(self, bus_id: str | None) -> int | None:
+        """The memory that is near, None where the kernel does not know (-1) or there is no such file."""
+        text = _read(self._pci / bus_id / "numa_node") if bus_id is not None else None
+        return int(text) if text is not None and text.isdecimal() else None
+
+    def _gpu(self, path: Path) -> KernelGpu:
+        facts = {}
+        for line in (_read(path / "information") or "").splitlines():
+            key, _, value = line.partition(":")
+            facts[key.strip().lower()] = value.strip()
+        uuid, minor = facts.get("gpu uuid", "").replace("gpu-", "GPU-"), facts.get("device minor", "")
+        return KernelGpu(
+            pci_bus_id=bus_id(path.name) or path.name.lower(),
+            uuid=uuid if _UUID.fullmatch(uuid) else None,
+            minor=int(minor) if minor.isdecimal() else None,
+            product_name=facts.get("model", "").strip() if facts.get("model", "Unknown") != "Unknown" else "",
+            excluded=facts.get("gpu excluded", "").lower() == "yes",
+        )
+
+
+def bus_id(text: str | bytes) -> str | None:
+    """A PCI address such as ``00000000:1B:00.0`` in the kernel's spelling; None for something else."""
+    name = (text.decode(errors="replace") if isinstance(text, bytes) else text).strip().lower()
+    if not _BUS_ID.fullmatch(name):
+        return None
+    domain, _, rest = name.partition(":")
+    return f"{domain.lstrip('0').rjust(4, '0')}:{rest}"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from driver.devices.nvml import NvmlBackend
+from tests.nvml.standin import COMPILER, NO_COMPILER, World
+
+Build = Callable[..., World]
+Open = Callable[..., NvmlBackend]
+
+
+@pytest.fixture
+def build() -> Iterator[Build]:
+    """Makes a machine: a driver root, and the kernel's files."""
+    if COMPILER is None:
+        pytest.skip(NO_COMPILER)
+    roots: list[Path] = []
+
+    def new(**options: Any) -> World:
+        roots.append(Path(tempfile.mkdtemp(prefix="gdw-", dir="/tmp")))
+        return World(roots[-1], **options)
+
+    yield new
+    for root in roots:
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def machine(build: Build) -> World:
+    """One without GPUs yet."""
+    return build()
+
+
+@pytest.fixture
+def open_nvml() -> Iterator[Open]:
+    """Opens a machine as the driver does; it looks at its GPUs at each turn."""
+    opened: list[NvmlBackend] = []
+
+    def new(machine: World, **options: Any) -> NvmlBackend:
+        roots = {"root": machine.root, "sysfs": machine.sysfs, "proc": machine.proc, "dev": machine.dev}
+        opened.append(NvmlBackend(pynvml, **{**roots, "check_seconds": 0.0, "settle_seconds": 0.0, **options}))
+        return opened[-1]
+
+    yield new
+    for backend in opened:
+        backend.close()

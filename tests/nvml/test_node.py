@@ -1,0 +1,214 @@
+"""The whole driver on a machine with NVML: what others see of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.kube.client import RESOURCE, Api
+from driver.sim.apiserver import ApiServer
+from tests.eventually import eventually
+from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories, node_directories
+from tests.nvml.standin import RECOVERY_ACTION, XID
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.nvml.standin import World
+
+SMALL = "gpu-0-mig-1g10gb-19-6"
+
+
+class Site:
+    """A node with a machine's GPUs, its driver, and what the cluster sees."""
+
+    def __init__(self, node: NodeDirectories, machine: World, api: Api, kubeconfig: Path) -> None:
+        self.node, self.machine, self.api, self._kubeconfig = node, machine, api, kubeconfig
+        self.claims = Claims(api)
+        self.driver: Driver
+
+    async def start(self, partitioning: str = "none", *, wait: bool = True) -> Kubelet:
+        flags = ("--devices=nvml", *self.machine.options(), f"--partitioning={partitioning}")
+        self.driver = Driver(self.node, self._kubeconfig, *flags)
+        await self.driver.start()
+        await self.driver.serving()
+        kubelet = Kubelet(self.driver.registrar)
+        await kubelet.notify(registered=True)
+        if wait:
+            await eventually(self.driver.ready, within=20)
+        return kubelet
+
+    async def devices(self) -> dict[str, dict[str, Any]]:
+        slices = (await self.api.get(f"{RESOURCE}/resourceslices"))["items"]
+        return {device["name"]: device for item in slices for device in item["spec"].get("devices") or ()}
+
+    async def taints(self, device: str) -> set[tuple[str, str, str]]:
+        found = (await self.devices()).get(device, {}).get("taints") or ()
+        return {(t["key"].removeprefix(f"{DRIVER}/"), t.get("value", ""), t["effect"]) for t in found}
+
+
+@pytest.fixture
+def node() -> Iterator[NodeDirectories]:
+    with node_directories() as directories:
+        yield directories
+
+
+@pytest.fixture
+async def site(node: NodeDirectories, machine: World) -> AsyncIterator[Site]:
+    async with ApiServer() as server:
+        kubeconfig = server.write_kubeconfig(node.root / "kubeconfig")
+        async with await Api.connect(kubeconfig) as api:
+            body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+            await api.request("POST", "/api/v1/nodes", body=body)
+            site = Site(node, machine, api, kubeconfig)
+            yield site
+            await site.driver.kill()
+
+
+async def test_the_others_are_published_and_the_odd_one_with_what_is_known(site: Site) -> None:
+    for _ in range(4):
+        site.machine.add()
+    site.machine.set({"gpu.0.memory": None, "gpu.1.arch": 99, "gpu.2.lost": 1})
+
+    await site.start()
+
+    devices = await site.devices()
+    assert list(devices) == ["gpu-0", "gpu-1", "gpu-2", "gpu-3"]
+    assert "memory" not in devices["gpu-0"].get("capacity", {})
+    assert "architecture" not in devices["gpu-1"]["attributes"]
+    assert await site.taints("gpu-0") == {("incomplete", "no-memory", "None")}
+    assert await site.taints("gpu-1") == {("incomplete", "no-architecture", "None")}
+    assert await site.taints("gpu-2") == {("gpu-lost", "", "NoExecute")}
+    assert await site.taints("gpu-3") == set()
+
+
+async def test_what_goes_wrong_becomes_a_taint_and_goes(site: Site) -> None:
+    site.machine.add()
+    site.machine.add()
+    await site.start()
+
+    site.machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 1})
+    site.machine.happen(0, XID, 48)
+    wanted = {("xid", "48", "NoSchedule"), ("repair", "gpu-reset", "NoSchedule")}
+    await eventually(lambda: _is(site.taints("gpu-0"), wanted), within=20)
+    assert await site.taints("gpu-1") == set()
+
+
+async def _is(found: Any, wanted: object) -> bool:
+    return bool(await found == wanted)
+
+
+async def test_a_partition_is_made_for_a_claim_and_taken_away(site: Site) -> None:
+    site.machine.add()
+    kubelet = await site.start("dynamic")
+    claim = await site.claims.allocated("a", SMALL)
+
+    (answer,) = (await kubelet.prepare(claim)).values()
+
+    assert not answer.error
+    assert site.machine.instances() == {"gpu.0.mig": "1", "gpu.0.gi.1": "19 6", "gpu.0.ci.1.0": "0 1"}
+    assert [name.startswith("k8s.") for name in site.node.specs()] == [True]
+
+    (gone,) = (await kubelet.unprepare(claim)).values()
+    assert not gone.error
+    assert (site.machine.instances(), site.node.records(), site.node.specs()) == ({}, [], [])
+
+
+async def test_a_dead_driver_blocks_no_pod_s_end_and_what_was_made_goes_when_it_is_back(site: Site) -> None:
+    site.machine.add()
+    kubelet = await site.start("dynamic")
+    claim = await site.claims.allocated("a", SMALL)
+    await kubelet.prepare(claim)
+    site.machine.set(loaded=0)
+
+    (answer,) = (await kubelet.unprepare(claim)).values()
+
+    assert not answer.error
+    assert (site.node.specs(), len(site.node.records())) == ([], 1)
+    site.machine.set(loaded=1)
+    await eventually(lambda: not site.machine.instances() and not site.node.records(), within=40)
+
+
+@pytest.mark.long
+async def test_a_node_that_starts_without_its_driver_ends_pods_and_tidies_up_later(site: Site) -> None:
+    site.machine.add()
+    kubelet = await site.start("dynamic")
+    claim = await site.claims.allocated("a", SMALL)
+    await kubelet.prepare(claim)
+    await site.driver.kill()
+    site.machine.set(loaded=0)
+    kubelet = await site.start("dynamic", wait=False)
+
+    (answer,) = (await kubelet.unprepare(claim)).values()
+
+    assert not answer.error
+    assert site.machine.instances()
+    site.machine.set(loaded=1)
+    await eventually(lambda: not site.machine.instances() and not site.node.records(), within=60)
+
+
+@pytest.mark.long
+async def test_a_node_without_a_driver_yet_waits_for_it(site: Site) -> None:
+    site.machine.add()
+    site.machine.set(loaded=0)
+
+    await site.start(wait=False)
+
+    await eventually(lambda: site.driver.said("NVML cannot be used"), within=20)
+    status, body = await site.driver.get("/readyz")
+    assert status != 200
+    assert "the kernel driver is not loaded" in body
+    site.machine.set(loaded=1)
+    await eventually(site.driver.ready, within=40)
+    said = [line for line in site.driver.lines() if str(line.get("message")).startswith("NVML cannot be used")]
+    assert len(said) == 1, said
+    assert list(await site.devices()) == ["gpu-0"]
+
+
+async def test_static_devices_come_and_go_with_the_administrator(site: Site) -> None:
+    site.machine.add()
+    await site.start("static")
+    assert list(await site.devices()) == ["gpu-0"]
+
+    site.machine.cut(0, "1g.10gb", 6, gi=9)
+    await eventually(lambda: _is(_names(site), [SMALL]), within=30)
+
+    site.machine.cut(0, "3g.40gb", 0, gi=2)
+    await eventually(lambda: _is(_names(site), [SMALL, "gpu-0-mig-3g40gb-9-0"]), within=30)
+
+
+async def _names(site: Site) -> list[str]:
+    return list(await site.devices())
+
+
+def test_without_a_driver_the_tool_explains_itself_in_one_line() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run(
+            [sys.executable, "-m", "driver", "slices", "--devices", "nvml", "--driver-root", empty],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("gpu-dra: NVML cannot be used: there is no libnvidia-ml.so.1 below")
+
+
+def test_the_tool_shows_the_machine_s_gpus(machine: World) -> None:
+    machine.add(minor=4)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "driver", "slices", "--devices", "nvml", *machine.options(), "--node-name", NODE],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "name: gpu-4" in done.stdout

@@ -1,0 +1,321 @@
+"""What is said of GPUs that go wrong, and of those that are well again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from driver.devices.backend import BackendError
+from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
+from driver.health.conditions import fold
+from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from driver.devices.nvml import NvmlBackend
+    from tests.nvml.conftest import Build, Open
+    from tests.nvml.standin import World
+
+LOST = Fault(cause=Cause.GPU_LOST)
+UNMONITORED = Fault(cause=Cause.UNMONITORED)
+
+
+class Health:
+    """Conditions as the driver keeps them, from a backend's events."""
+
+    def __init__(self, backend: NvmlBackend) -> None:
+        self.backend = backend
+        self.conditions: dict[str, tuple[object, ...]] = {}
+        self.inventory_changes = 0
+        backend.inventory()
+        self.look()
+
+    def look(self, timeout: float = 0) -> tuple[Event, ...]:
+        events = self.backend.wait_for_events(timeout)
+        for event in events:
+            self.conditions = dict(fold(self.conditions, event, time.time()))  # type: ignore[arg-type]
+            self.inventory_changes += isinstance(event, InventoryChanged)
+        return events
+
+    def until(self, wanted: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not wanted():
+            assert time.monotonic() < deadline, self.conditions
+            self.look(0.05)
+
+    def of(self, uuid: str) -> set[str]:
+        """What is wrong with a GPU: ``cause`` or ``cause=detail``."""
+        found = [condition.fault for condition in self.conditions.get(uuid, ())]  # type: ignore[attr-defined]
+        return {f"{fault.cause}={fault.detail}" if fault.detail else str(fault.cause) for fault in found}
+
+
+@pytest.fixture
+def health(machine: World, open_nvml: Open) -> Health:
+    """Two GPUs that are well."""
+    machine.add()
+    machine.add()
+    return Health(open_nvml(machine))
+
+
+def test_gpus_that_are_well_are_said_to_be(machine: World, open_nvml: Open) -> None:
+    uuid = machine.add()
+
+    assert open_nvml(machine).wait_for_events(0) == (Cleared(gpu_uuid=uuid),)
+
+
+def test_an_xid_is_told_at_once_and_of_its_gpu(machine: World, open_nvml: Open) -> None:
+    machine.add()
+    uuid = machine.add()
+    backend = open_nvml(machine, check_seconds=60.0)
+    backend.wait_for_events(0)
+
+    threading.Timer(0.05, lambda: machine.happen(1, XID, 79)).start()
+
+    assert backend.wait_for_events(20) == (Occurred(gpu_uuid=uuid, fault=Fault(cause=Cause.XID, detail="79")),)
+
+
+def test_a_memory_error_is_told(machine: World, health: Health) -> None:
+    first, _ = machine.uuids()
+    machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 1})
+
+    machine.happen(0, DOUBLE_BIT)
+
+    health.until(lambda: {"ecc=double-bit", "repair=gpu-reset"} <= health.of(first))
+
+
+def test_only_what_a_gpu_supports_is_asked_for(machine: World, open_nvml: Open) -> None:
+    uuid = machine.add(events=XID)  # registering for more is an error
+    health = Health(open_nvml(machine))
+
+    machine.happen(0, XID, 48)
+
+    health.until(lambda: "xid=48" in health.of(uuid))
+    assert "unmonitored" not in health.of(uuid)
+
+
+@pytest.mark.parametrize(
+    ("function", "code"),
+    [
+        ("nvmlDeviceGetSupportedEventTypes", 3),
+        ("nvmlDeviceRegisterEvents", 3),
+        ("nvmlDeviceRegisterEvents", 4),
+        ("nvmlDeviceRegisterEvents", 999),
+    ],
+)
+def test_a_gpu_without_events_is_unmonitored_and_the_others_are_not(
+    machine: World, open_nvml: Open, function: str, code: int
+) -> None:
+    odd, well = machine.add(), machine.add()
+    machine.fail(function, code, gpu=0)
+
+    health = Health(open_nvml(machine))
+
+    assert (health.of(odd), health.of(well)) == ({"unmonitored"}, set())
+
+
+@pytest.mark.parametrize(
+    "missing", ["nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlDeviceGetSupportedEventTypes"]
+)
+def test_without_events_gpus_are_looked_at(build: Build, open_nvml: Open, missing: str) -> None:
+    machine = build(missing=frozenset({missing}))
+    uuid = machine.add()
+    health = Health(open_nvml(machine))
+    assert health.of(uuid) == {"unmonitored"}
+
+    machine.set({"gpu.0.lost": 1})
+
+    health.until(lambda: health.of(uuid) == {"gpu-lost"})
+
+
+def test_only_the_gpu_that_is_lost_is_blamed_and_once(machine: World, health: Health) -> None:
+    _, second = machine.uuids()
+    machine.set({"gpu.1.lost": 1})
+
+    health.until(lambda: "gpu-lost" in health.of(second))
+
+    assert set(health.conditions) == {second}
+    assert health.look() == ()
+    assert health.inventory_changes == 1
+
+
+@pytest.mark.parametrize("account", [0, None])
+def test_a_gpu_that_is_back_is_lost_no_longer(machine: World, open_nvml: Open, account: int | None) -> None:
+    machine.add(**{f"field.{RECOVERY_ACTION}": account})
+    uuid = machine.uuids()[0]
+    health = Health(open_nvml(machine))
+    machine.set({"gpu.0.lost": 1})
+    health.until(lambda: health.of(uuid) == {"gpu-lost"})
+    health.backend.inventory()
+
+    machine.set({"gpu.0.lost": 0})
+
+    health.until(lambda: not health.of(uuid) and health.inventory_changes > 1)
+    machine.happen(0, XID, 62)
+    health.until(lambda: "xid=62" in health.of(uuid))
+
+
+def test_a_loss_that_only_the_hardware_would_tell_is_noticed(machine: World, health: Health) -> None:
+    first, _ = machine.uuids()  # names are remembered by NVML, also those of a GPU that is gone
+    machine.fail("nvmlDeviceGetTemperature", 15, gpu=0)
+
+    health.until(lambda: health.of(first) == {"gpu-lost"})
+
+
+def test_a_gpu_that_does_not_answer_for_a_moment_is_not_lost(machine: World, health: Health) -> None:
+    first, _ = machine.uuids()
+    machine.fail("nvmlDeviceGetHandleByUUID", 999)
+    health.until(lambda: health.of(first) == {"incomplete=no-answer"})
+
+    machine.fail("nvmlDeviceGetHandleByUUID", None)
+
+    health.until(lambda: not health.of(first))
+
+
+def test_what_a_gpu_asks_for_is_told_until_it_is_mended(machine: World, health: Health) -> None:
+    first, _ = machine.uuids()
+    machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 4})
+    health.until(lambda: health.of(first) == {"repair=drain-and-reset"})
+
+    machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 99})
+    health.until(lambda: health.of(first) == {"repair=action-99"})
+
+    machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 0})
+    health.until(lambda: not health.of(first))
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"), [("1 0 1 0", "repair=row-remap-pending"), ("1 1 1 1", "repair=row-remap-failed"), ("9 9 0 0", "")]
+)
+def test_memory_rows_that_are_to_be_replaced_or_cannot_be(machine: World, health: Health, rows: str, told: str) -> None:
+    first, _ = machine.uuids()
+    machine.set({"gpu.0.remapped": rows})
+
+    health.look()
+
+    assert health.of(first) == ({told} if told else set())
+
+
+def test_pages_of_older_gpus(machine: World, open_nvml: Open) -> None:
+    uuid = machine.add(remapped=None, retired_pending=1)
+
+    assert Health(open_nvml(machine)).of(uuid) == {"repair=page-retirement-pending"}
+
+
+def test_an_xid_is_over_when_the_gpu_asks_for_nothing_a_while_later(machine: World, open_nvml: Open) -> None:
+    uuid = machine.add()
+    patient = Health(open_nvml(machine, settle_seconds=60.0))
+    machine.happen(0, XID, 31)
+    patient.until(lambda: patient.of(uuid) == {"xid=31"})
+    for _ in range(3):
+        patient.look()
+    assert patient.of(uuid) == {"xid=31"}
+
+    hasty = Health(open_nvml(machine, settle_seconds=0.0))
+    machine.happen(0, XID, 31)
+
+    hasty.until(lambda: hasty.of(uuid) == {"xid=31"})
+    hasty.until(lambda: not hasty.of(uuid))
+
+
+def test_an_xid_stays_on_a_gpu_that_gives_no_account(machine: World, open_nvml: Open) -> None:
+    uuid = machine.add(**{f"field.{RECOVERY_ACTION}": None})
+    health = Health(open_nvml(machine))
+    machine.happen(0, XID, 48)
+    health.until(lambda: health.of(uuid) == {"xid=48"})
+
+    for _ in range(3):
+        health.look()
+
+    assert health.of(uuid) == {"xid=48"}
+
+
+def test_time_is_up_without_events(health: Health) -> None:
+    started = time.monotonic()
+
+    assert health.look(0.3) == ()
+    assert time.monotonic() - started >= 0.2  # nobody spins
+
+
+def test_a_library_that_does_not_wait_keeps_nobody_busy(machine: World, open_nvml: Open) -> None:
+    machine.add()
+    backend = open_nvml(machine, check_seconds=60.0)
+    backend.wait_for_events(0)
+    machine.fail("nvmlEventSetWait_v2", 10)
+    calls = 0
+    call = backend._library.call
+
+    def counted(function: str, *arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        return call(function, *arguments, **options)
+
+    backend._library.call = counted  # type: ignore[method-assign]
+
+    assert backend.wait_for_events(0.6) == ()
+    assert calls <= 4
+
+
+def test_a_broken_event_mechanism_is_an_error_until_it_works(machine: World, health: Health) -> None:
+    first, _ = machine.uuids()
+    machine.fail("nvmlEventSetWait_v2", 999)
+    for _ in range(3):
+        with pytest.raises(BackendError, match="waiting for NVML events failed"):
+            health.look(0.1)
+
+    machine.fail("nvmlEventSetWait_v2", None)
+    health.look()
+    machine.happen(0, XID, 31)
+
+    health.until(lambda: "xid=31" in health.of(first))
+
+
+def test_events_that_are_not_supported_after_all_are_done_without(machine: World, health: Health) -> None:
+    first, _ = machine.uuids()
+    machine.fail("nvmlEventSetWait_v2", 3)
+
+    health.until(lambda: health.of(first) == {"unmonitored"})
+
+
+def test_what_an_administrator_cuts_is_noticed_once(machine: World, health: Health) -> None:
+    machine.cut(0, "1g.10gb", 4, gi=3)
+
+    health.until(lambda: health.inventory_changes == 1)
+    assert [p.start for gpu in health.backend.inventory().gpus for p in gpu.partitions] == [4]
+    assert health.look() == ()
+
+    machine.set({"gpu.0.gi.3": None, "gpu.0.ci.3.0": None})
+    health.until(lambda: health.inventory_changes == 2)
+    assert not any(gpu.partitions for gpu in health.backend.inventory().gpus)
+
+
+def test_a_closed_backend_does_not_wait(health: Health) -> None:
+    health.backend.close()
+
+    assert health.look(60) == ()
+
+
+def test_closing_ends_a_wait(health: Health) -> None:
+    threading.Timer(0.1, health.backend.close).start()
+
+    assert health.look(60) == ()
+
+
+@pytest.mark.parametrize("code", [None, 3])
+def test_processes_are_counted(machine: World, health: Health, code: int | None) -> None:
+    first, _ = machine.uuids()
+    machine.set({"gpu.0.processes": "17 23 42"})
+    machine.fail("nvmlDeviceGetGraphicsRunningProcesses_v3", code)
+
+    assert health.backend.processes(first) == 3
+
+
+def test_processes_that_cannot_be_told_are_an_error(machine: World, health: Health) -> None:
+    first, _ = machine.uuids()
+    machine.fail("nvmlDeviceGetComputeRunningProcesses_v3", 999)
+
+    with pytest.raises(BackendError, match="does not tell its processes"):
+        health.backend.processes(first)
