@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from driver.cli_doctor import doctor
 from driver.cli_inspect import explain, slices
+from driver.cli_operate import cleanup, drain_check
 from driver.cli_options import read_settings, settings_options
 
 
@@ -105,6 +107,9 @@ def demo(*, devices: str, serve: bool, as_json: bool) -> None:
 
 cli.add_command(slices)
 cli.add_command(explain)
+cli.add_command(drain_check)
+cli.add_command(cleanup)
+cli.add_command(doctor)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from driver.config import Settings
     from driver.devices.catalogue import Catalogue
     from driver.devices.model import Inventory
+    from driver.explain import Room
     from driver.health.conditions import Conditions
     from driver.node_config import NodeConfig
 
@@ -27,6 +28,11 @@ OPTIONS = (
     "node_name",
     "driver_name",
     "devices",
+    "driver_root",
+    "container_driver_root",
+    "sysfs_root",
+    "proc_root",
+    "dev_root",
     "partitioning",
     "shares",
     "shares_memory_reserve",
@@ -68,7 +74,12 @@ def slices(*, output: str, **given: Any) -> None:
     else:
         _print_table(view, documents)
     for uuid, problem in view.catalogue.problems.items():
-        click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as asked for: {problem}", err=True)
+        if uuid.startswith("gpus["):
+            click.echo(f"gpu-dra: {uuid} of the config file changes nothing: {problem}", err=True)
+        else:
+            click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as asked for: {problem}", err=True)
+    for uuid, why in view.catalogue.pending.items():
+        click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as the settings say: {why}", err=True)
 
 
 @click.command()
@@ -98,12 +109,18 @@ def explain(*, profile: str, gpu: str | None, **given: Any) -> None:
         free = sum(not room.blockers for room in here)
         click.echo(f"{found.name}: {free} of {len(here)} free")
         for room in here:
-            click.echo(f"  {room.device.name}  {'; '.join(room.blockers) or 'free'}")
+            click.echo(f"  {room.device.name}  {'; '.join(room.blockers) or _free(room)}")
+
+
+def _free(room: Room) -> str:
+    left = [f"{rest} of {total} {name}" for name, (rest, total) in room.left.items() if name in {"shares", "memory"}]
+    return f"free: {', '.join(left)}" if left else "free"
 
 
 def _look(given: dict[str, Any]) -> View:
     """Read the node, changing nothing. Raises ClickException in one line."""
     from driver import node_config
+    from driver.claims.holders import holds
     from driver.devices.backend import BackendError
     from driver.devices.catalogue import foreign_slots, survey
     from driver.devices.name_store import NameStore
@@ -121,7 +138,7 @@ def _look(given: dict[str, Any]) -> View:
         state = Path(directory)
         _copy_state(settings.plugin_dir, state)
         try:
-            backend = open_backend(settings.devices, state, boot_id=boot_id)
+            backend = open_backend(settings.devices, state, boot_id=boot_id, host=settings.host)
             try:
                 inventory = NameStore(settings.plugin_dir, boot_id=boot_id).preview(backend.inventory())
             finally:
@@ -140,7 +157,11 @@ def _look(given: dict[str, Any]) -> View:
         settings=settings,
         config=config,
         inventory=inventory,
-        catalogue=survey(inventory, options.with_withheld(foreign_slots(inventory, ours))),
+        catalogue=survey(
+            inventory,
+            options.with_withheld(foreign_slots(inventory, ours)),
+            holds(record for record in records if record.boot_id == boot_id),
+        ),
         conditions=ConditionStore(settings.plugin_dir, boot_id=boot_id).load(),
         records=records,
     )
@@ -184,6 +205,7 @@ def _documents(view: View) -> list[dict[str, Any]]:
         devices=view.catalogue.devices,
         effects=node_config.effects(view.config),
         list_attributes=view.config.list_attributes,
+        pending=view.catalogue.pending,
     )
     pool = {"name": settings.node_name, "generation": 1, "resourceSliceCount": len(specs)}
     return [

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from driver.slices.build import capacity
+from driver.slices.build import quantity as text_of
+from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +26,8 @@ class Room:
 
     device: Device
     blockers: tuple[str, ...] = ()
+    left: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Of a shared device: what is left of each capacity, and how much there is, as quantities."""
 
 
 def profiles(devices: Iterable[Device]) -> tuple[str, ...]:
@@ -39,11 +46,33 @@ def explain(devices: Iterable[Device], profile: str, records: Iterable[Record]) 
     offered = tuple(devices)
     held = [(record, part) for record in records for part in record.devices if not part.admin]
     by_name = {device.name: device for device in offered}
-    return tuple(
-        Room(device=device, blockers=tuple(_blockers(device, held, by_name)))
-        for device in offered
-        if _name(device) == profile
-    )
+    return tuple(_room(device, held, by_name) for device in offered if _name(device) == profile)
+
+
+def _room(device: Device, held: list[tuple[Record, PreparedDevice]], by_name: dict[str, Device]) -> Room:
+    blockers = _blockers(device, held, by_name)
+    left = {}
+    sharing = [(record, part) for record, part in held if part.device == device.name and part.share_id is not None]
+    for name, published in capacity(device).items() if device.shares else ():
+        total = quantity(published["value"])
+        takers = {
+            str(record.claim): dict(part.consumed)[name] for record, part in sharing if name in dict(part.consumed)
+        }
+        rest = total - sum(
+            (quantity(amount) for _, part in sharing for key, amount in part.consumed if key == name),
+            start=quantity("0"),
+        )
+        left[name] = (text_of(max(0, int(rest))), published["value"])
+        if rest < quantity(_least(published)):
+            blockers.append(f"nothing is left of its {published['value']} of {name}, taken by {', '.join(takers)}")
+    return Room(device=device, blockers=tuple(blockers), left=left)
+
+
+def _least(published: Mapping[str, Any]) -> str:
+    """The least that a claim can take of a capacity; what everyone may leave out stops nobody."""
+    policy = published.get("requestPolicy") or {}
+    allowed = policy.get("validRange")
+    return str(allowed["min"] if allowed else policy.get("default", "0"))
 
 
 def _blockers(device: Device, held: list[tuple[Record, PreparedDevice]], by_name: dict[str, Device]) -> list[str]:
@@ -53,7 +82,8 @@ def _blockers(device: Device, held: list[tuple[Record, PreparedDevice]], by_name
             continue
         if part.device == device.name and part.share_id is not None and device.shares:
             continue
-        who = f"claim {record.claim} holds {part.device}"
+        holder = f"the damaged record {record.salvaged_from}" if record.salvaged_from else f"claim {record.claim}"
+        who = f"{holder} holds {part.device}"
         if device.slots & set(part.slots):
             found.append(who)
         elif _media(device) and (other := by_name.get(part.device)) is not None and _media(other):

@@ -12,24 +12,24 @@ import contextlib
 import gc
 import logging
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from driver import node_config
 from driver.cdi.directory import SpecDirectory
-from driver.claims.errors import ClaimError
 from driver.claims.metadata import MetadataFiles
 from driver.claims.prepare import Engine
 from driver.claims.records import Records
+from driver.claims.salvage import salvage
 from driver.claims.status import StatusWriter
 from driver.claims.sweep import Sweeper
+from driver.coexistence import PERIOD, Coexistence, Neighbour, Sign
 from driver.devices.backend import Backend, BackendError
-from driver.devices.catalogue import foreign_slots, survey
 from driver.devices.name_store import NameStore
-from driver.devices.open import open_backend, read_boot_id
+from driver.devices.open import open_backend, read_boot_id, read_boot_time
 from driver.devices.present import Devices
 from driver.devices.profile import ProfileError
 from driver.health.monitor import Monitor
-from driver.health.report import DeviceHealth, report
+from driver.health.report import DeviceHealth, describe, report
 from driver.health.store import ConditionStore
 from driver.health.xids import Severity
 from driver.kube.client import Api, ConfigError
@@ -42,7 +42,9 @@ from driver.kubelet.server import Interceptor, bind_tcp, bind_unix, new_server, 
 from driver.observe import logs
 from driver.observe.metrics import Metrics
 from driver.observe.pages import serve_pages
-from driver.slices.build import build_slices
+from driver.slices.build import Slice, build_slices
+from driver.slices.lead import Lead
+from driver.slices.offer import Offer
 from driver.slices.publish import Pool, Publisher
 from driver.threads import in_daemon_thread
 from driver.wire import (
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
+    from driver.claims.record import Record
     from driver.config import Settings
     from driver.health.conditions import Conditions
 
@@ -68,6 +71,8 @@ LINGER = 2.0
 GRACE = 20.0
 # A node whose NVIDIA driver is not loaded yet is asked again this often.
 HARDWARE_RETRY = 10.0
+# A driver that does not answer at all in this time hangs; nobody is kept waiting for it longer.
+HUNG_SECONDS = 30.0
 # A kubelet that runs registers us within two seconds; without one, slices do no harm.
 REGISTRATION_PATIENCE = 3.0
 
@@ -111,19 +116,31 @@ class Node:
             driver_name=settings.driver_name, endpoint=settings.dra_socket, metrics=self._metrics
         )
         self._publisher: Publisher | None = None
+        self._coexistence: Coexistence
+        self._registering = False
         self._status: StatusWriter | None = None
         self._sweeper: Sweeper
         self._node_events: NodeEvents
-        self._events: asyncio.Queue[tuple[str, str]] = asyncio.Queue(maxsize=100)
+        self._events: asyncio.Queue[tuple[Literal["Normal", "Warning"], str, str]] = asyncio.Queue(maxsize=100)
         self._published: Mapping[str, Mapping[str, Any]] = {}
         """Devices as they are in the slices, by name."""
         self._boot_id = read_boot_id()
         config = node_config.read(settings)
-        self._options = node_config.options(settings, config)
         self._effects = node_config.effects(config)
-        self._names = NameStore(settings.plugin_dir, boot_id=self._boot_id)
-        self._records: Records | None = None
-        self._unoffered: dict[str, str] = {}
+        self._list_attributes = config.list_attributes
+        self._may_publish = False
+        """Set once the GPUs' state is known and the kubelet had its time to register us."""
+        self._look_again = asyncio.Event()
+        """Set when the inventory, or what claims keep of it, has changed."""
+        self._offer = Offer(
+            options=node_config.options(settings, config),
+            devices=self._devices,
+            names=NameStore(settings.plugin_dir, boot_id=self._boot_id),
+            boot_id=self._boot_id,
+            metrics=self._metrics,
+            tell=self._tell,
+            look_again=self._look_again.set,
+        )
 
     async def run(self) -> None:
         """Serve until a signal comes. Raises what made that impossible."""
@@ -140,6 +157,21 @@ class Node:
                 node_name=settings.node_name,
                 metrics=self._metrics,
                 warn=self._warn,
+                lead=Lead(settings.plugin_dir / "instances"),
+                essential={"DRAPartitionableDevices": self._offer.without_partitions},
+            )
+            publisher = self._publisher
+            self._coexistence = Coexistence(
+                api,
+                driver_name=settings.driver_name,
+                node_name=settings.node_name,
+                plugins_dir=settings.kubelet_plugins_dir,
+                registry_dir=settings.kubelet_registry_dir,
+                ignore=settings.ignore_other_drivers,
+                own=lambda: settings.registrar_socket if self._registering else None,
+                slices=lambda: publisher.existing,
+                changed=self._neighbours_changed,
+                warn=self._warn,
             )
             async with asyncio.TaskGroup() as tasks:
                 publishing = tasks.create_task(self._publisher.run(), name="publish")
@@ -147,12 +179,15 @@ class Node:
                 running = [
                     tasks.create_task(self._watch_devices(engine), name="devices"),
                     tasks.create_task(engine.undo_leftovers(), name="undo"),
+                    tasks.create_task(engine.watch_mps(), name="mps"),
                     tasks.create_task(self._sweeper.run(), name="sweep"),
+                    tasks.create_task(self._coexistence.run(), name="coexistence"),
                     tasks.create_task(self._write_events(), name="events"),
                     *([tasks.create_task(self._status.run(), name="status")] if self._status else []),
                 ]
                 async with contextlib.AsyncExitStack() as stack:
                     await self._serve_kubelet(stack, engine)
+                    registering = tasks.create_task(self._register(stack), name="registration")
                     await self._serve_probes(stack)
                     logger.info(
                         "started",
@@ -164,6 +199,7 @@ class Node:
                     gc.set_threshold(10_000, 20, 50)  # a prepare leaves hardly a cycle; looking for them took 8 %
                     await stop.wait()
                     logger.info("stopping")
+                    registering.cancel()
                     publishing.cancel()  # what the kubelet wipes once we are gone must not come back
                 for task in running:
                     task.cancel()
@@ -179,12 +215,20 @@ class Node:
         except OSError as error:
             # A directory that is read-only now may be writable for the next claim; until then claims fail one by one.
             logger.error("CDI specs cannot be written to %s: %s", settings.cdi_root, error.strerror)
-        records = Records(settings.plugin_dir / "claims", boot_id=self._boot_id, quarantined=self._quarantined)
+        records = Records(
+            settings.plugin_dir / "claims",
+            boot_id=self._boot_id,
+            quarantined=self._quarantined,
+            salvage=lambda uid, path: self._salvaged(uid, path, specs),
+            changed=self._offer.claim_changed,
+        )
         await records.open()
         self._metrics.prepared.set(len(records))
-        self._records = records
+        self._offer.records = records
         self._status = StatusWriter(api, published=self._published_device) if settings.device_status else None
-        metadata = settings.plugin_dir / "dra-device-metadata"
+        metadata = MetadataFiles(settings.plugin_dir / "dra-device-metadata", published=self._published_device)
+        if settings.device_metadata:
+            metadata.open()
         engine = Engine(
             api=api,
             records=records,
@@ -195,8 +239,10 @@ class Node:
             boot_id=self._boot_id,
             metrics=self._metrics,
             published=self._published_device,
-            metadata=MetadataFiles(metadata, published=self._published_device) if settings.device_metadata else None,
+            metadata=metadata if settings.device_metadata else None,
             status=self._status,
+            enforce_shares=settings.shares_enforcement == "mps",
+            warn=self._warn,
         )
         self._sweeper = Sweeper(
             api=api, records=records, specs=specs, boot_id=self._boot_id, release=engine.release, idle=self._idle
@@ -215,6 +261,14 @@ class Node:
         await dra.start()
         stack.push_async_callback(self._stop_dra, dra, engine)
 
+    async def _register(self, stack: contextlib.AsyncExitStack) -> None:
+        """Let the kubelet know of us, as soon as no other driver answers to our name."""
+        settings = self._settings
+        while True:
+            if await self._coexistence.may_register():
+                break
+            await asyncio.sleep(PERIOD)
+        self._registering = True
         registrar = new_server(self._interceptor)
         pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(self._registration, registrar)
         bind_unix(registrar, settings.registrar_socket)
@@ -243,7 +297,11 @@ class Node:
             stack.push_async_callback(server.stop, 0)
         if settings.http_port:
             pages = await serve_pages(
-                port=settings.http_port, registry=self._metrics.registry, live=self._live, not_ready=self._not_ready
+                port=settings.http_port,
+                registry=self._metrics.registry,
+                live=self._live,
+                not_ready=self._not_ready,
+                status=self._state,
             )
             stack.push_async_callback(pages.cleanup)
 
@@ -251,7 +309,8 @@ class Node:
         return ProbeService({"": self._live, "liveness": self._live, "readiness": self._ready})
 
     async def _live(self) -> bool:
-        return await serves(self._settings.registrar_socket, self._settings.dra_socket)
+        registrar = self._settings.registrar_socket if self._registering else None
+        return await serves(registrar, self._settings.dra_socket)
 
     async def _ready(self) -> bool:
         return not self._not_ready()
@@ -262,7 +321,9 @@ class Node:
             missing.append(f"devices: {self._devices.problem}")
         if not self._registration.registered:
             missing.append("kubelet: not registered")
-        if self._publisher is None or not self._publisher.published:
+        if self._coexistence.problem:
+            missing.append(f"slices: held back: {self._coexistence.problem}")
+        elif self._publisher is None or not self._publisher.published:
             missing.append("slices: not published")
         return missing
 
@@ -277,9 +338,8 @@ class Node:
                 store=ConditionStore(settings.plugin_dir, boot_id=self._boot_id),
                 gpu_uuids=self._uuids(),
                 changed=self._conditions_changed,
-                inventory_changed=lambda: changed.set(),
+                inventory_changed=self._look_again.set,
             )
-            changed = asyncio.Event()
             self._conditions = monitor.conditions
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(monitor.run(), name="monitor")
@@ -288,12 +348,16 @@ class Node:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(REGISTRATION_PATIENCE):
                         await self._registration.wait()
+                self._may_publish = True
+                self._publish()
+                if self._status is not None and self._offer.records is not None:
+                    tasks.create_task(self._status.catch_up(self._offer.records), name="statuses")
                 while True:
-                    self._publish()
-                    await changed.wait()
-                    changed.clear()
+                    await self._look_again.wait()
+                    self._look_again.clear()
                     await self._read_inventory(backend)
                     monitor.gpu_uuids = self._uuids()
+                    self._publish()
         finally:
             backend.close()
 
@@ -301,15 +365,26 @@ class Node:
         settings = self._settings
         while True:
             try:
-                backend = await in_daemon_thread(
-                    lambda: open_backend(settings.devices, settings.plugin_dir, boot_id=self._boot_id)
+                opening = in_daemon_thread(
+                    lambda: open_backend(
+                        settings.devices, settings.plugin_dir, boot_id=self._boot_id, host=settings.host
+                    )
                 )
-                await self._read(backend)
+                done, _ = await asyncio.wait({opening}, timeout=HUNG_SECONDS)
+                if not done:
+                    problem = f"the GPUs' driver has not answered for {HUNG_SECONDS:.0f} s, and is waited for"
+                    logger.error("%s", problem)
+                    self._warn("NoUsableDriver", problem)
+                    self._devices.fail(problem)
+                backend = await opening
+                await self._offer.read(backend)
+                self._build()  # prepare begins now, and looks at what is published of a device
             except ProfileError:
                 raise
             except BackendError as error:
                 if str(error) != self._devices.problem:
                     logger.error("%s; asking again every %.0f s", error, HARDWARE_RETRY)
+                    self._warn("NoUsableDriver", str(error))
                 self._devices.fail(str(error))
                 await asyncio.sleep(HARDWARE_RETRY)
             else:
@@ -317,49 +392,24 @@ class Node:
 
     async def _read_inventory(self, backend: Backend) -> None:
         try:
-            await self._read(backend)
+            await self._offer.read(backend)
         except BackendError as error:
             logger.error("the inventory could not be read again, the last one stays: %s", error)
-
-    async def _read(self, backend: Backend) -> None:
-        """Read the hardware, and settle what of it is offered."""
-        before = await self._placements()
-        inventory = self._names.apply(await in_daemon_thread(backend.inventory))
-        after = await self._placements()
-        # Claims come and go meanwhile; whose a partition is, is written down before it is made. Where that cannot be
-        # read, prepare decides about each placement by itself.
-        foreign = foreign_slots(inventory, before | after) if before is not None and after is not None else {}
-        offered = survey(inventory, self._options.with_withheld(foreign))
-        for uuid, problem in offered.problems.items():
-            if self._unoffered.get(uuid) != problem:
-                logger.error("GPU %s is not offered as asked for: %s", uuid, problem)
-        self._unoffered = dict(offered.problems)
-        self._devices.update(backend, inventory, offered.by_name())
-
-    async def _placements(self) -> set[tuple[str, str, int]] | None:
-        """Partitions that are claims' by this boot's records, as GPU, profile and memory slice; None if unreadable."""
-        if self._records is None:
-            return set()
-        try:
-            async with self._records.exclusive():  # looks at what another instance has written
-                return {
-                    (device.gpu_uuid, device.placement.profile, device.placement.start)
-                    for record in self._records
-                    for device in record.devices
-                    if device.placement is not None and record.boot_id == self._boot_id
-                }
-        except ClaimError as error:
-            logger.error("whose partitions there are is not known: %s", error)
-            return None
 
     def _conditions_changed(self, conditions: Conditions) -> None:
         self._conditions = conditions
         self._publish()
 
-    def _publish(self) -> None:
+    def _neighbours_changed(self, signs: tuple[Sign, ...]) -> None:
+        for kind in Neighbour:
+            self._metrics.other_drivers.labels(kind.value).set(any(sign.neighbour is kind for sign in signs))
+        self._publish()
+
+    def _build(self) -> tuple[Slice, ...]:
+        """The slices as they should be now."""
         inventory = self._devices.inventory
-        if inventory is None or self._publisher is None:
-            return
+        if inventory is None:
+            raise RuntimeError("slices are built from an inventory, and there is none yet")
         settings = self._settings
         slices = build_slices(
             inventory,
@@ -367,10 +417,18 @@ class Node:
             driver_name=settings.driver_name,
             devices=self._devices.offered,
             effects=self._effects,
-            list_attributes=self._options.list_attributes,
+            list_attributes=self._list_attributes,
+            pending=self._offer.pending,
         )
         self._published = {device["name"]: device for spec in slices for device in spec.get("devices") or []}
-        self._publisher.desire(Pool(name=settings.node_name, slices=slices))
+        return slices
+
+    def _publish(self) -> None:
+        if self._publisher is None or not self._may_publish:
+            return
+        settings, slices = self._settings, self._build()
+        offer = self._coexistence.offer(slices)
+        self._publisher.desire(None if offer is None else Pool(name=settings.node_name, slices=tuple(offer)))
         self._feed.changed()
         states = {(kind, state): 0 for kind in ("gpu", "mig") for state in ("healthy", "degraded", "lost")}
         for device in self._devices.offered:
@@ -397,18 +455,61 @@ class Node:
 
     def _quarantined(self, path: Path, problem: str) -> None:
         self._metrics.quarantined.inc()
-        message = f"a damaged claim record was set aside as {path}: {problem}"
+        message = (
+            f"a damaged claim record was set aside as {path}: {problem}. Its devices stay taken until its claim ends; "
+            "find out what damaged it, and delete the file when nothing uses them any more"
+        )
         logger.error("%s", message)
         self._warn("DamagedClaimRecord", message)
 
+    def _salvaged(self, uid: str, path: Path, specs: SpecDirectory) -> Record | None:
+        """What a damaged record held. Of what was written before the node booted, nothing is in use."""
+        content = specs.read(uid)
+        if content is None or path.stat().st_mtime < read_boot_time():
+            return None
+        settings = self._settings
+        return salvage(
+            uid,
+            path.read_bytes(),
+            content,
+            path=str(path),
+            devices=self._offer.nameable(),
+            driver=settings.driver_name,
+            pool=settings.node_name,
+            boot_id=self._boot_id,
+        )
+
     def _warn(self, reason: str, message: str) -> None:
+        self._tell("Warning", reason, message)
+
+    def _tell(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         with contextlib.suppress(asyncio.QueueFull):  # the log has them all
-            self._events.put_nowait((reason, message))
+            self._events.put_nowait((kind, reason, message))
 
     async def _write_events(self) -> None:
         while True:
-            reason, message = await self._events.get()
-            await self._node_events.write("Warning", reason, message)
+            kind, reason, message = await self._events.get()
+            await self._node_events.write(kind, reason, message)
+
+    def _state(self) -> dict[str, Any]:
+        """What a person wants to know of this instance at a glance; the page ``/status``."""
+        publisher, records = self._publisher, self._offer.records
+        quiet = publisher is not None and publisher.quiet
+        return {
+            "driver": self._settings.driver_name,
+            "node": self._settings.node_name,
+            "podUID": self._settings.pod_uid,
+            "notReady": self._not_ready(),
+            "publishes": not quiet,
+            "otherDrivers": [sign.evidence for sign in self._coexistence.signs],
+            "devices": len(self._devices.offered),
+            "notOfferedAsAsked": self._offer.problems,
+            "pendingChange": self._offer.pending,
+            "conditions": {uuid: [describe(c) for c in found] for uuid, found in self._conditions.items()},
+            "droppedFeatureGates": sorted(publisher.dropped) if publisher else [],
+            "preparedClaims": len(records) if records else 0,
+            "quarantinedRecords": sorted(records.quarantined_uids()) if records else [],
+        }
 
     def _published_device(self, name: str) -> Mapping[str, Any]:
         return self._published.get(name, {})

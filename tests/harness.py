@@ -22,7 +22,7 @@ from driver.wire import pluginregistration_pb2 as registration
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 DRIVER = "gpu.nvidia.com"
 NODE = "node-1"
@@ -196,9 +196,13 @@ class Claims:
         ]
         return await self.allocate(claim, results)
 
-    async def allocate(self, claim: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
+    async def allocate(
+        self, claim: dict[str, Any], results: list[dict[str, Any]], config: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
         """Write an allocation into a claim's status."""
-        claim["status"] = {"allocation": {"devices": {"results": results}}}
+        node = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [NODE]}]}
+        devices = {"results": results, "config": list(config)}
+        claim["status"] = {"allocation": {"devices": devices, "nodeSelector": {"nodeSelectorTerms": [node]}}}
         return await self.api.request("PUT", f"{self._path(claim)}/status", body=claim)
 
     async def read(self, claim: dict[str, Any]) -> dict[str, Any]:

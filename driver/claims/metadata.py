@@ -57,6 +57,13 @@ class MetadataFiles:
         self._directory = directory
         self._published = published
 
+    def open(self) -> None:
+        """Create the directory."""
+        try:
+            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            logger.error("device metadata cannot be written to %s: %s", self._directory, error.strerror)
+
     def write(self, record: Record) -> None:
         """Write the files of a claim, if it is to have any."""
         if record.metadata is None:

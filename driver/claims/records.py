@@ -39,13 +39,29 @@ _TEMPORARY = ".tmp"
 class Records:
     """The directory of records. All methods are quick; none scans the directory unless another instance wrote."""
 
-    def __init__(self, directory: Path, *, boot_id: str, quarantined: Callable[[Path, str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        boot_id: str,
+        quarantined: Callable[[Path, str], None],
+        salvage: Callable[[str, Path], Record | None] = lambda _uid, _path: None,
+        changed: Callable[[Record], None] = lambda _record: None,
+    ) -> None:
+        """Args are what they are called, but for these.
+
+        quarantined: gets the new path of a damaged record and what is wrong with it.
+        salvage: finds out, for a claim and its damaged record, what may still be in use; None where nothing is known.
+        changed: gets each record that this instance begins or ceases to know, whoever wrote it. On the hot path.
+        """
         self._directory = directory
         self._prefix = f"{directory}{os.sep}"
         self._quarantine = directory.parent / "quarantine"
         self._lock_path = f"{directory}{os.sep}.lock"
         self._boot_id = boot_id
         self._quarantined = quarantined
+        self._salvage = salvage
+        self._changed = changed
         self._stamp = b""
         self._seen: dict[str, tuple[int, ...]] = {}
         """What identifies the content of each record file that the index reflects, by UID."""
@@ -75,9 +91,28 @@ class Records:
     async def open(self) -> None:
         """Create the directories, remove what a killed process left half-written, and read all records once."""
         self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        await self.tidy()
+
+    async def tidy(self) -> None:
+        """Remove what killed instances left half-written. Whoever writes does so inside ``exclusive``, as we are."""
         async with self.exclusive():
             for leftover in self._directory.glob(f"*{_TEMPORARY}"):
                 leftover.unlink(missing_ok=True)
+
+    def salvage(self) -> bool:
+        """For damaged records that were set aside: hold what may still be in use, if that is not done yet.
+
+        Whether there was anything to do. To be called when more is known of the devices.
+        """
+        found = False
+        for path in sorted(self._quarantine.glob(f"*{_SUFFIX}")):
+            uid = path.name.partition(".")[0]
+            try:
+                if files.status(self._path(uid)) is None:
+                    found = self._hold(uid, path) is not None or found
+            except (ClaimError, OSError) as error:
+                logger.error("what the damaged record %s held is not known: %s", path, error)
+        return found
 
     def read(self, uid: str) -> Record | None:
         """The record of a claim from disk, None where there is none. A damaged one is set aside and counts as none."""
@@ -96,8 +131,8 @@ class Records:
         try:
             return decode(data, uid=uid)
         except DamagedRecordError as error:
-            self._set_aside(uid, str(error))
-            return None
+            damaged = self._set_aside(uid, str(error))
+            return self._hold(uid, damaged) if damaged is not None else None
 
     @contextlib.asynccontextmanager
     async def exclusive(self) -> AsyncIterator[Changes]:
@@ -169,13 +204,16 @@ class Records:
                     found.add(uid)
                     if self._seen.get(uid) == _identity(status):
                         continue
-                    self._forget(uid)
                     try:
                         record = self.read(uid)
                     except ClaimError:
+                        self._forget(uid)
                         logger.exception("record %s cannot be read; its claim is prepared anew when asked for", uid)
                         continue
-                    if record is not None:
+                    if record is None:
+                        self._forget(uid)
+                    elif self._index.get(uid) is not record:  # it is where another was written for a damaged one
+                        self._forget(uid)
                         self._remember(record, status)
         for uid in self._seen.keys() - found:
             self._forget(uid)
@@ -186,26 +224,57 @@ class Records:
         self._index[uid] = record
         if record.boot_id == self._boot_id:
             self.held.add(record)
+            self._changed(record)
 
     def _forget(self, uid: str) -> None:
         self._seen.pop(uid, None)
         record = self._index.pop(uid, None)
         if record is not None and record.boot_id == self._boot_id:
             self.held.discard(record)
+            self._changed(record)
 
-    def _set_aside(self, uid: str, problem: str) -> None:
+    def _set_aside(self, uid: str, problem: str) -> Path | None:
         target = self._quarantine / f"{uid}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
         try:
             self._quarantine.mkdir(mode=0o750, exist_ok=True)
             files.rename(self._path(uid), str(target))
         except FileNotFoundError:
-            return  # the other instance was quicker
+            return None  # the other instance was quicker
         except OSError as error:
             path = self._path(uid)
             raise ClaimError(
                 Reason.RECORD, f"record {path} is damaged ({problem}) and cannot be set aside: {error.strerror}"
             ) from error
         self._quarantined(target, problem)
+        return target
+
+    def _hold(self, uid: str, damaged: Path) -> Record | None:
+        """Write a record in the place of a damaged one, so that nobody is given what may still be in use.
+
+        The best is what we still know of it ourselves. Without the lock, because damage is found while reading: it
+        never replaces a record that is there.
+        """
+        record = self._index.get(uid) or self._salvage(uid, damaged)
+        if record is None:
+            return None
+        path = self._path(uid)
+        temporary = f"{path.removesuffix(_SUFFIX)}.{uuid.uuid4().hex[:8]}{_TEMPORARY}"
+        try:
+            status = files.write(temporary, encode(record))
+            os.link(temporary, path)
+        except FileExistsError:
+            return None  # prepared anew meanwhile
+        except OSError as error:
+            logger.error("what the damaged record %s held is not protected: %s", damaged, error)
+            return None
+        finally:
+            with contextlib.suppress(OSError):
+                files.remove(temporary)
+        self._forget(uid)
+        self._remember(record, status)
+        names = ", ".join(device.device for device in record.devices)
+        logger.warning("a record was written in the place of the damaged %s: it holds %s", damaged, names)
+        return record
 
     def _path(self, uid: str) -> str:
         return f"{self._prefix}{uid}{_SUFFIX}"

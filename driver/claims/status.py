@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import tenacity
 
+from driver.claims.errors import ClaimError
+from driver.claims.record import State
 from driver.kube.client import APPLY_PATCH, RESOURCE, Api, ApiError
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from driver.claims.allocation import ClaimRef
     from driver.claims.record import PreparedDevice, Record
+    from driver.claims.records import Records
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,27 @@ class StatusWriter:
     def forget(self, claim: ClaimRef) -> None:
         """The claim was unprepared: nothing needs to be written any more."""
         self._wanted.pop(claim.uid, None)
+
+    async def catch_up(self, records: Records) -> None:
+        """Write what a process that died before us did not get to: each claim is looked at once."""
+        for record in tuple(records):
+            if record.state is State.PREPARED and record.claim.uid not in self._wanted and await self._lacks(record):
+                with contextlib.suppress(ClaimError):
+                    if records.read(record.claim.uid) == record:  # not ended meanwhile
+                        self.want(record)
+
+    async def _lacks(self, record: Record) -> bool:
+        claim = record.claim
+        try:
+            found = await self._api.get(f"{RESOURCE}/namespaces/{claim.namespace}/resourceclaims/{claim.name}")
+        except ApiError as error:
+            if error.status != 404:
+                logger.warning("whether claim %s has its status is not known: %s", claim, error)
+            return error.transient  # writing it tries again for longer
+        entries = (found.get("status") or {}).get("devices") or ()
+        written = {tuple(entry.get(key) for key in ("driver", "pool", "device", "shareID")) for entry in entries}
+        wanted = {(record.driver, device.pool, device.device, device.share_id) for device in record.devices}
+        return bool(found["metadata"]["uid"] == claim.uid and not wanted <= written)
 
     async def run(self) -> None:
         """Write for ever. Ends only by cancellation."""

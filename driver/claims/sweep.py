@@ -3,6 +3,8 @@
 A claim counts as gone only when the API server says so by UID. Even then its containers may still run, for instance
 after a forced deletion while the kubelet is away: its devices are let go only when that has been so for a while and no
 process is on them, or when the node has rebooted since.
+
+Here goes, too, what killed instances left half-written while another lived on.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from driver import files
 from driver.claims.errors import ClaimError
+from driver.claims.salvage import UNKNOWN
 from driver.kube.client import RESOURCE, Api, ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from driver.cdi.directory import SpecDirectory
     from driver.claims.allocation import ClaimRef
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PERIOD = 300.0
+SALVAGE_PERIOD = 10.0
 GRACE = 600.0
 
 
@@ -55,17 +60,37 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep for ever, first after one period: a kubelet that has just started asks for its claims by then."""
         while True:
-            await asyncio.sleep(PERIOD)
-            try:
-                await self.sweep()
-            except (ApiError, ClaimError, OSError) as error:
-                logger.warning("looking for stale records failed, trying again later: %s", error)
+            for _ in range(int(PERIOD / SALVAGE_PERIOD)):
+                await asyncio.sleep(SALVAGE_PERIOD)
+                await self._try(self.let_go())
+            await self._try(self.sweep())
+            await self._try(self.tidy())
+
+    async def _try(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except (ApiError, ClaimError, OSError) as error:
+            logger.warning("looking for stale records failed, trying again later: %s", error)
+
+    async def let_go(self) -> None:
+        """Release what is only held because of a damaged record, where an operator has deleted that."""
+        for record in self._records:
+            if record.salvaged_from and files.status(record.salvaged_from) is None:
+                logger.warning("%s was deleted: what claim UID %s held is free", record.salvaged_from, record.claim.uid)
+                await self._release(record.claim)
+
+    async def tidy(self) -> None:
+        """Remove what other instances left half-written when they were killed."""
+        await self._records.tidy()
+        self._specs.tidy()
 
     async def sweep(self) -> None:
         """One look at everything. Raises ApiError when the API server does not answer; then nothing is touched."""
         now = self._clock()
         for record in self._records:
             uid = record.claim.uid
+            if record.claim.name == UNKNOWN and record.salvaged_from:
+                continue  # nobody can ask for it
             if not await self._gone(record.claim):
                 self._gone_since.pop(uid, None)
                 continue

@@ -28,7 +28,7 @@ class NodeEvents:
         event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{self._node}."[:50], "namespace": "default"},
+            "metadata": {"generateName": f"{self._node[:50].rstrip('-.')}-", "namespace": "default"},
             # The node's UID is its name in Events about nodes: that is how the kubelet writes them.
             "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": self._node},
             "type": kind,

@@ -26,13 +26,17 @@ WATCH_INTERVAL = 5.0
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost"))
 
 
-async def serves(registrar_socket: Path, dra_socket: Path) -> bool:
-    """Dial both sockets as the kubelet would: GetInfo, and a NodePrepareResources without claims."""
+async def serves(registrar_socket: Path | None, dra_socket: Path) -> bool:
+    """Dial both sockets as the kubelet would: GetInfo, and a NodePrepareResources without claims.
+
+    Without a registration socket only the other: before we register.
+    """
     try:
         async with asyncio.timeout(PROBE_TIMEOUT):
-            async with grpc.aio.insecure_channel(f"unix:{registrar_socket}", options=CHANNEL_OPTIONS) as channel:
-                registration = pluginregistration_pb2_grpc.RegistrationStub(channel)
-                await registration.GetInfo(pluginregistration_pb2.InfoRequest())
+            if registrar_socket is not None:
+                async with grpc.aio.insecure_channel(f"unix:{registrar_socket}", options=CHANNEL_OPTIONS) as channel:
+                    registration = pluginregistration_pb2_grpc.RegistrationStub(channel)
+                    await registration.GetInfo(pluginregistration_pb2.InfoRequest())
             async with grpc.aio.insecure_channel(f"unix:{dra_socket}", options=CHANNEL_OPTIONS) as channel:
                 plugin = dra_v1_pb2_grpc.DRAPluginStub(channel)
                 await plugin.NodePrepareResources(dra_v1_pb2.NodePrepareResourcesRequest())

@@ -68,6 +68,12 @@ class Metrics:
         self.errors = counter("claim_errors", "Claims that failed, by reason.", ("operation", "reason"))
         self.prepared = gauge("prepared_claims", "Claims prepared on this node.")
         self.devices = gauge("devices", "Devices by type and state (healthy, degraded, lost).", ("type", "state"))
+        self.not_offered = gauge(
+            "not_offered_as_asked", "1 for a GPU (UUID) or a setting of which less is offered than asked.", ("subject",)
+        )
+        self.pending = gauge(
+            "gpus_pending_change", "GPUs that keep their former shape until the claims that hold them end."
+        )
         self.slice_writes = counter("slice_writes", "ResourceSlice requests that changed something.", ("verb",))
         self.slice_errors = counter("slice_errors", "Failed attempts to publish, by HTTP status.", ("status",))
         self.slices = gauge("published_slices", "ResourceSlices as last seen on the API server.")
@@ -77,6 +83,9 @@ class Metrics:
         self.quarantined = counter("quarantined_records", "Damaged records set aside.", ())
         self.registered = gauge("registered", "1 after the kubelet has confirmed the registration.")
         self.published = gauge("published", "1 while the ResourceSlices are as they should be.")
+        self.other_drivers = gauge(
+            "other_drivers", "1 while another driver serves this node's GPUs (device-plugin, dra-driver).", ("kind",)
+        )
         self.rpc = _quick(
             Histogram(
                 "dra_grpc_operations_duration_seconds",
@@ -98,6 +107,8 @@ class Metrics:
             self.phases.labels(phase)
         for verb in ("create", "update", "delete"):
             self.slice_writes.labels(verb)
+        for kind in ("device-plugin", "dra-driver"):
+            self.other_drivers.labels(kind)
 
     def phase(self, name: str) -> Phase:
         """Time one phase of a prepare."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from driver.devices import mig
 from driver.devices.catalogue import catalogue
 from driver.devices.options import Options, Sharing
-from driver.health.taints import DEFAULT_EFFECTS, Effects, taints
+from driver.health.taints import DEFAULT_EFFECTS, Effect, Effects, taints
 from driver.text import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from driver.devices.catalogue import Device
     from driver.devices.model import Gpu, Inventory
@@ -25,6 +25,9 @@ MAX_COUNTER_SETS = 8
 MAX_STRING_BYTES = 64
 MAX_PEERS = 24
 """A device has at most 48 attribute values, those in lists counted one by one."""
+
+RESHAPE_PENDING = "reshape-pending"
+"""Last part of the key of the taint on a GPU that keeps its former shape for claims that hold it."""
 
 _BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 _VERSION = re.compile(r"v?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?(?:[-+.~_ ].*)?")
@@ -53,6 +56,7 @@ def build_slices(
     devices: Sequence[Device] | None = None,
     effects: Effects = DEFAULT_EFFECTS,
     list_attributes: bool = False,
+    pending: Collection[str] = (),
 ) -> tuple[Slice, ...]:
     """The slices of the node's pool, in the order of their index.
 
@@ -68,13 +72,17 @@ def build_slices(
         devices: what is offered, from driver.devices.catalogue; every GPU as a whole without it.
         effects: by which table conditions become taints.
         list_attributes: whether the cluster takes attributes that are lists.
+        pending: UUIDs of GPUs that get another shape once nobody holds them: nothing new may start there.
     """
     offered = catalogue(inventory, Options()) if devices is None else devices
     by_gpu: dict[str, list[dict[str, Any]]] = {}
     counted: dict[str, Gpu] = {}
     for device in offered:
         rendered = _device(inventory, device, list_attributes=list_attributes)
-        if found := taints(conditions.get(device.gpu.uuid, ()), driver_name=driver_name, effects=effects):
+        found = taints(conditions.get(device.gpu.uuid, ()), driver_name=driver_name, effects=effects)
+        if device.gpu.uuid in pending:  # without a time, so that the API server sets one and it stays
+            found.append({"key": f"{driver_name}/{RESHAPE_PENDING}", "effect": str(Effect.NO_SCHEDULE)})
+        if found:
             rendered["taints"] = found
         by_gpu.setdefault(device.gpu.uuid, []).append(rendered)
         if device.partitionable:
@@ -82,6 +90,11 @@ def build_slices(
     sets = [_counter_set(gpu) for gpu in counted.values()]
     counters = [{"sharedCounters": chunk} for chunk in _chunks(sets, MAX_COUNTER_SETS)]
     return (*counters, *({"devices": chunk} for chunk in _packed(by_gpu.values()))) or ({},)
+
+
+def capacity(device: Device) -> dict[str, dict[str, Any]]:
+    """A device's capacities as they are published."""
+    return _shared(device) if device.shares else _exclusive(device)
 
 
 def semver(text: str | None) -> str | None:
@@ -113,8 +126,8 @@ def _device(inventory: Inventory, device: Device, *, list_attributes: bool) -> d
         "name": device.name,
         "attributes": {name: value for name, value in attributes.items() if value is not None},
     }
-    if capacity := _shared(device) if device.shares else _exclusive(device):
-        rendered["capacity"] = capacity
+    if published := capacity(device):
+        rendered["capacity"] = published
     if device.shares:
         rendered["allowMultipleAllocations"] = True
     if device.partitionable:
@@ -128,12 +141,12 @@ def _identity(device: Device) -> dict[str, dict[str, Any] | None]:
     if device.profile is None:
         # No partition has NVLink: what tells of it is for whole GPUs, and leaves a partition within 32 attributes.
         clique = _string(device.gpu.fabric_clique)
-        return {"type": _string("gpu"), "uuid": _string(device.gpu.uuid), "fabricClique": clique}
+        return {"type": _string("gpu"), "uuid": _uuid(device.gpu), "fabricClique": clique}
     return {
         "type": _string("mig"),
         # A partition that prepare makes has no UUID yet.
         "uuid": _string(device.partition.uuid if device.partition else None),
-        "parentUUID": _string(device.gpu.uuid),
+        "parentUUID": _uuid(device.gpu),
         "profile": _string(device.profile.name),
     }
 
@@ -141,15 +154,15 @@ def _identity(device: Device) -> dict[str, dict[str, Any] | None]:
 def _common(inventory: Inventory, gpu: Gpu) -> dict[str, dict[str, Any] | None]:
     bus_id = gpu.pci_bus_id if gpu.pci_bus_id and _BUS_ID.fullmatch(gpu.pci_bus_id) else None
     return {
-        "productName": _string(gpu.product_name),
+        "productName": _string(gpu.product_name or None),
         "brand": _string(gpu.brand),
         "architecture": _string(gpu.architecture),
         "cudaComputeCapability": _version(gpu.compute_capability),
         "driverVersion": _version(inventory.driver_version),
         "cudaDriverVersion": _version(inventory.cuda_version),
         "addressingMode": _string(gpu.addressing_mode),
-        "index": {"int": gpu.index},
-        "minor": {"int": gpu.minor},
+        "index": {"int": gpu.index} if gpu.index >= 0 else None,
+        "minor": None if gpu.minor is None else {"int": gpu.minor},
         "resource.kubernetes.io/pciBusID": _string(bus_id),
         "resource.kubernetes.io/pcieRoot": _string(gpu.pcie_root),
         "resource.kubernetes.io/numaNode": None if gpu.numa_node is None else {"int": gpu.numa_node},
@@ -247,6 +260,10 @@ def _chunks(items: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]
 
 def _string(text: str | None) -> dict[str, str] | None:
     return None if text is None else {"string": cut(text, MAX_STRING_BYTES)}
+
+
+def _uuid(gpu: Gpu) -> dict[str, str] | None:
+    return _string(gpu.uuid) if gpu.uuid.startswith("GPU-") else None
 
 
 def _version(text: str | None) -> dict[str, str] | None:

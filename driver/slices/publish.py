@@ -6,6 +6,9 @@ that has not seen its own write yet: the server answers AlreadyExists, and we lo
 The rules for generations are those of the Go controller (contract of ``resource.k8s.io``): one changed slice is an
 atomic update and keeps the generation of its pool; anything more gives the whole pool a new one, so that nobody
 allocates from a half-written pool.
+
+Of several instances on a node only the one that came last writes (``driver.slices.lead``): in a rolling upgrade they
+may want different slices, and would overwrite each other's for ever.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.backoff import Backoff
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from driver.observe.metrics import Metrics
+    from driver.slices.lead import Lead
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +47,18 @@ _GATES = {
     "requestPolicy": "DRAConsumableCapacity",
     "bindingConditions": "DRADeviceBindingConditions",
 }
+
+
+class SupersededError(Exception):
+    """Another instance publishes now."""
+
+
+class FeatureOffError(Exception):
+    """The API server drops what the rest of the pool must not be without; ``gate`` is the feature that is off."""
+
+    def __init__(self, gate: str) -> None:
+        super().__init__(gate)
+        self.gate = gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +80,24 @@ class Publisher:
         node_name: str,
         metrics: Metrics,
         warn: Callable[[str, str], None] = lambda _reason, _message: None,
+        lead: Lead | None = None,
+        essential: Mapping[str, Callable[[], None]] = MappingProxyType({}),
     ) -> None:
-        """``warn`` gets a reason and a message, for an Event that an operator should see."""
+        """Args are what they are called, but for these.
+
+        warn: gets a reason and a message, for an Event that an operator should see.
+        lead: who publishes, where there may be several instances.
+        essential: what to call when the API server drops the fields of a feature gate without which the pool would be
+            wrong; nothing more is written then, until another pool is desired.
+        """
         self._api = api
         self._driver = driver_name
         self._node = node_name
         self._metrics = metrics
         self._warn = warn
+        self._lead = lead
+        self._essential = essential
+        self._told: set[str] = set()
         self._pool: Pool | None = None
         self._wake = asyncio.Event()
         self._desired = asyncio.Event()
@@ -80,19 +108,35 @@ class Publisher:
         selector = f"spec.driver={driver_name},spec.nodeName={node_name}"
         self._mirror = Mirror(api, SLICES, {"fieldSelector": selector}, changed=self._seen)
         self.published = False
-        """Whether the slices on the server were complete and as desired at the last look."""
+        """Whether the slices on the server were complete and as desired at the last look, or are another's business."""
+        self.quiet = False
+        """Whether another instance publishes."""
 
-    def desire(self, pool: Pool) -> None:
-        """Publish this from now on."""
+    @property
+    def existing(self) -> tuple[Mapping[str, Any], ...] | None:
+        """Slices of this driver and node on the API server, whoever wrote them; None until they are known."""
+        return tuple(self._mirror.objects.values()) if self._mirror.synced.is_set() else None
+
+    def desire(self, pool: Pool | None) -> None:
+        """Publish this from now on; None: leave everything as it is."""
         self._pool = pool
         self._desired.set()
         self._wake.set()
 
+    @property
+    def dropped(self) -> frozenset[str]:
+        """Feature gates whose fields the API server drops at the moment."""
+        return frozenset(gate for sent, stored in self._accepted.values() for gate in _lost(sent, stored))
+
     async def run(self) -> None:
         """Watch and reconcile. Ends only by cancellation or by a bug."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._mirror.run(), name="slice-watch")
-            tasks.create_task(self._reconcile_always(), name="slice-reconcile")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._mirror.run(), name="slice-watch")
+                tasks.create_task(self._reconcile_always(), name="slice-reconcile")
+        finally:
+            if self._lead is not None:
+                self._lead.leave()
 
     def _seen(self, key: tuple[str, str] | None) -> None:
         if key is not None:
@@ -110,8 +154,14 @@ class Publisher:
                 await asyncio.sleep(SETTLE)
             self._wake.clear()
             try:
+                await self._while_others_publish()
                 await self._reconcile()
                 failures = 0
+            except SupersededError:
+                self._wake.set()
+            except FeatureOffError as error:
+                self._set_published(done=False)
+                self._essential[error.gate]()
             except ApiError as error:
                 self._set_published(done=False)
                 self._metrics.slice_errors.labels(str(error.status)).inc()
@@ -131,6 +181,18 @@ class Publisher:
                     async with asyncio.timeout(pause):
                         await self._desired.wait()
                 self._wake.set()
+
+    async def _while_others_publish(self) -> None:
+        """Return when it is our turn. Not asked before we have something to publish: we may yet fail to find that."""
+        while self._pool is not None and self._lead is not None and (later := self._lead.later()) is not None:
+            if not self.quiet:
+                logger.info("an instance that came later publishes; this one takes over when that has gone")
+            self.quiet = True
+            self._set_published(done=True)
+            await self._lead.gone(later)
+        if self.quiet:
+            logger.info("this instance publishes again")
+            self.quiet = False
 
     async def _reconcile(self) -> None:
         pool = self._pool
@@ -224,6 +286,8 @@ class Publisher:
         self._mirror.objects.pop(("", metadata["name"]), None)
 
     async def _write(self, verb: str, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if self._lead is not None and self._lead.later() is not None:
+            raise SupersededError
         answer = await self._api.request(method, path, body=body)
         self._metrics.slice_writes.labels(verb).inc()
         return answer
@@ -231,17 +295,23 @@ class Publisher:
     def _take(self, name: str, sent: dict[str, Any], answer: dict[str, Any]) -> None:
         """Note the server's answer; say which feature is off where it dropped a part of the slice."""
         self._mirror.put(answer)
+        before = self.dropped
         self._accepted.pop(name, None)
-        if same_spec(sent, answer["spec"]):
-            return
-        self._accepted[name] = (sent, answer["spec"])
-        lost = sorted({gate for key, gate in _GATES.items() if _count(sent, key) > _count(answer["spec"], key)})
-        for gate in lost or ["unknown"]:
-            self._metrics.dropped_fields.labels(gate).set(1)
-        gates = ", ".join(lost) or "unknown"
-        message = f"the API server dropped fields of ResourceSlice {name}; feature gates that seem to be off: {gates}"
-        logger.warning("%s", message)
-        self._warn("ResourceSliceFieldsDropped", message)
+        if not same_spec(sent, answer["spec"]):
+            self._accepted[name] = (sent, answer["spec"])
+        for gate in self.dropped | before:
+            self._metrics.dropped_fields.labels(gate).set(gate in self.dropped)
+        for gate in sorted(self.dropped - before):
+            message = (
+                f"the API server dropped fields of ResourceSlice {name}; the feature gate that seems to be off there: "
+                f"{gate}. Publishing goes on without that feature"
+            )
+            logger.warning("%s", message)
+            self._warn("ResourceSliceFieldsDropped", message)
+        for gate in _lost(sent, answer["spec"]):
+            if gate in self._essential and gate not in self._told:
+                self._told.add(gate)  # whoever was told and still wants the same has no choice
+                raise FeatureOffError(gate)
 
     def _set_published(self, *, done: bool) -> None:
         self.published = done
@@ -252,6 +322,13 @@ class Publisher:
 def _moved(obj: Mapping[str, Any], pool: Pool) -> bool:
     """The pool of a slice cannot be changed; such a slice has to be made anew."""
     return bool(obj["spec"]["pool"]["name"] != pool.name)
+
+
+def _lost(sent: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    """The feature gates that explain what the server left out."""
+    if same_spec(sent, stored):
+        return []
+    return sorted({gate for key, gate in _GATES.items() if _count(sent, key) > _count(stored, key)}) or ["unknown"]
 
 
 def _count(value: Any, key: str) -> int:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.kube.client import Api
-from driver.sim.apiserver import ApiServer
-from driver.sim.apiserver.access import ADMIN, User
+from driver.sim import identity
+from driver.sim.apiserver import ANONYMOUS, ApiServer
 from driver.sim.kubelet import Kubelet as EmbeddedKubelet
 from driver.sim.kubelet import Options
 from tests.harness import NODE, Claims, Driver, Kubelet, NodeDirectories, node_directories
@@ -20,8 +20,6 @@ from tests.unit.sim_kubelet.fakes import Cluster
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
-
-DRIVER_USER = User(name="driver", groups=("system:authenticated",))
 
 
 @pytest.fixture
@@ -32,19 +30,20 @@ def node() -> Iterator[NodeDirectories]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[ApiServer]:
-    async with ApiServer(tokens={"admin": ADMIN, "driver": DRIVER_USER}) as server:
+    async with ApiServer(anonymous=ANONYMOUS) as server:
+        identity.install(server, device_status=True)
         yield server
 
 
 @pytest.fixture
-def kubeconfig(server: ApiServer, node: NodeDirectories) -> Path:
-    """The driver's."""
-    return server.write_kubeconfig(node.root / "kubeconfig", token="driver")
+def kubeconfig(server: ApiServer, node: NodeDirectories, api: Api) -> Path:
+    """The driver's: its service account, bound to the node."""
+    return identity.write_kubeconfig(server, node.root / "kubeconfig", node=NODE)
 
 
 @pytest.fixture
 async def api(server: ApiServer, node: NodeDirectories) -> AsyncIterator[Api]:
-    async with await Api.connect(server.write_kubeconfig(node.root / "admin.kubeconfig", token="admin")) as api:
+    async with await Api.connect(server.write_kubeconfig(node.root / "admin.kubeconfig")) as api:
         await api.request(
             "POST", "/api/v1/nodes", body={"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.sim import identity
 from driver.sim.apiserver.faults import Fault
 from tests.eventually import eventually
 from tests.harness import DRIVER, Driver
@@ -27,7 +28,9 @@ FAILED = "FailedPrepareDynamicResources"
 
 def claim_reads(fault: Fault) -> Callable[[Request], Fault | None]:
     """This happens to the driver's reads of claims, and to nobody else's."""
-    return lambda request: fault if request.user.name == "driver" and request.resource == "resourceclaims" else None
+    return lambda request: (
+        fault if request.user.name == identity.username() and request.resource == "resourceclaims" else None
+    )
 
 
 def calls(kubelet: NodeKubelet, code: str, method: str = PREPARE) -> float:
@@ -42,7 +45,7 @@ async def test_a_prepare_that_runs_into_its_deadline_leaves_the_pod_pending_and_
     await claims.allocated("claim", "gpu-0")
 
     def freeze(request: Request) -> Fault | None:
-        if request.user.name == "driver" and request.resource == "resourceclaims":
+        if request.user.name == identity.username() and request.resource == "resourceclaims":
             driver.signal(signal.SIGSTOP)
         return None
 
@@ -247,7 +250,7 @@ async def test_a_claim_is_unprepared_without_the_api_server(
     await claims.allocated("claim", "gpu-0")
     await cluster.create_pod(pod("pod", claims={"gpu": "claim"}))
     await cluster.phase("Running", "pod")
-    server.fault = lambda request: Fault(drop=True) if request.user.name == "driver" else None
+    server.fault = lambda request: Fault(drop=True) if request.user.name == identity.username() else None
 
     await cluster.delete_pod("pod", grace=1)
 

@@ -100,7 +100,7 @@ async def test_slices_are_byte_identical_after_a_quick_restart(
 
 
 async def test_a_rolling_upgrade_writes_no_slice(driver: Driver, new_kubelet: Any, api: Api, run: Any) -> None:
-    await new_kubelet(wiping_delay=0.5).start()
+    await new_kubelet(wiping_delay=1.5).start()
     await eventually(driver.ready)
     before = await slices(api)
 
@@ -111,7 +111,7 @@ async def test_a_rolling_upgrade_writes_no_slice(driver: Driver, new_kubelet: An
     async def same() -> bool:
         return await slices(api) == before
 
-    await always(same, during=1)
+    await always(same, during=2.5)
 
 
 async def test_slices_that_somebody_deleted_or_changed_are_put_right(

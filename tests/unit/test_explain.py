@@ -83,6 +83,33 @@ def test_a_share_leaves_room_for_others_on_its_device_and_nowhere_else():
     assert free("1g.10gb", held, devices=devices) == [6, 3, 2, 1, 0]
 
 
+def test_what_is_left_of_a_shared_device_is_counted():
+    shares = Shares(mode=Sharing.COUNT, count=4)
+    devices = catalogue(node("H100-SXM5-80GB"), Options(default=DeviceOptions(shares=shares)))
+    consumed = (("memory", "20Gi"), ("shares", "1"))
+    held = [
+        holding("gpu-0", name, devices=devices, share_id=f"share-{name}", consumed=consumed) for name in ("a", "b", "c")
+    ]
+
+    (room,) = explain(devices, "gpu", held)
+
+    assert not room.blockers
+    assert room.left == {"memory": ("20119Mi", "81559Mi"), "shares": ("1", "4")}
+
+
+def test_a_shared_device_that_is_used_up_names_its_claims():
+    shares = Shares(mode=Sharing.COUNT, count=2)
+    devices = catalogue(node("H100-SXM5-80GB"), Options(default=DeviceOptions(shares=shares)))
+    held = [
+        holding("gpu-0", name, devices=devices, share_id=f"share-{name}", consumed=(("shares", "1"),))
+        for name in ("a", "b")
+    ]
+
+    (room,) = explain(devices, "gpu", held)
+
+    assert room.blockers == ("nothing is left of its 2 of shares, taken by default/a, default/b",)
+
+
 def test_partitions_of_others_are_named():
     there = Partition(
         gpu_uuid="GPU-0", profile="1g.10gb", profile_id=19, start=6, size=1, uuid="MIG-1", gi_id=1, ci_id=0

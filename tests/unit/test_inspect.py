@@ -1,5 +1,6 @@
 """``gpu-dra slices`` and ``gpu-dra explain`` as commands."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from driver.cli import cli
+from driver.sim.process import gpu_dra
 
 
 def run(*arguments: str, state: Path) -> Result:
@@ -82,9 +84,12 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: tuple[str, ...], m
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has NVIDIA's driver")
 def test_a_machine_without_a_driver_explains_itself(tmp_path: Path):
-    result = run("slices", "--devices", "nvml", state=tmp_path)
+    # In a process of its own: a library that another test has loaded would be found again.
+    command = gpu_dra("slices", "--devices=nvml", "--node-name=node-1", f"--kubelet-plugins-dir={tmp_path}")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert result.exit_code == 1
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
     assert "Install or load NVIDIA's driver" in result.stderr
 
 

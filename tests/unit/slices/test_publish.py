@@ -12,8 +12,9 @@ from driver.kube.client import Api, ApiError
 from driver.observe.metrics import Metrics
 from driver.sim.apiserver import ApiServer
 from driver.sim.apiserver.faults import Fault, Request
+from driver.slices.lead import Lead
 from driver.slices.publish import SLICES, Pool, Publisher
-from tests.eventually import eventually
+from tests.eventually import always, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -40,11 +41,19 @@ def pool(*slices: list[dict[str, Any]]) -> Pool:
 class Bench:
     """One publisher at work, and what the server has."""
 
-    def __init__(self, server: ApiServer, api: Api) -> None:
+    def __init__(self, server: ApiServer, api: Api, **more: Any) -> None:
         self.server = server
         self.api = api
         self.metrics = Metrics(driver_name=DRIVER)
-        self.publisher = Publisher(api=api, driver_name=DRIVER, node_name=NODE, metrics=self.metrics)
+        self.events: list[tuple[str, str]] = []
+        self.publisher = Publisher(
+            api=api,
+            driver_name=DRIVER,
+            node_name=NODE,
+            metrics=self.metrics,
+            warn=lambda reason, message: self.events.append((reason, message)),
+            **more,
+        )
         self._task: asyncio.Task[None] | None = None
 
     async def publish(self, wanted: Pool) -> list[dict[str, Any]]:
@@ -287,6 +296,113 @@ async def test_fields_that_the_server_drops_are_reported_and_not_sent_again(tmp_
     assert "taints" not in published["spec"]["devices"][0]
     assert dropped == 1
     assert bench.writes("create") == 2
+    assert [reason for reason, _ in bench.events] == ["ResourceSliceFieldsDropped"]
+    assert "DRADeviceTaints" in bench.events[0][1]
+    assert bench.publisher.dropped == {"DRADeviceTaints"}
+
+
+async def test_a_pool_whose_counters_are_dropped_is_given_up_before_its_devices_are_there(tmp_path: Path) -> None:
+    async with (
+        ApiServer(gates=frozenset()) as server,
+        await Api.connect(server.write_kubeconfig(tmp_path / "kubeconfig")) as api,
+    ):
+        await api.request(
+            "POST", "/api/v1/nodes", body={"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+        )
+        told = asyncio.Event()
+        bench = Bench(server, api, essential={"DRAPartitionableDevices": told.set})
+        counters = {"sharedCounters": [{"name": "gpu-0", "counters": {"slice-0": {"value": "1"}}}]}
+        bench.publisher.desire(Pool(name=NODE, slices=(counters, {"devices": [device("gpu-0")]})))
+        bench._task = asyncio.create_task(bench.publisher.run())
+
+        await asyncio.wait_for(told.wait(), 10)
+
+        assert [obj["spec"].get("devices") for obj in (await api.get(SLICES))["items"]] == [None]
+        [published] = await bench.publish(pool([device("gpu-0")]))
+        await bench.stop()
+    assert published["spec"]["devices"][0]["name"] == "gpu-0"
+
+
+class Instances:
+    """Instances of one node, each with something else to publish."""
+
+    def __init__(self, bench: Bench, directory: Path) -> None:
+        self._bench, self._directory = bench, directory
+        self.all: list[Bench] = []
+
+    def new(self) -> Bench:
+        self.all.append(Bench(self._bench.server, self._bench.api, lead=Lead(self._directory)))
+        return self.all[-1]
+
+    def writes(self) -> float:
+        return sum(each.writes(verb) for each in self.all for verb in ("create", "update", "delete"))
+
+    async def slices(self) -> list[dict[str, Any]]:
+        return list((await self._bench.api.get(SLICES))["items"])
+
+
+@pytest.fixture
+async def instances(bench: Bench, tmp_path: Path) -> AsyncIterator[Instances]:
+    instances = Instances(bench, tmp_path / "instances")
+    yield instances
+    for each in instances.all:
+        await each.stop()
+
+
+OLD = pool([device("gpu-0", memory="40Gi")], [device("gpu-1", memory="40Gi")])
+NEW = pool([device("gpu-0", memory="80Gi")], [device("gpu-1", memory="80Gi")], [device("gpu-2")])
+
+
+async def test_of_two_instances_with_different_content_the_one_that_came_last_publishes(instances: Instances) -> None:
+    old, new = instances.new(), instances.new()
+    await old.publish(OLD)
+
+    published = await new.publish(NEW)
+
+    await eventually(lambda: old.publisher.quiet)
+
+    async def same() -> bool:
+        return await instances.slices() == published
+
+    await always(same, during=1.5)
+    assert instances.writes() <= len(OLD.slices) + 2 * len(NEW.slices)
+    assert old.publisher.published
+
+
+async def test_the_older_publishes_again_when_the_newer_has_gone(instances: Instances) -> None:
+    old, new = instances.new(), instances.new()
+    before = await old.publish(OLD)
+    await new.publish(NEW)
+    await eventually(lambda: old.publisher.quiet)
+
+    await new.stop()
+
+    after = await old.until(lambda items: len(items) == len(OLD.slices))
+    assert [obj["spec"]["devices"] for obj in after] == [obj["spec"]["devices"] for obj in before]
+
+
+async def test_one_that_has_nothing_to_publish_yet_leaves_the_lead_to_the_older(instances: Instances) -> None:
+    old, starting = instances.new(), instances.new()
+    await old.publish(OLD)
+    task = asyncio.create_task(starting.publisher.run())
+    await asyncio.wait_for(starting.publisher._mirror.synced.wait(), 5)
+
+    await old.publish(NEW)
+
+    assert not old.publisher.quiet
+    task.cancel()
+
+
+async def test_what_changes_while_another_publishes_is_written_when_it_has_gone(instances: Instances) -> None:
+    old, new = instances.new(), instances.new()
+    await old.publish(OLD)
+    await new.publish(NEW)
+    await eventually(lambda: old.publisher.quiet)
+    old.publisher.desire(pool([device("gpu-0", taints=[TAINT])]))
+
+    await new.stop()
+
+    await old.until(lambda items: len(items) == 1 and "taints" in items[0]["spec"]["devices"][0])
 
 
 async def test_a_missing_permission_is_named(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

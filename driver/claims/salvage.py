@@ -1,0 +1,135 @@
+"""What a damaged record still tells of what may be in use: pure.
+
+The CDI spec of the claim is there as long as its containers may start or run: prepare writes it, unprepare removes it
+first. Its devices' names give claim and device; what can be read of the damaged record adds to that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from driver.cdi import spec
+from driver.claims.allocation import ClaimRef, check_ref
+from driver.claims.errors import ClaimError
+from driver.claims.record import Placement, PreparedDevice, Record, State, decode_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from driver.devices.catalogue import Device
+
+UNKNOWN = "unknown"
+"""Stands for namespace and name of a claim of which only the UID is known."""
+
+_SHARE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def salvage(
+    uid: str,
+    damaged: bytes,
+    spec_content: bytes,
+    *,
+    path: str,
+    devices: Mapping[str, Device],
+    driver: str,
+    pool: str,
+    boot_id: str,
+) -> Record | None:
+    """A record that holds what may still be in use; None where nothing can be told, or the node has rebooted since.
+
+    It answers for no allocation. Its state says that hardware may have been changed, so that unprepare undoes that.
+
+    Args:
+        uid: the claim's.
+        damaged: the record's content.
+        spec_content: the CDI spec of the claim.
+        path: where the damaged record is, for error messages.
+        devices: what the node has, by device name.
+        driver: the driver's name.
+        pool: the node's pool.
+        boot_id: the present boot.
+    """
+    told = _object(damaged)
+    if told.get("bootID", boot_id) != boot_id:
+        return None
+    readable = {(device.device, device.share_id): device for device in _readable(told)}
+    held = [
+        readable.get((name, share_id)) or _device(uid, devices[name], share_id, driver=driver, pool=pool)
+        for name, share_id in _named(uid, _object(spec_content), devices)
+    ]
+    if not held:
+        return None
+    return Record(
+        claim=_claim(told, uid),
+        allocation="",
+        boot_id=boot_id,
+        driver=driver,
+        state=State.PREPARING,
+        devices=tuple(held),
+        prepared_at="",
+        salvaged_from=path,
+    )
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        loaded = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _readable(told: Mapping[str, Any]) -> Iterator[PreparedDevice]:
+    listed = told.get("devices")
+    for raw in listed if isinstance(listed, list) else ():
+        try:
+            yield decode_device(raw)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+
+
+def _named(uid: str, spec_object: Mapping[str, Any], devices: Mapping[str, Device]) -> Iterator[tuple[str, str | None]]:
+    """Device names and share ids out of the names that ``driver.cdi.spec.device_name`` makes."""
+    listed = spec_object.get("devices")
+    for entry in listed if isinstance(listed, list) else ():
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name.startswith(f"{uid}-"):
+            continue
+        rest = name.removeprefix(f"{uid}-")
+        if rest in devices:
+            yield rest, None
+        elif _SHARE.fullmatch(rest[-36:]) and rest[:-37] in devices:
+            yield rest[:-37], rest[-36:]
+
+
+def _device(uid: str, known: Device, share_id: str | None, *, driver: str, pool: str) -> PreparedDevice:
+    placement = partition = None
+    if known.profile is not None and known.start is not None:
+        partition = known.partition
+        if partition is None:
+            placement = Placement(profile=known.profile.name, start=known.start)
+            there = (p for p in known.gpu.partitions if (p.profile, p.start) == (placement.profile, placement.start))
+            partition = next(there, None)
+    return PreparedDevice(
+        requests=(),
+        pool=pool,
+        device=known.name,
+        cdi_ids=(spec.qualified(driver, spec.device_name(uid, known.name, share_id)),),
+        gpu_uuid=known.gpu.uuid,
+        slots=tuple(sorted(known.slots)),
+        whole=known.profile is None,
+        share_id=share_id,
+        placement=placement,
+        partition=partition,
+        offered=known.offered,
+    )
+
+
+def _claim(told: Mapping[str, Any], uid: str) -> ClaimRef:
+    claim = told.get("claim")
+    try:
+        return check_ref(claim["namespace"], claim["name"], uid)  # type: ignore[index]
+    except (ClaimError, KeyError, TypeError):
+        return ClaimRef(UNKNOWN, UNKNOWN, uid)
