@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.client import Api
+from driver.sim import identity
 from driver.sim.apiserver import ApiServer
 from driver.sim.controllers.manager import ControlPlane
 from driver.sim.kubelet import Kubelet, Options
@@ -33,6 +34,9 @@ class Cluster:
         self.root = root
         self.node_name = node_name
         self.kubeconfig = root / "kubeconfig"
+        """The administrator's."""
+        self.driver_kubeconfig = root / "driver.kubeconfig"
+        """The driver's: what the chart gives it and no more."""
         self.cdi_root = root / "cdi"
         self.plugins_dir = root / "plugins"
         self.registry_dir = root / "plugins_registry"
@@ -53,6 +57,8 @@ class Cluster:
         self._control_plane = control_plane
         await self.start_kubelet()
         self._stack.push_async_callback(self.stop_kubelet)
+        identity.install(self.server)
+        identity.write_kubeconfig(self.server, self.driver_kubeconfig, node=self.node_name)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -91,7 +97,7 @@ class Cluster:
         """The flags with which a driver joins this cluster."""
         return [
             f"--node-name={self.node_name}",
-            f"--kubeconfig={self.kubeconfig}",
+            f"--kubeconfig={self.driver_kubeconfig}",
             f"--kubelet-plugins-dir={self.plugins_dir}",
             f"--kubelet-registry-dir={self.registry_dir}",
             f"--cdi-root={self.cdi_root}",

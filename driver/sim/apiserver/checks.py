@@ -86,6 +86,13 @@ def dns_subdomain(value: str, path: str) -> Errors:
     return errors
 
 
+def path_segment(value: str, path: str) -> Errors:
+    """A name that fits into a URL path."""
+    if value in {".", ".."}:
+        return [invalid_value(path, value, f"may not be '{value}'")]
+    return [invalid_value(path, value, f"may not contain '{char}'") for char in "/%" if char in value]
+
+
 def driver_name(value: str, path: str) -> Errors:
     """A subdomain of at most 63 characters; upper case is let through."""
     if not value:

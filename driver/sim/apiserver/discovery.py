@@ -26,13 +26,14 @@ VERSION = {
     "compiler": "embedded",
     "platform": "linux/amd64",
 }
-_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 _SUBRESOURCES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "status": ("", "", ("get", "patch", "update")),
     "log": ("", "", ("get",)),
     "binding": ("", "Binding", ("create",)),
     "eviction": ("policy", "Eviction", ("create",)),
     "finalize": ("", "", ("update",)),
+    "resize": ("", "", ("get", "patch", "update")),
+    "token": ("authentication.k8s.io", "TokenRequest", ("create",)),
 }
 
 
@@ -83,7 +84,7 @@ def resource_list(group: str, version: str, resources: Iterable[Resource]) -> Ob
             "singularName": resource.kind.lower(),
             "namespaced": resource.namespaced,
             "kind": resource.kind,
-            "verbs": list(_VERBS),
+            "verbs": list(resource.verbs),
         }
         if resource.short_names:
             item["shortNames"] = list(resource.short_names)
@@ -132,7 +133,7 @@ def _discovered(resource: Resource) -> Object:
         "responseKind": kind(resource.group, resource.version, resource.kind),
         "scope": "Namespaced" if resource.namespaced else "Cluster",
         "singularResource": resource.kind.lower(),
-        "verbs": list(_VERBS),
+        "verbs": list(resource.verbs),
     }
     if resource.short_names:
         item["shortNames"] = list(resource.short_names)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 import secrets
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver.sim.apiserver import apply, deletion, patch, rules_meta, selectors
-from driver.sim.apiserver.access import ADMIN, User, allow_all
+from driver.sim.apiserver import apply, deletion, patch, rules_meta, rules_resize, selectors
+from driver.sim.apiserver.access import ADMIN, User
 from driver.sim.apiserver.context import Context
 from driver.sim.apiserver.decoding import decode_body, strip_empty
 from driver.sim.apiserver.errors import (
@@ -25,21 +26,21 @@ from driver.sim.apiserver.errors import (
     forbidden,
     invalid,
     invalid_value,
-    no_such_resource,
     not_found,
     too_large_version,
 )
-from driver.sim.apiserver.resources import BY_PATH, NAMESPACES, Resource, field_getters
+from driver.sim.apiserver.resources import NAMESPACES, Resource, field_getters
 from driver.sim.apiserver.store import Store, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    Object = dict[str, Any]
+Object = dict[str, Any]
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _GENERATED_BASE = 58
-SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+SYSTEM_NAMESPACES = ("default", "kube-system")
+"""Namespaces that may not be deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,10 @@ class Selection:
         return self.fields is None or self.fields(obj)
 
 
+Admission = Callable[[Call, str, Object | None, Object | None], None]
+"""``(call, CREATE or UPDATE or DELETE, new object, old object)``."""
+
+
 class Engine:
     """All reads and writes of objects."""
 
@@ -102,11 +107,13 @@ class Engine:
         store: Store,
         context: Context,
         *,
-        authorize: Callable[[User, str, str, str, str, str, str], bool] = allow_all,
+        authorize: Callable[[User, str, str, str, str, str, str], bool] = lambda *_what: True,
     ) -> None:
         self.store = store
         self.authorize = authorize
-        self.context = replace(context, namespace_labels=self._namespace_labels)
+        self.context = replace(context, namespace_labels=self._namespace_labels, priority=self._priority)
+        self.admission: list[Admission] = []
+        """Asked, after all validation, whether a change may be made; each raises StatusError if not."""
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -129,6 +136,14 @@ class Engine:
     def _namespace_labels(self, name: str) -> Mapping[str, str]:
         stored = self.store.get("namespaces", ("", name))
         return (stored.obj["metadata"].get("labels") or {}) if stored else {}
+
+    def _priority(self, name: str) -> int | None:
+        stored = self.store.get("priorityclasses", ("", name))
+        return int(stored.obj.get("value", 0)) if stored else None
+
+    def _admit(self, call: Call, operation: str, new: Object | None, old: Object | None) -> None:
+        for admission in self.admission:
+            admission(call, operation, new, old)
 
     # -- creating ------------------------------------------------------------------------------------------------
 
@@ -163,6 +178,7 @@ class Engine:
             meta.get("name", ""),
             rules_meta.validate_meta(obj, None, resource) + resource.validate(obj, None, self.context),
         )
+        self._admit(call, "CREATE", obj, None)
         if self.store.get(collection_of(resource), key) is not None:
             raise already_exists(resource, key[1])
         strip_empty(resource, obj)
@@ -190,14 +206,12 @@ class Engine:
             raise not_found(NAMESPACES, call.namespace)
         if namespace.obj["metadata"].get("deletionTimestamp"):
             why = f"unable to create new content in namespace {call.namespace} because it is being terminated"
-            refusal = forbidden(call.resource, name, why)
             cause = {
                 "reason": "NamespaceTerminating",
                 "message": f"namespace {call.namespace} is being terminated",
                 "field": "metadata.namespace",
             }
-            refusal.details["causes"] = [cause]
-            raise refusal
+            raise forbidden(call.resource, name, why, cause)
 
     # -- updating ------------------------------------------------------------------------------------------------
 
@@ -276,6 +290,7 @@ class Engine:
         if resource.generation and call.subresource != "status" and new.get("spec") != old.get("spec"):
             meta["generation"] = old_meta.get("generation", 0) + 1
         self._raise_invalid(resource, call.name, errors)
+        self._admit(call, "UPDATE", new, old)
         if operation == "Update":
             apply.track(resource, old, new, call.manager, operation, call.subresource, self.context.timestamp())
         if apply.same(new, old):
@@ -305,6 +320,12 @@ class Engine:
             return errors + self._authorize_status(call, new, old) + resource.validate_status(new, old, self.context)
         if resource.status:
             _restore(new, old, "status")
+        if call.subresource == "resize":
+            for key in ("labels", "annotations", "finalizers", "ownerReferences"):
+                _restore(new["metadata"], old["metadata"], key)
+            resource.prepare(new, old, self.context)
+            rules_resize.prepare_resize(new, old)
+            return rules_meta.validate_meta(new, old, resource) + rules_resize.validate_resize(new, old)
         resource.prepare(new, old, self.context)
         return rules_meta.validate_meta(new, old, resource) + resource.validate(new, old, self.context)
 
@@ -335,8 +356,9 @@ class Engine:
         deletion.check_preconditions(call, meta, options.get("preconditions") or {})
         finalizers = deletion.remaining_finalizers(meta, options)
         grace = deletion.grace_period(resource, current.obj, options)
-        if resource is NAMESPACES and call.name in SYSTEM_NAMESPACES[:2]:
+        if resource is NAMESPACES and call.name in SYSTEM_NAMESPACES:
             raise forbidden(resource, call.name, "this namespace may not be deleted")
+        self._admit(call, "DELETE", None, current.obj)
         keeps = resource is NAMESPACES  # until the garbage collector has emptied it
         if not finalizers and not grace and not keeps:
             return self._remove(call), True
@@ -432,11 +454,3 @@ def _set(obj: Object, key: str, value: Any) -> None:
         obj[key] = value
     else:
         obj.pop(key, None)
-
-
-def resource_for(group: str, version: str, plural: str) -> Resource:
-    """The resource of a URL; raises StatusError 404."""
-    found = BY_PATH.get((group, version, plural))
-    if found is None:
-        raise no_such_resource()
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ class StatusError(Exception):
     code: int
     reason: str
     message: str
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] | None = None
+    """Sent if there are any, even if they are empty."""
     retry_after: int | None = None
 
     def __str__(self) -> str:
@@ -27,8 +28,9 @@ class StatusError(Exception):
 
     def status(self) -> dict[str, Any]:
         """The ``Status`` object of this refusal."""
-        details = dict(self.details)
+        details = None if self.details is None else dict(self.details)
         if self.retry_after is not None:
+            details = details or {}
             details["retryAfterSeconds"] = self.retry_after
         answer: dict[str, Any] = {
             "kind": "Status",
@@ -39,7 +41,7 @@ class StatusError(Exception):
             "reason": self.reason,
             "code": self.code,
         }
-        if details:
+        if details is not None:
             answer["details"] = details
         return answer
 
@@ -113,11 +115,11 @@ def too_many(path: str, count: int, limit: int) -> FieldError:
     )
 
 
-def _details(resource: Resource, name: str, *, kind: str | None = None) -> dict[str, Any]:
+def _details(resource: Resource, name: str) -> dict[str, Any]:
     details: dict[str, Any] = {"name": name} if name else {}
     if resource.group:
         details["group"] = resource.group
-    details["kind"] = kind or resource.plural
+    details["kind"] = resource.plural
     return details
 
 
@@ -142,18 +144,44 @@ def conflict(resource: Resource, name: str, why: str = MODIFIED) -> StatusError:
 
 def invalid(resource: Resource, name: str, errors: Sequence[FieldError]) -> StatusError:
     """422 with one cause per field error."""
-    details = _details(resource, name, kind=resource.kind)
+    return invalid_kind(resource.group, resource.kind, name, errors)
+
+
+def invalid_kind(group: str, kind: str, name: str, errors: Sequence[FieldError]) -> StatusError:
+    """The same for something that is no resource of its own."""
+    details: dict[str, Any] = {"name": name} if name else {}
+    details |= {"group": group} if group else {}
+    details |= {"kind": kind} if kind else {}
     details["causes"] = [{"reason": e.reason, "message": e.body, "field": e.path} for e in errors]
     listed = ", ".join(str(e) for e in errors)
     listed = f"[{listed}]" if len(errors) > 1 else listed
-    kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
-    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', details)
+    full = f"{kind}.{group}" if group else kind
+    return StatusError(422, "Invalid", f'{full} "{name}" is invalid: {listed}', details)
 
 
-def forbidden(resource: Resource, name: str, why: str) -> StatusError:
+def forbidden(resource: Resource, name: str, why: str, *causes: dict[str, str]) -> StatusError:
     """403."""
+    details = _details(resource, name) | ({"causes": list(causes)} if causes else {})
     subject = f'{resource.qualified} "{name}"' if name else resource.qualified
-    return StatusError(403, "Forbidden", f"{subject} is forbidden: {why}", _details(resource, name))
+    return StatusError(403, "Forbidden", f"{subject} is forbidden: {why}", details)
+
+
+def forbidden_request(
+    user: str, verb: str, group: str, resource: str, subresource: str, namespace: str, name: str, reason: str = ""
+) -> StatusError:
+    """403 for what a user may not do to a resource (or, without one, to the URL path that is in ``name``)."""
+    if not resource:
+        message = f'forbidden: User "{user}" cannot {verb} path "{name}"' + (f": {reason}" if reason else "")
+        return StatusError(403, "Forbidden", message, {})
+    what = f"{resource}/{subresource}" if subresource else resource
+    where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
+    why = f'User "{user}" cannot {verb} resource "{what}" in API group "{group}" {where}'
+    subject = f"{resource}.{group}" if group else resource
+    subject += f' "{name}"' if name else ""
+    details = {"name": name} if name else {}
+    details |= {"group": group} if group else {}
+    message = f"{subject} is forbidden: {why}" + (f": {reason}" if reason else "")
+    return StatusError(403, "Forbidden", message, {**details, "kind": resource})
 
 
 def invalid_options(kind: str, error: FieldError) -> StatusError:
@@ -201,7 +229,7 @@ def no_such_resource() -> StatusError:
 
 def method_not_allowed() -> StatusError:
     """405."""
-    return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
 
 def apply_conflict(conflicts: Sequence[tuple[str, str]]) -> StatusError:

@@ -138,7 +138,7 @@ class Collector:
 
     def _empty_namespace(self, namespace: str) -> None:
         for resource in RESOURCES:
-            if not resource.namespaced or (resource.storage and resource.group):
+            if not resource.namespaced or not resource.stored or (resource.storage and resource.group):
                 continue
             for key, stored in list(self._engine.store.collection(resource.storage or resource.plural).objects.items()):
                 if key[0] == namespace and not stored.obj["metadata"].get("deletionTimestamp"):

@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import yaml
 from aiohttp import web
 
-from driver.sim.apiserver import access, discovery, patch, protobuf, tables
-from driver.sim.apiserver.engine import Call, Engine, Selection, resource_for, view
+from driver.sim.apiserver import discovery, patch, protobuf, tables
+from driver.sim.apiserver.decoding import decode_body
+from driver.sim.apiserver.engine import Call, Engine, Selection, view
 from driver.sim.apiserver.errors import (
     StatusError,
     bad_request,
     expired,
+    forbidden_request,
     invalid_options,
     method_not_allowed,
     no_such_resource,
@@ -27,7 +29,7 @@ from driver.sim.apiserver.errors import (
     unsupported_media_type,
 )
 from driver.sim.apiserver.faults import Request
-from driver.sim.apiserver.resources import RESOURCES, Resource
+from driver.sim.apiserver.resources import BY_PATH, RESOURCES, Resource
 from driver.sim.apiserver.store import Stored, encode
 from driver.sim.apiserver.watching import Encoder, Watch
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from driver.sim.apiserver.access import User
     from driver.sim.apiserver.logs import LogReader
+    from driver.sim.apiserver.reviews import Reviews
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _BODIES = ("application/json", "application/yaml", protobuf.CONTENT_TYPE)
@@ -48,10 +51,12 @@ class Target:
 
     request: Request
     resource: Resource | None = None
+    error: StatusError | None = None
+    """What is wrong with the URL; said only to somebody who may ask for it."""
 
 
 def parse(method: str, path: str, query: Mapping[str, str], user: User) -> Target:
-    """What a request is about; raises StatusError 404."""
+    """What a request is about."""
     parts = [unquote(part) for part in path.strip("/").split("/")]
     group = version = ""
     if parts[0] == "api" and len(parts) > 2:
@@ -59,34 +64,36 @@ def parse(method: str, path: str, query: Mapping[str, str], user: User) -> Targe
     elif parts[0] == "apis" and len(parts) > 3:
         group, version, rest = parts[1], parts[2], parts[3:]
     else:
-        return Target(request=Request(verb="get", path=path, query=query, user=user))
+        return Target(request=Request(verb=method.lower(), path=path, query=query, user=user))
     namespace = ""
     if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in {"status", "finalize"}:
         namespace, rest = rest[1], rest[2:]
-    resource = resource_for(group, version, rest[0])
+    resource = BY_PATH.get((group, version, rest[0]))
     name = rest[1] if len(rest) > 1 else ""
     subresource = "/".join(rest[2:])
-    if resource.namespaced != bool(namespace) and (not resource.namespaced or name):
-        raise no_such_resource()
-    if method == "POST" and ((name and not subresource) or resource.namespaced != bool(namespace)):
-        raise method_not_allowed()
-    if method in {"PUT", "PATCH"} and not name:
-        raise method_not_allowed()
     verb = _VERBS.get(method, "get")
     if method == "GET" and not name:
         verb = "watch" if query.get("watch") in _TRUE else "list"
     elif method == "DELETE" and not name:
         verb = "deletecollection"
-    request = Request(verb=verb, path=path, query=query, user=user, group=group, resource=resource.plural,
+    request = Request(verb=verb, path=path, query=query, user=user, group=group, resource=rest[0],
                       subresource=subresource, namespace=namespace, name=name)  # fmt: skip
-    return Target(request=request, resource=resource)
+    error = None
+    if resource is None or (resource.namespaced != bool(namespace) and (not resource.namespaced or name)):
+        error = no_such_resource()
+    elif (method == "POST" and ((name and not subresource) or resource.namespaced != bool(namespace))) or (
+        method in {"PUT", "PATCH"} and not name
+    ):
+        error = method_not_allowed()
+    return Target(request=request, resource=resource, error=error)
 
 
 class Handler:
     """Answers requests from an engine."""
 
-    def __init__(self, engine: Engine, *, bookmark_seconds: float, read_log: LogReader) -> None:
+    def __init__(self, engine: Engine, reviews: Reviews, *, bookmark_seconds: float, read_log: LogReader) -> None:
         self._engine = engine
+        self._reviews = reviews
         self._bookmark_seconds = bookmark_seconds
         self._read_log = read_log
         self._encoders: dict[tuple[str, str], Encoder] = {}
@@ -98,14 +105,15 @@ class Handler:
     async def answer(self, request: web.Request, target: Target) -> web.StreamResponse:
         """The answer to a request that is allowed. Raises StatusError."""
         resource, what = target.resource, target.request
+        self._authorize(what)
+        if target.error is not None:
+            raise target.error
         if resource is None:
             return self._other(request)
         if resource not in self._resources:
             raise no_such_resource()
-        if not self._engine.authorize(
-            what.user, what.verb, what.group, what.resource, what.subresource, what.namespace, what.name
-        ):
-            raise access.denied(what.user, what.verb, resource, what.subresource, what.namespace, what.name)
+        if not resource.stored and what.verb not in resource.verbs:
+            raise no_such_resource() if what.name else method_not_allowed()
         if what.verb == "get" and not what.subresource:
             return self._get(request, target, resource)
         call = self._call(request, what, resource)
@@ -121,7 +129,26 @@ class Handler:
             return await self._subresource(request, call, body)
         if what.subresource == "status" and not resource.status:
             raise no_such_resource()
+        if not resource.stored:
+            return self._review(call, body)
         return self._write(request, call, body)
+
+    def _authorize(self, what: Request) -> None:
+        """Raise StatusError 403."""
+        if what.resource:
+            name = what.name or _selected_name(what)
+            namespace = what.name if what.resource == "namespaces" else what.namespace  # a namespace is in itself
+            asked = (what.verb, what.group, what.resource, what.subresource, namespace, name)
+            decision = self._reviews.decide(what.user, *asked)
+        else:
+            asked = (what.verb, "", "", "", "", what.path)
+            decision = self._reviews.rbac.decide_path(what.user, what.verb, what.path)
+        if not decision.allowed:
+            raise forbidden_request(what.user.name, *asked, decision.reason)
+
+    def _review(self, call: Call, body: Any) -> web.Response:
+        asked = decode_body(call, body)
+        return _bytes(encode(self._reviews.answer(call.resource.kind, asked, call.user, call.namespace)), status=201)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -203,6 +230,9 @@ class Handler:
         if validation not in {"Strict", "Warn", "Ignore"}:
             known = ("", "Ignore", "Strict", "Warn")
             raise invalid_options(what.verb.capitalize() + "Options", unsupported("fieldValidation", validation, known))
+        dry_run = query.get("dryRun")
+        if dry_run not in {None, "", "All"}:
+            raise invalid_options(what.verb.capitalize() + "Options", unsupported("dryRun", [dry_run], ("All",)))
         return Call(
             resource=resource,
             namespace=what.namespace,
@@ -211,7 +241,7 @@ class Handler:
             user=what.user,
             manager=manager[:128],
             force=query.get("force") in _TRUE,
-            dry_run=query.get("dryRun") == "All",
+            dry_run=bool(dry_run),
             validation=validation,  # type: ignore[arg-type]
             verb=what.verb,
         )
@@ -245,21 +275,19 @@ class Handler:
                 raise invalid_options("PatchOptions", required("fieldManager", "is required for apply patch"))
             stored, created = engine.patch(call, request.content_type, body)
         elif call.verb == "delete":
+            call = _with_options(call, body)
             stored, gone = engine.delete(call, self._delete_options(request, body))
             if gone and not call.resource.returns_deleted:
-                return _bytes(encode(_deleted(call, stored)))
+                return _warned(_bytes(encode(_deleted(call, stored))), call)
         elif call.verb == "deletecollection":
+            call = _with_options(call, body)
             query = request.query
             selection = Selection.parse(call, query.get("labelSelector", ""), query.get("fieldSelector", ""))
             deleted = engine.delete_collection(call, selection, self._delete_options(request, body))
-            return self._listing(call.resource, deleted, {"resourceVersion": str(engine.store.version)})
+            return _warned(self._listing(call.resource, deleted, {"resourceVersion": str(engine.store.version)}), call)
         else:
             stored = engine.get(call)  # GET of the status
-        answer = _bytes(self._encoder(call.resource, request).one(stored), status=201 if created else 200)
-        for warning in call.warnings:
-            text = warning.replace("\\", "\\\\").replace('"', '\\"')
-            answer.headers.add("Warning", f'299 - "{text}"')
-        return answer
+        return _warned(_bytes(self._encoder(call.resource, request).one(stored), status=201 if created else 200), call)
 
     def _delete_options(self, request: web.Request, body: Any) -> dict[str, Any]:
         options: dict[str, Any] = dict(body) if isinstance(body, dict) else {}
@@ -277,6 +305,10 @@ class Handler:
     async def _subresource(self, request: web.Request, call: Call, body: Any) -> web.StreamResponse:
         if call.subresource not in call.resource.subresources:
             raise no_such_resource()
+        if call.subresource == "resize" and call.verb in {"get", "patch", "update"}:
+            return self._write(request, call, body)
+        if call.subresource == "token" and call.verb == "create":
+            return _bytes(encode(self._reviews.token(call.namespace, call.name, body)), status=201)
         if call.subresource == "log" and call.verb == "get":
             return await self._log(request, call)
         if call.subresource == "binding" and call.verb == "create":
@@ -369,6 +401,22 @@ def table_wanted(request: web.Request) -> str:
     return request.query.get("includeObject", "Metadata")
 
 
+def _with_options(call: Call, body: Any) -> Call:
+    """The call as the DeleteOptions in its body want it."""
+    wanted = body.get("dryRun") if isinstance(body, dict) else None
+    if wanted and wanted != ["All"]:
+        raise invalid_options("DeleteOptions", unsupported("dryRun", wanted, ("All",)))
+    return replace(call, dry_run=True) if wanted else call
+
+
+def _selected_name(what: Request) -> str:
+    """The one name that a list or watch selects: a permission by name covers it."""
+    for part in what.query.get("fieldSelector", "").split(",") if what.verb in {"list", "watch"} else ():
+        if part.startswith("metadata.name="):
+            return part.removeprefix("metadata.name=").removeprefix("=")
+    return ""
+
+
 def _key(stored: Stored) -> tuple[str, str]:
     meta = stored.obj["metadata"]
     return meta.get("namespace", ""), meta["name"]
@@ -376,6 +424,14 @@ def _key(stored: Stored) -> tuple[str, str]:
 
 def _bytes(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, headers={"Content-Type": "application/json"})
+
+
+def _warned(answer: web.Response, call: Call) -> web.Response:
+    """The answer, with what the client is to be warned of."""
+    for warning in call.warnings:
+        text = warning.replace("\\", "\\\\").replace('"', '\\"')
+        answer.headers.add("Warning", f'299 - "{text}"')
+    return answer
 
 
 def _success(code: int) -> dict[str, Any]:

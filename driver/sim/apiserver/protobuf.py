@@ -14,7 +14,8 @@ _MAGIC = b"k8s\x00"
 _SKIP = ""
 """A field that is only ever sent empty, or that the server sets itself."""
 
-# Number to (name, type): s string, i integer, b boolean, m map of strings, or a message; a leading * means repeated.
+# Number to (name, type): s string, i integer, b boolean, m map of strings, q of quantities, or a message; a leading *
+# means repeated.
 _Fields = dict[int, tuple[str, str]]
 _MESSAGES: dict[str, _Fields] = {
     "ObjectMeta": {
@@ -96,9 +97,59 @@ _MESSAGES: dict[str, _Fields] = {
         20: ("terminationMessagePolicy", "s"),
     },
     "EnvVar": {1: ("name", "s"), 2: ("value", "s")},
+    "SelfSubjectAccessReview": {1: ("metadata", "ObjectMeta"), 2: ("spec", "AccessReviewSpec"), 3: (_SKIP, "s")},
+    "SubjectAccessReview": {1: ("metadata", "ObjectMeta"), 2: ("spec", "SubjectAccessReviewSpec"), 3: (_SKIP, "s")},
+    "AccessReviewSpec": {
+        1: ("resourceAttributes", "ResourceAttributes"),
+        2: ("nonResourceAttributes", "PathAttributes"),
+    },
+    "SubjectAccessReviewSpec": {
+        1: ("resourceAttributes", "ResourceAttributes"),
+        2: ("nonResourceAttributes", "PathAttributes"),
+        3: ("user", "s"),
+        4: ("groups", "*s"),
+        6: ("uid", "s"),
+    },
+    "ResourceAttributes": {
+        1: ("namespace", "s"),
+        2: ("verb", "s"),
+        3: ("group", "s"),
+        4: ("version", "s"),
+        5: ("resource", "s"),
+        6: ("subresource", "s"),
+        7: ("name", "s"),
+    },
+    "PathAttributes": {1: ("path", "s"), 2: ("verb", "s")},
+    "SelfSubjectRulesReview": {1: ("metadata", "ObjectMeta"), 2: ("spec", "RulesReviewSpec"), 3: (_SKIP, "s")},
+    "RulesReviewSpec": {1: ("namespace", "s")},
+    "SelfSubjectReview": {1: ("metadata", "ObjectMeta"), 2: (_SKIP, "s")},
+    "TokenRequest": {1: ("metadata", "ObjectMeta"), 2: ("spec", "TokenRequestSpec"), 3: (_SKIP, "s")},
+    "TokenRequestSpec": {
+        1: ("audiences", "*s"),
+        3: ("boundObjectRef", "BoundObjectReference"),
+        4: ("expirationSeconds", "i"),
+    },
+    "BoundObjectReference": {1: ("kind", "s"), 2: ("apiVersion", "s"), 3: ("name", "s"), 4: ("uid", "s")},
+    "Role": {1: ("metadata", "ObjectMeta"), 2: ("rules", "*PolicyRule")},
+    "ClusterRole": {1: ("metadata", "ObjectMeta"), 2: ("rules", "*PolicyRule")},
+    "PolicyRule": {
+        1: ("verbs", "*s"),
+        2: ("apiGroups", "*s"),
+        3: ("resources", "*s"),
+        4: ("resourceNames", "*s"),
+        5: ("nonResourceURLs", "*s"),
+    },
+    "RoleBinding": {1: ("metadata", "ObjectMeta"), 2: ("subjects", "*Subject"), 3: ("roleRef", "RoleRef")},
+    "ClusterRoleBinding": {1: ("metadata", "ObjectMeta"), 2: ("subjects", "*Subject"), 3: ("roleRef", "RoleRef")},
+    "Subject": {1: ("kind", "s"), 2: ("apiGroup", "s"), 3: ("name", "s"), 4: ("namespace", "s")},
+    "RoleRef": {1: ("apiGroup", "s"), 2: ("kind", "s"), 3: ("name", "s")},
     "Unknown": {1: ("typeMeta", "TypeMeta"), 2: ("raw", "raw"), 3: (_SKIP, "s"), 4: (_SKIP, "s")},
     "TypeMeta": {1: ("apiVersion", "s"), 2: ("kind", "s")},
     "Entry": {1: ("key", "s"), 2: ("value", "s")},
+    "ResourceQuota": {1: ("metadata", "ObjectMeta"), 2: ("spec", "ResourceQuotaSpec"), 3: (_SKIP, "s")},
+    "ResourceQuotaSpec": {1: ("hard", "q"), 2: ("scopes", "*s")},
+    "AmountEntry": {1: ("key", "s"), 2: ("value", "Amount")},
+    "Amount": {1: ("text", "s")},
 }
 
 
@@ -155,6 +206,9 @@ def _set(result: dict[str, Any], name: str, kind: str, value: int | bytes) -> No
     if kind == "m":
         entry = _message("Entry", _bytes(value))
         result.setdefault(name, {})[entry.get("key", "")] = entry.get("value", "")
+    elif kind == "q":
+        entry = _message("AmountEntry", _bytes(value))
+        result.setdefault(name, {})[entry.get("key", "")] = entry.get("value", {}).get("text", "0")
     elif kind.startswith("*"):
         result.setdefault(name, []).append(_value(kind[1:], value))
     else:

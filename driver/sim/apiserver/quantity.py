@@ -53,6 +53,11 @@ def add(first: str, second: str) -> str:
     return _format(number + value(second), family)
 
 
+def text(number: Fraction, *, binary: bool = False) -> str:
+    """A number as a quantity, with decimal or binary suffixes."""
+    return _format(number, "binary" if binary else "decimal")
+
+
 @lru_cache(maxsize=4096)
 def canonical(text: str) -> str:
     """The form in which an API server gives the quantity back. Raises ValueError for what is not one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver import rules_claims, rules_core, rules_slices
+from driver.sim.apiserver import rules_access, rules_apps, rules_claims, rules_core, rules_policy, rules_slices
 from driver.sim.apiserver.context import Context
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ class Resource:
     """Whether metadata.generation counts changes of the spec."""
     label_names: bool = False
     """Names are DNS labels rather than subdomains."""
+    path_names: bool = False
+    """Names may be anything that fits into a URL path."""
+    verbs: tuple[str, ...] = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+    """A resource that can only be created is a question: it is answered and not stored."""
     status_resets_metadata: bool = True
     """Whether a write to the status leaves labels, annotations, owners and finalizers alone."""
     returns_deleted: bool = True
@@ -69,6 +73,11 @@ class Resource:
     """Key of the stored collection; two versions or groups may show the same one."""
 
     @property
+    def stored(self) -> bool:
+        """Whether there are objects of it."""
+        return self.verbs != _QUESTION
+
+    @property
     def group_version(self) -> str:
         """``apiVersion`` of the objects."""
         return f"{self.group}/{self.version}" if self.group else self.version
@@ -82,6 +91,9 @@ class Resource:
     def root(self) -> str:
         """The URL path of the group version."""
         return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
+
+_QUESTION = ("create",)
 
 
 def _get(*path: str) -> Getter:
@@ -174,7 +186,7 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("po",),
         categories=("all",),
         status=True,
-        subresources=("log", "binding", "eviction"),
+        subresources=("log", "binding", "eviction", "resize"),
         generation=True,
         status_resets_metadata=False,
         prepare=rules_core.prepare_pod,
@@ -224,6 +236,7 @@ RESOURCES: tuple[Resource, ...] = (
         plural="serviceaccounts",
         definition=_V1 + "ServiceAccount",
         short_names=("sa",),
+        subresources=("token",),
     ),
     Resource(
         group="",
@@ -319,6 +332,168 @@ RESOURCES: tuple[Resource, ...] = (
         validate=rules_slices.validate_taint_rule,
         validate_status=rules_slices.validate_taint_rule_status,
     ),
+    Resource(
+        group="",
+        version="v1",
+        kind="Secret",
+        plural="secrets",
+        definition=_V1 + "Secret",
+        returns_deleted=False,
+        prepare=rules_core.prepare_secret,
+        fields={"type": _get("type")},
+    ),
+    Resource(
+        group="",
+        version="v1",
+        kind="Service",
+        plural="services",
+        definition=_V1 + "Service",
+        short_names=("svc",),
+        categories=("all",),
+        status=True,
+        prepare=rules_core.prepare_service,
+        validate=rules_core.validate_service,
+    ),
+    Resource(
+        group="",
+        version="v1",
+        kind="ResourceQuota",
+        plural="resourcequotas",
+        definition=_V1 + "ResourceQuota",
+        short_names=("quota",),
+        status=True,
+        validate=rules_apps.validate_quota,
+    ),
+    Resource(
+        group="apps",
+        version="v1",
+        kind="DaemonSet",
+        plural="daemonsets",
+        definition="io.k8s.api.apps.v1.DaemonSet",
+        short_names=("ds",),
+        categories=("all",),
+        status=True,
+        generation=True,
+        returns_deleted=False,
+        prepare=rules_apps.prepare_daemon_set,
+        admit=rules_apps.admit_daemon_set,
+        validate=rules_apps.validate_daemon_set,
+    ),
+    Resource(
+        group="networking.k8s.io",
+        version="v1",
+        kind="NetworkPolicy",
+        plural="networkpolicies",
+        definition="io.k8s.api.networking.v1.NetworkPolicy",
+        short_names=("netpol",),
+        generation=True,
+        returns_deleted=False,
+        prepare=rules_apps.prepare_network_policy,
+        validate=rules_apps.validate_network_policy,
+    ),
+    Resource(
+        group="policy",
+        version="v1",
+        kind="PodDisruptionBudget",
+        plural="poddisruptionbudgets",
+        definition="io.k8s.api.policy.v1.PodDisruptionBudget",
+        short_names=("pdb",),
+        status=True,
+        generation=True,
+        returns_deleted=False,
+        validate=rules_apps.validate_disruption_budget,
+    ),
+    Resource(
+        group="scheduling.k8s.io",
+        version="v1",
+        kind="PriorityClass",
+        plural="priorityclasses",
+        definition="io.k8s.api.scheduling.v1.PriorityClass",
+        namespaced=False,
+        short_names=("pc",),
+        generation=True,
+        returns_deleted=False,
+        prepare=rules_apps.prepare_priority_class,
+        validate=rules_apps.validate_priority_class,
+    ),
+    *(
+        Resource(
+            group="rbac.authorization.k8s.io",
+            version="v1",
+            kind=kind,
+            plural=f"{kind.lower()}s",
+            definition=f"io.k8s.api.rbac.v1.{kind}",
+            namespaced=not kind.startswith("Cluster"),
+            path_names=True,
+            returns_deleted=False,
+            validate=rules_access.validate_role,
+        )
+        for kind in ("Role", "ClusterRole")
+    ),
+    *(
+        Resource(
+            group="rbac.authorization.k8s.io",
+            version="v1",
+            kind=kind,
+            plural=f"{kind.lower()}s",
+            definition=f"io.k8s.api.rbac.v1.{kind}",
+            namespaced=not kind.startswith("Cluster"),
+            path_names=True,
+            returns_deleted=False,
+            prepare=rules_access.prepare_binding,
+            validate=rules_access.validate_binding,
+        )
+        for kind in ("RoleBinding", "ClusterRoleBinding")
+    ),
+    Resource(
+        group="admissionregistration.k8s.io",
+        version="v1",
+        kind="ValidatingAdmissionPolicy",
+        plural="validatingadmissionpolicies",
+        definition="io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
+        namespaced=False,
+        status=True,
+        generation=True,
+        returns_deleted=False,
+        prepare=rules_policy.prepare_policy,
+        validate=rules_policy.validate_policy,
+    ),
+    Resource(
+        group="admissionregistration.k8s.io",
+        version="v1",
+        kind="ValidatingAdmissionPolicyBinding",
+        plural="validatingadmissionpolicybindings",
+        definition="io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding",
+        namespaced=False,
+        generation=True,
+        returns_deleted=False,
+        prepare=rules_policy.prepare_policy_binding,
+        validate=rules_policy.validate_policy_binding,
+    ),
+    *(
+        Resource(
+            group=group,
+            version="v1",
+            kind=kind,
+            plural=f"{kind.lower()}s",
+            definition=f"io.k8s.api.{group.split('.')[0]}.v1.{kind}",
+            namespaced=kind.startswith("Local"),
+            verbs=_QUESTION,
+        )
+        for group, kinds in (
+            (
+                "authorization.k8s.io",
+                (
+                    "LocalSubjectAccessReview",
+                    "SelfSubjectAccessReview",
+                    "SelfSubjectRulesReview",
+                    "SubjectAccessReview",
+                ),
+            ),
+            ("authentication.k8s.io", ("SelfSubjectReview", "TokenReview")),
+        )
+        for kind in kinds
+    ),
 )
 
 BY_PATH: dict[tuple[str, str, str], Resource] = {(r.group, r.version, r.plural): r for r in RESOURCES}
@@ -327,3 +502,4 @@ BY_KIND: dict[tuple[str, str], Resource] = {(r.group_version, r.kind): r for r i
 """(apiVersion, kind) to resource."""
 NAMESPACES = BY_PATH["", "v1", "namespaces"]
 PODS = BY_PATH["", "v1", "pods"]
+ACCOUNTS = BY_PATH["", "v1", "serviceaccounts"]

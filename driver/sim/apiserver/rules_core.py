@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver import checks
+from driver.sim.apiserver import checks, quantity
 from driver.sim.apiserver.errors import (
     FieldError,
+    StatusError,
     duplicate,
     forbidden_field,
     invalid_value,
@@ -65,6 +67,38 @@ def validate_node(new: Object, _old: Object | None, _context: Context) -> Errors
     return errors
 
 
+def prepare_secret(new: Object, _old: Object | None, _context: Context) -> None:
+    """The type; plain text becomes data."""
+    new.setdefault("type", "Opaque")
+    for key, value in (new.pop("stringData", None) or {}).items():
+        new.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
+
+
+def prepare_service(new: Object, _old: Object | None, _context: Context) -> None:
+    """Type and ports. Nobody serves its address, so it has none."""
+    spec = new.setdefault("spec", {})
+    spec.setdefault("type", "ClusterIP")
+    spec.setdefault("sessionAffinity", "None")
+    for port in spec.get("ports") or []:
+        port.setdefault("protocol", "TCP")
+        port.setdefault("targetPort", port.get("port", 0))
+
+
+def validate_service(new: Object, _old: Object | None, _context: Context) -> Errors:
+    """Ports."""
+    spec = new["spec"]
+    ports = spec.get("ports") or []
+    headless = spec.get("clusterIP") == "None" or spec["type"] == "ExternalName"
+    errors = [] if ports or headless else [required("spec.ports")]
+    for index, port in enumerate(ports):
+        if len(ports) > 1 and not port.get("name"):
+            errors.append(required(f"spec.ports[{index}].name"))
+        if not 0 < port.get("port", 0) < 65536:
+            detail = "must be between 1 and 65535, inclusive"
+            errors.append(invalid_value(f"spec.ports[{index}].port", port.get("port", 0), detail))
+    return errors
+
+
 def prepare_event(new: Object, _old: Object | None, _context: Context) -> None:
     """Source and involvedObject are always there."""
     new.setdefault("involvedObject", {})
@@ -115,13 +149,13 @@ def prepare_pod(new: Object, _old: Object | None, _context: Context) -> None:
     spec.setdefault("enableServiceLinks", True)
 
 
-def admit_pod(new: Object, _old: Object | None, _context: Context) -> None:
+def admit_pod(new: Object, _old: Object | None, context: Context) -> None:
     """What admission adds to a new pod, which is pending. There is no service account token: nobody would use it."""
     spec = new["spec"]
     spec.setdefault("serviceAccountName", "default")
     spec.setdefault("serviceAccount", spec["serviceAccountName"])
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
-    spec.setdefault("priority", 0)
+    spec.setdefault("priority", _priority(new, context))
     tolerations = list(spec.get("tolerations") or [])
     everything = any(not item.get("key") and item.get("operator") == "Exists" for item in tolerations)
     tolerated = {item.get("key") for item in tolerations}
@@ -130,10 +164,22 @@ def admit_pod(new: Object, _old: Object | None, _context: Context) -> None:
             spec.setdefault("tolerations", []).append(
                 {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
             )
-    new["status"] = {"phase": "Pending", "qosClass": _quality(spec)}
+    new["status"] = {"phase": "Pending", "qosClass": quality_of_service(spec)}
 
 
-def _quality(spec: Object) -> str:
+def _priority(pod: Object, context: Context) -> int:
+    name = pod["spec"].get("priorityClassName", "")
+    value = context.priority(name) if name else 0
+    if value is None:
+        meta = pod["metadata"]
+        subject = meta.get("name") or meta.get("generateName", "Unknown")
+        message = f'pods "{subject}" is forbidden: no PriorityClass with name {name} was found'
+        raise StatusError(403, "Forbidden", message, {"name": subject, "kind": "pods"})
+    return value
+
+
+def quality_of_service(spec: Object) -> str:
+    """The class of a pod: BestEffort, Burstable, Guaranteed."""
     amounts = [c.get("resources") or {} for key in _CONTAINERS for c in spec.get(key) or []]
     if not any(item.get("requests") or item.get("limits") for item in amounts):
         return "BestEffort"
@@ -169,15 +215,65 @@ def pod_spec_errors(spec: Object, path: str, *, restart: tuple[str, ...]) -> Err
         errors.append(unsupported(f"{path}.restartPolicy", spec.get("restartPolicy", ""), restart))
     claims, found = _pod_claims(spec, f"{path}.resourceClaims")
     errors += found
+    volumes, found = _volumes(spec, f"{path}.volumes")
+    errors += found
     seen: set[str] = set()
     for key in _CONTAINERS:
         for index, container in enumerate(spec.get(key) or []):
             where = f"{path}.{key}[{index}]"
-            errors += _container(container, where, claims)
+            errors += _container(container, where, claims) + _mounts(container, where, volumes)
+            errors += _amounts(container.get("resources") or {}, f"{where}.resources")
             name = container.get("name", "")
             if name in seen:
                 errors.append(duplicate(f"{where}.name", name))
             seen.add(name)
+    return errors
+
+
+def _volumes(spec: Object, path: str) -> tuple[set[str], Errors]:
+    names: set[str] = set()
+    errors: Errors = []
+    for index, volume in enumerate(spec.get("volumes") or []):
+        where = f"{path}[{index}].name"
+        name = volume.get("name", "")
+        errors += checks.dns_label(name, where) if name else [required(where)]
+        if name in names:
+            errors.append(duplicate(where, name))
+        names.add(name)
+    return names, errors
+
+
+def _mounts(container: Object, path: str, volumes: set[str]) -> Errors:
+    errors: Errors = []
+    seen: set[str] = set()
+    for index, mount in enumerate(container.get("volumeMounts") or []):
+        where = f"{path}.volumeMounts[{index}]"
+        if not mount.get("name"):
+            errors.append(required(f"{where}.name"))
+        elif mount["name"] not in volumes:
+            errors.append(not_found_value(f"{where}.name", mount["name"]))
+        if not mount.get("mountPath"):
+            errors.append(required(f"{where}.mountPath"))
+        elif mount["mountPath"] in seen:
+            errors.append(invalid_value(f"{where}.mountPath", mount["mountPath"], "must be unique"))
+        seen.add(mount.get("mountPath", ""))
+    return errors
+
+
+def _amounts(resources: Object, path: str) -> Errors:
+    """Requests within limits; extended resources equal to them."""
+    errors: Errors = []
+    limits = resources.get("limits") or {}
+    for name, amount in (resources.get("requests") or {}).items():
+        where = f"{path}.requests"
+        extended = "/" in name and not f".{name.partition('/')[0]}".endswith(".kubernetes.io")
+        if name in limits and extended and quantity.value(amount) != quantity.value(limits[name]):
+            errors.append(invalid_value(where, amount, f"must be equal to {name} limit of {limits[name]}"))
+        elif name in limits and quantity.value(amount) > quantity.value(limits[name]):
+            detail = f"must be less than or equal to {name} limit of {limits[name]}"
+            errors.append(invalid_value(where, amount, detail))
+        elif name not in limits and extended:
+            errors.append(required(f"{path}.limits", "Limit must be set for non overcommitable resources"))
     return errors
 
 
@@ -242,8 +338,8 @@ def _pod_update(spec: Object, old: Object) -> Errors:
     errors: Errors = []
     if frozen(spec) != frozen(old):
         detail = (
-            "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, "
-            "`spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to existing tolerations), "
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+            "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
             "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
         )
         errors.append(forbidden_field("spec", detail))

@@ -59,6 +59,8 @@ def validate_meta(new: dict[str, Any], old: dict[str, Any] | None, resource: Res
 
 
 def _name(name: str, path: str, resource: Resource) -> list[FieldError]:
+    if resource.path_names:
+        return checks.path_segment(name, path)
     return checks.dns_label(name, path) if resource.label_names else checks.dns_subdomain(name, path)
 
 

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from driver.sim.apiserver import access
+from driver.sim.apiserver import access, bootstrap
 from driver.sim.apiserver.access import User
 from driver.sim.apiserver.context import GATES, Context
-from driver.sim.apiserver.engine import SYSTEM_NAMESPACES, Call, Engine
+from driver.sim.apiserver.engine import Call, Engine
 from driver.sim.apiserver.errors import StatusError
 from driver.sim.apiserver.faults import Dropped, Fault, Request
 from driver.sim.apiserver.garbage import Collector
 from driver.sim.apiserver.handler import Handler, parse, status_response
 from driver.sim.apiserver.logs import Logs
 from driver.sim.apiserver.persist import StateFile
-from driver.sim.apiserver.resources import NAMESPACES
+from driver.sim.apiserver.quotas import Quotas
+from driver.sim.apiserver.rbac import Decision, Rbac
+from driver.sim.apiserver.resources import BY_KIND
+from driver.sim.apiserver.reviews import Reviews
 from driver.sim.apiserver.store import Change, Store
 
 if TYPE_CHECKING:
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from driver.sim.apiserver.logs import LogReader
+    from driver.sim.apiserver.policies import Policies
 
+    Object = dict[str, Any]
     Hook = Callable[[Request], Fault | Awaitable[Fault | None] | None]
 
 logger = logging.getLogger(__name__)
@@ -48,17 +53,21 @@ def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) 
 class ApiServer:
     """A Kubernetes API server in this process, state in memory. Start and stop it as often as wanted; state stays.
 
-    ``tokens`` maps bearer tokens to users (None: no authentication, everybody is the administrator); ``authorize`` is
-    asked ``(user, verb, group, resource, subresource, namespace, name)``; ``fault`` is called with each request and may
-    answer with what is to go wrong. All three are plain attributes and may be replaced at any time.
+    A request without credentials is made by ``anonymous``: the administrator unless told otherwise, for tests and tools
+    that are not about access. With ``ANONYMOUS`` the server is as strict as a real one. Tokens are the administrator's
+    (in every kubeconfig that names no other), those of service accounts, and those in ``tokens``, which maps them to
+    users. What a user may do is in the roles and bindings of the cluster; ``authorize`` overrides them, it is asked
+    ``(user, verb, group, resource, subresource, namespace, name)``. ``fault`` is called with each request and may
+    answer with what is to go wrong. All four are plain attributes and may be replaced at any time.
     """
 
     def __init__(
         self,
         *,
         state_file: Path | None = None,
+        anonymous: User = access.ADMIN,
         tokens: Mapping[str, User] | None = None,
-        authorize: access.Authorize = access.allow_all,
+        authorize: access.Authorize | None = None,
         fault: Hook | None = None,
         gates: frozenset[str] = GATES,
         compile_cel: Callable[[str], str | None] = lambda _expression: None,
@@ -67,7 +76,8 @@ class ApiServer:
         bookmark_seconds: float = 60.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.tokens = tokens
+        self.anonymous = anonymous
+        self.tokens: Mapping[str, User] = tokens or {}
         self.authorize = authorize
         self.fault = fault
         self.logs = Logs()
@@ -77,23 +87,28 @@ class ApiServer:
         self._log_reader = log_reader or self._read_log
         self._store = Store(history=history)
         context = Context(now=now, gates=gates, compile_cel=compile_cel)
-        self.engine = Engine(self._store, context, authorize=lambda *what: self.authorize(*what))
+        self._rbac = Rbac(self._store)
+        self.engine = Engine(self._store, context, authorize=lambda *what: self._decide(*what).allowed)
         """The semantics without HTTP, for code in the same process that must be fast or atomic."""
         self._state = StateFile(state_file, self._store) if state_file else None
         if self._state:
             self._state.load()
-        for namespace in SYSTEM_NAMESPACES:
-            if not self.engine.namespace_exists(namespace):
-                self.engine.create(
-                    Call(resource=NAMESPACES, name=namespace, manager="kube-apiserver"),
-                    {"metadata": {"name": namespace}},
-                )
+        self._store.listeners.append(self._rbac.changed)
+        for obj in bootstrap.objects():
+            self.add(obj)
+        quotas = Quotas(self._store, now)
+        self._store.listeners.append(quotas.changed)
+        self.engine.admission += [self._check_policies, quotas.admit]
+        self._policies: Policies | None = None
+        self._tokens = access.Tokens(self._store, now)
+        reviews = Reviews(store=self._store, tokens=self._tokens, rbac=self._rbac, decide=self._decide, now=now)
         self._collector = Collector(self.engine)
         self._store.listeners.append(self._collector.changed)
         self._store.listeners.append(self._pod_gone)
         if self._state:
             self._store.listeners.append(self._state.changed)
-        self._handler = Handler(self.engine, bookmark_seconds=bookmark_seconds, read_log=self._log_reader)
+        self._reviews = reviews
+        self._handler = Handler(self.engine, reviews, bookmark_seconds=bookmark_seconds, read_log=self._log_reader)
         self._runner: web.ServerRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._address = ("127.0.0.1", 0)
@@ -149,8 +164,26 @@ class ApiServer:
                 self._state.write()
 
     def kubeconfig(self, *, token: str = "", namespace: str = "default") -> dict[str, Any]:
-        """A kubeconfig for this server, as a dict."""
-        return access.kubeconfig(self.url, token=token, namespace=namespace)
+        """A kubeconfig for this server, as a dict; the administrator's unless a token is given."""
+        return access.kubeconfig(self.url, token=token or self._tokens.admin, namespace=namespace)
+
+    def add(self, obj: Object) -> None:
+        """Create an object, unless there is one of its name. Raises StatusError."""
+        resource, meta = BY_KIND[obj["apiVersion"], obj["kind"]], obj["metadata"]
+        namespace = meta.get("namespace", "default") if resource.namespaced else ""
+        if self._store.get(resource.plural, (namespace, meta["name"])) is None:
+            call = Call(resource=resource, namespace=namespace, name=meta["name"], manager="kube-apiserver")
+            self.engine.create(call, obj)
+
+    def service_account_token(self, namespace: str, name: str, *, pod: str = "", node: str = "") -> str:
+        """A token of a service account for ten years, bound to a pod of its namespace or to a node. Raises StatusError.
+
+        With its pod's node, or the node, it has what a token has that the kubelet puts into a pod.
+        """
+        kind, target = ("Pod", pod) if pod else ("Node", node)
+        bound = {"boundObjectRef": {"apiVersion": "v1", "kind": kind, "name": target}} if target else {}
+        request = {"spec": {"expirationSeconds": 10 * 365 * 86400, **bound}}
+        return str(self._reviews.token(namespace, name, request)["status"]["token"])
 
     def write_kubeconfig(self, path: Path, *, token: str = "", namespace: str = "default") -> Path:
         """Write a kubeconfig for this server (JSON is YAML)."""
@@ -187,7 +220,7 @@ class ApiServer:
             return status_response(StatusError(500, "InternalError", f"Internal error occurred: {error!r}"))
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        user = access.authenticate(self.tokens, request.headers.get("Authorization", ""))
+        user = self._user(request)
         target = parse(request.method, request.path, request.query, user)
         what = target.request
         counted = (what.verb, f"{what.resource}/{what.subresource}" if what.subresource else what.resource)
@@ -210,6 +243,31 @@ class ApiServer:
                 await self._handler.answer(request, target)
             raise Dropped
         return await self._handler.answer(request, target)
+
+    def _user(self, request: web.Request) -> User:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else ""
+        user = (self.tokens.get(token) or self._tokens.user(token)) if token else self.anonymous
+        if "Impersonate-User" not in request.headers:
+            return user
+        groups = request.headers.getall("Impersonate-Group", [])
+        return access.impersonated(user, request.headers, groups, lambda *what: self._decide(*what).allowed)
+
+    def _decide(
+        self, user: User, verb: str, group: str, resource: str, subresource: str, namespace: str, name: str
+    ) -> Decision:
+        if self.authorize is not None:
+            return Decision(self.authorize(user, verb, group, resource, subresource, namespace, name))
+        return self._rbac.decide(user, verb, group, resource, subresource, namespace, name)
+
+    def _check_policies(self, call: Call, operation: str, new: Object | None, old: Object | None) -> None:
+        if not self._store.collection("validatingadmissionpolicybindings").objects:
+            return
+        if self._policies is None:
+            from driver.sim.apiserver.policies import Policies  # CEL is loaded by those who need it
+
+            self._policies = Policies(self._store)
+        self._policies.admit(call, operation, new, old)
 
     async def _fault(self, what: Request) -> Fault | None:
         if self.fault is None:

@@ -1,11 +1,12 @@
 """An embedded API server and the driver's own client to it."""
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from driver.kube.client import Api
-from driver.sim.apiserver import ApiServer
+from driver.sim.apiserver import ANONYMOUS, ApiServer, User
 from tests.unit.sim_apiserver.cluster import Cluster
 
 
@@ -19,3 +20,21 @@ async def server() -> AsyncIterator[ApiServer]:
 async def cluster(server: ApiServer, tmp_path) -> AsyncIterator[Cluster]:
     async with await Api.connect(server.write_kubeconfig(tmp_path / "kubeconfig")) as api:
         yield Cluster(api)
+
+
+@pytest.fixture
+async def login(server: ApiServer, tmp_path) -> AsyncIterator[Callable[[str], Cluster]]:
+    """``await login(token)``: requests with this token; ``await login("jane")``: as a user who is not known yet.
+
+    From then on nobody is the administrator without a token.
+    """
+    server.anonymous = ANONYMOUS
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def connect(who: str) -> Cluster:
+            if "." not in who:
+                server.tokens = {**server.tokens, who: User(name=who, groups=("system:authenticated",))}
+            kubeconfig = server.write_kubeconfig(tmp_path / "user", token=who)
+            return Cluster(await stack.enter_async_context(await Api.connect(kubeconfig)))
+
+        yield connect

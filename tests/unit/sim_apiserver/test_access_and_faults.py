@@ -30,13 +30,6 @@ NODE_PLUGIN = User(
 )
 
 
-async def test_a_token_is_needed_where_tokens_are_given(server, cluster) -> None:
-    server.tokens = {"secret": User(name="jane")}
-    async with refused(401) as refusal:
-        await cluster.get(SLICES)
-    assert refusal.reason == "Unauthorized"
-
-
 async def test_a_user_without_permission_is_told_what_is_missing(server, tmp_path) -> None:
     server.tokens = {"secret": User(name="jane")}
     server.authorize = lambda user, verb, group, resource, sub, namespace, name: resource == "resourceclaims"

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from driver.kube.client import Api
+from driver.sim import identity
 from tests.unit.sim_apiserver.cluster import Cluster, claim, pod, resource_slice
 
 KUBECTL = shutil.which(os.environ.get("KUBECTL", "kubectl"))
@@ -108,3 +110,33 @@ async def test_run_and_wait(kubectl) -> None:
 
 async def test_explain(kubectl) -> None:
     assert "FIELD: sharedCounters" in await kubectl("explain", "resourceslice.spec.sharedCounters")
+
+
+async def test_the_plain_manifests_are_rehearsed_and_applied(kubectl) -> None:
+    manifest = Path(__file__).parents[3] / "deploy" / "manifests" / "fake.yaml"
+    await kubectl("create", "namespace", "gpu-dra-driver")
+    rehearsed = await kubectl("apply", "--dry-run=server", "--server-side", "-f", str(manifest))
+    assert "daemonset.apps/gpu-dra-driver serverside-applied (server dry run)\n" in rehearsed
+    assert await kubectl("get", "daemonsets", "-A", "-o", "name") == ""
+    applied = await kubectl("apply", "-f", str(manifest))
+    assert "validatingadmissionpolicybinding.admissionregistration.k8s.io/gpu-dra-driver-slices created\n" in applied
+
+
+async def test_can_i(server, kubectl) -> None:
+    identity.install(server)
+    driver = f"--as={identity.username()}"
+    assert await kubectl("auth", "can-i", "get", "resourceclaims.resource.k8s.io", driver) == "yes\n"
+    assert await kubectl("auth", "can-i", "list", "resourceclaims.resource.k8s.io", driver, code=1) == "no\n"
+    assert "resourceslices.resource.k8s.io" in await kubectl("auth", "can-i", "--list", driver)
+    assert identity.username() in await kubectl("auth", "whoami", driver)
+
+
+async def test_roles_quotas_and_tokens(kubectl) -> None:
+    await kubectl("create", "role", "reader", "--verb=get", "--resource=pods")
+    await kubectl("create", "rolebinding", "reader", "--role=reader", "--user=jane")
+    assert await kubectl("auth", "can-i", "get", "pods", "--as=jane") == "yes\n"
+    await kubectl("create", "quota", "quota", "--hard=pods=1")
+    await kubectl("run", "one", "--image=busybox", "--restart=Never")
+    assert "exceeded quota: quota" in await kubectl("run", "two", "--image=busybox", "--restart=Never", code=1)
+    await kubectl("create", "serviceaccount", "driver")
+    assert (await kubectl("create", "token", "driver")).count(".") == 2

@@ -1,0 +1,179 @@
+"""Who may do what: role-based access control over the roles and bindings in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from driver.sim.apiserver.access import ADMIN_GROUP
+from driver.sim.apiserver.selectors import match_label_selector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from driver.sim.apiserver.access import User
+    from driver.sim.apiserver.store import Change, Store
+
+    Object = dict[str, Any]
+
+GROUP = "rbac.authorization.k8s.io"
+_COLLECTIONS = frozenset({"roles", "clusterroles", "rolebindings", "clusterrolebindings"})
+_MEMORY = 16_384
+"""Decisions that are kept; a server asks the same few questions over and over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """One binding that applies to a user, and the rules that it gives; ``error`` where its role is missing."""
+
+    text: str
+    rules: list[Object]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether something is allowed, and why, in the words of the real server."""
+
+    allowed: bool
+    reason: str = ""
+
+
+class Rbac:
+    """Decisions, remembered until a role or a binding changes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._decisions: dict[tuple[Any, ...], Decision] = {}
+
+    def changed(self, collection: str, _change: Change) -> None:
+        """Forget all decisions when they may be others now; keep aggregated roles in step with their parts."""
+        if collection in _COLLECTIONS:
+            self._decisions.clear()
+        if collection == "clusterroles":
+            self._aggregate()
+
+    def allows(
+        self, user: User, verb: str, group: str, resource: str, subresource: str, namespace: str, name: str
+    ) -> bool:
+        """Whether a user may do this to a resource."""
+        return self.decide(user, verb, group, resource, subresource, namespace, name).allowed
+
+    def decide(
+        self, user: User, verb: str, group: str, resource: str, subresource: str, namespace: str, name: str
+    ) -> Decision:
+        """The same, with the reason."""
+        combined = f"{resource}/{subresource}" if subresource else resource
+        anywhere = f"*/{subresource}"
+
+        def allowed(rule: Object) -> bool:
+            names = rule.get("resourceNames")
+            resources = rule.get("resources") or ()
+            return (
+                _one_of(rule.get("verbs"), verb)
+                and _one_of(rule.get("apiGroups"), group)
+                and (_one_of(resources, combined) or (bool(subresource) and anywhere in resources))
+                and (not names or name in names)
+            )
+
+        key = (user.name, user.groups, verb, group, combined, namespace, name)
+        return self._decide(key, user, namespace, allowed)
+
+    def decide_path(self, user: User, verb: str, path: str) -> Decision:
+        """Whether a user may do this to a URL that is no resource's."""
+
+        def allowed(rule: Object) -> bool:
+            return _one_of(rule.get("verbs"), verb) and any(
+                url in ("*", path) or (url.endswith("*") and path.startswith(url.rstrip("*")))
+                for url in rule.get("nonResourceURLs") or ()
+            )
+
+        return self._decide((user.name, user.groups, verb, path), user, "", allowed)
+
+    def _decide(self, key: tuple[Any, ...], user: User, namespace: str, allowed: Callable[[Object], bool]) -> Decision:
+        if ADMIN_GROUP in user.groups:
+            return Decision(True)
+        found = self._decisions.get(key)
+        if found is None:
+            if len(self._decisions) >= _MEMORY:
+                self._decisions.clear()
+            found = self._decisions[key] = self._search(user, namespace, allowed)
+        return found
+
+    def _search(self, user: User, namespace: str, allowed: Callable[[Object], bool]) -> Decision:
+        errors = []
+        for source in self._sources(user, namespace):
+            if any(allowed(rule) for rule in source.rules):
+                return Decision(True, f"RBAC: allowed by {source.text}")
+            if source.error:
+                errors.append(source.error)
+        unique = list(dict.fromkeys(errors))
+        listed = f"[{', '.join(unique)}]" if len(unique) > 1 else "".join(unique)
+        return Decision(False, f"RBAC: {listed}" if listed else "")
+
+    def rules(self, user: User, namespace: str) -> list[Object]:
+        """All rules that apply to a user in a namespace; an administrator has the one of everything."""
+        return [rule for source in self._sources(user, namespace) for rule in source.rules]
+
+    def _sources(self, user: User, namespace: str) -> Iterator[_Source]:
+        for _, binding in self._all("clusterrolebindings"):
+            yield from self._source(user, binding, "", f'ClusterRoleBinding "{binding["metadata"]["name"]}"')
+        for (where, name), binding in self._all("rolebindings") if namespace else ():
+            if where == namespace:
+                yield from self._source(user, binding, where, f'RoleBinding "{name}/{where}"')
+
+    def _all(self, collection: str) -> Iterator[tuple[tuple[str, str], Object]]:
+        objects = self._store.collection(collection).objects
+        return ((key, objects[key].obj) for key in sorted(objects))
+
+    def _source(self, user: User, binding: Object, namespace: str, text: str) -> Iterator[_Source]:
+        subject = next((s for s in binding.get("subjects") or () if _applies(s, user, namespace)), None)
+        if subject is None:
+            return
+        role = binding["roleRef"]
+        collection, key = ("roles", namespace) if role["kind"] == "Role" else ("clusterroles", "")
+        stored = self._store.get(collection, (key, role["name"]))
+        text = f'{text} of {role["kind"]} "{role["name"]}" to {_described(subject, namespace)}'
+        if stored is None:
+            kind = role["kind"].lower()
+            yield _Source(text=text, rules=[], error=f'{kind}.{GROUP} "{role["name"]}" not found')
+        else:
+            yield _Source(text=text, rules=stored.obj.get("rules") or [])
+
+    def _aggregate(self) -> None:
+        """Write the union of their parts into the roles that are made of others."""
+        for key, role in list(self._all("clusterroles")):
+            if not role.get("aggregationRule"):
+                continue
+            rules: list[Object] = []
+            for selector in role["aggregationRule"].get("clusterRoleSelectors") or ():
+                for (_, name), part in self._all("clusterroles"):
+                    if name != key[1] and match_label_selector(selector, part["metadata"].get("labels") or {}):
+                        rules += [rule for rule in part.get("rules") or () if rule not in rules]
+            if rules != (role.get("rules") or []):
+                self._store.put("clusterroles", key, {**role, "metadata": dict(role["metadata"]), "rules": rules})
+                return  # the write has called us again
+
+
+def _one_of(values: Any, wanted: str) -> bool:
+    return bool(values) and ("*" in values or wanted in values)
+
+
+def _applies(subject: Object, user: User, namespace: str) -> bool:
+    match subject.get("kind"):
+        case "User":
+            return bool(subject["name"] == user.name)
+        case "Group":
+            return subject["name"] in user.groups
+        case "ServiceAccount":
+            where = subject.get("namespace") or namespace
+            return user.name == f"system:serviceaccount:{where}:{subject['name']}"
+        case _:
+            return False
+
+
+def _described(subject: Object, namespace: str) -> str:
+    name = subject["name"]
+    if subject["kind"] == "ServiceAccount":
+        name = f"{name}/{subject.get('namespace') or namespace}"
+    return f'{subject["kind"]} "{name}"'

@@ -1,0 +1,261 @@
+"""Roles and bindings: who may do what, what a refusal says, and how one asks beforehand."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from driver.sim.apiserver import ADMIN
+from tests.unit.sim_apiserver.cluster import CLAIMS, CONFIGMAPS, CORE, DRA, PODS, SLICES, Cluster, claim, pod, refused
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+ROLES, BINDINGS = f"{RBAC}/namespaces/default/roles", f"{RBAC}/namespaces/default/rolebindings"
+CLUSTER_ROLES, CLUSTER_BINDINGS = f"{RBAC}/clusterroles", f"{RBAC}/clusterrolebindings"
+ACCESS = "/apis/authorization.k8s.io/v1"
+
+
+def rule(verbs: str, resources: str, group: str = "", **more) -> dict:
+    return {"verbs": verbs.split(), "resources": resources.split(), "apiGroups": [group], **more}
+
+
+def subject(kind: str, name: str, **more) -> dict:
+    return {"kind": kind, "name": name, **more}
+
+
+async def bind(cluster: Cluster, name: str, *rules: dict, to: dict, namespaced: bool = True, kind: str = "") -> None:
+    """Give the rules to somebody, in the namespace ``default`` or everywhere."""
+    kind = kind or ("Role" if namespaced else "ClusterRole")
+    await cluster.create(ROLES if kind == "Role" else CLUSTER_ROLES, {"metadata": {"name": name}, "rules": list(rules)})
+    await refer(cluster, name, kind, to, namespaced=namespaced)
+
+
+async def refer(cluster: Cluster, name: str, kind: str, to: dict, *, namespaced: bool = True) -> None:
+    body = {"metadata": {"name": name}, "roleRef": {"kind": kind, "name": name}, "subjects": [to]}
+    await cluster.create(BINDINGS if namespaced else CLUSTER_BINDINGS, body)
+
+
+async def test_a_new_user_may_do_nothing_but_look_around(cluster, login) -> None:
+    jane = await login("jane")
+    await jane.get("/apis")
+    async with refused(403) as refusal:
+        await jane.get(f"{PODS}/pod")
+    assert refusal.message == (
+        'pods "pod" is forbidden: User "jane" cannot get resource "pods" in API group "" in the namespace "default"'
+    )
+    async with refused(403) as refusal:
+        await jane.get("/metrics")
+    assert refusal.message == 'forbidden: User "jane" cannot get path "/metrics"'
+
+
+async def test_what_does_not_exist_is_not_told_to_those_who_may_not_ask(cluster, login) -> None:
+    jane = await login("jane")
+    async with refused(403):
+        await jane.get(f"{DRA}/nosuchthings")
+    async with refused(404):
+        await cluster.get(f"{DRA}/nosuchthings")
+
+
+async def test_a_role_holds_in_its_namespace(cluster, login) -> None:
+    await cluster.create("/api/v1/namespaces", {"metadata": {"name": "other"}})
+    await bind(cluster, "reader", rule("get list watch", "pods"), to=subject("User", "jane"))
+    jane = await login("jane")
+    assert await jane.names(PODS) == []
+    for path in ("/api/v1/namespaces/other/pods", "/api/v1/pods"):
+        async with refused(403):
+            await jane.names(path)
+    async with refused(403) as refusal:
+        await jane.create(PODS, pod())
+    assert 'cannot create resource "pods"' in refusal.message
+
+
+async def test_a_cluster_role_holds_where_it_is_bound(cluster, login) -> None:
+    await bind(cluster, "here", rule("list", "configmaps"), to=subject("User", "jane"), kind="ClusterRole")
+    await bind(
+        cluster, "everywhere", rule("list", "pods"), to=subject("Group", "system:authenticated"), namespaced=False
+    )
+    jane = await login("jane")
+    assert await jane.names("/api/v1/pods") == []
+    assert "x" not in await jane.names(CONFIGMAPS)
+    async with refused(403):
+        await jane.names("/api/v1/configmaps")
+
+
+async def test_subresources_need_their_own_permission(cluster, login) -> None:
+    await cluster.create(CLAIMS, claim())
+    await bind(cluster, "user", rule("get patch", "resourceclaims", "resource.k8s.io"), to=subject("User", "jane"))
+    jane = await login("jane")
+    await jane.merge(f"{CLAIMS}/claim", {"metadata": {"labels": {"a": "b"}}})
+    async with refused(403) as refusal:
+        await jane.merge(f"{CLAIMS}/claim/status", {"status": {}})
+    assert 'cannot patch resource "resourceclaims/status" in API group "resource.k8s.io"' in refusal.message
+
+
+async def test_names_limit_a_rule(cluster, login) -> None:
+    await bind(cluster, "mine", rule("*", "configmaps", resourceNames=["mine"]), to=subject("User", "jane"))
+    for name in ("mine", "other"):
+        await cluster.create(CONFIGMAPS, {"metadata": {"name": name}})
+    jane = await login("jane")
+    await jane.get(f"{CONFIGMAPS}/mine")
+    assert await jane.names(CONFIGMAPS, fieldSelector="metadata.name=mine") == ["mine"]
+    async with refused(403):
+        await jane.get(f"{CONFIGMAPS}/other")
+    async with refused(403):
+        await jane.names(CONFIGMAPS)
+    async with refused(403):
+        await jane.create(CONFIGMAPS, {"metadata": {"name": "mine"}})
+
+
+async def test_wildcards(cluster, login) -> None:
+    await bind(cluster, "status", rule("get", "*/status", "*"), to=subject("User", "jane"), namespaced=False)
+    await bind(
+        cluster, "live", {"verbs": ["get"], "nonResourceURLs": ["/live*"]}, to=subject("User", "jane"), namespaced=False
+    )
+    await cluster.create(CLAIMS, claim())
+    jane = await login("jane")
+    await jane.get(f"{CLAIMS}/claim/status")
+    async with refused(403):
+        await jane.get(f"{CLAIMS}/claim")
+    async with refused(404):  # allowed, but not there
+        await jane.get("/live/and/let/live")
+
+
+async def test_an_aggregated_role_is_the_sum_of_its_parts_at_any_time(cluster, login) -> None:
+    rules = [rule("get", "pods")]
+    await cluster.create(CLUSTER_ROLES, {"metadata": {"name": "part", "labels": {"to": "sum"}}, "rules": rules})
+    selectors = {"clusterRoleSelectors": [{"matchLabels": {"to": "sum"}}]}
+    await cluster.create(CLUSTER_ROLES, {"metadata": {"name": "sum"}, "aggregationRule": selectors})
+    await refer(cluster, "sum", "ClusterRole", subject("User", "jane"), namespaced=False)
+    assert (await cluster.get(f"{CLUSTER_ROLES}/sum"))["rules"] == rules
+    await cluster.merge(f"{CLUSTER_ROLES}/part", {"rules": [rule("list", "nodes")]})
+    assert await (await login("jane")).names(f"{CORE}/nodes") == []
+    await cluster.delete(f"{CLUSTER_ROLES}/part")
+    assert (
+        "rules" not in await cluster.get(f"{CLUSTER_ROLES}/sum")
+        or not (await cluster.get(f"{CLUSTER_ROLES}/sum"))["rules"]
+    )
+
+
+@pytest.mark.parametrize(("role", "may", "may_not"), [
+    ("view", ("list", CLAIMS), ("create", CLAIMS)),
+    ("edit", ("create", CLAIMS), ("list", SLICES)),
+    ("admin", ("list", ROLES), ("list", f"{DRA}/deviceclasses")),
+])  # fmt: skip
+async def test_the_roles_of_users(cluster, login, role, may, may_not) -> None:
+    await refer(cluster, role, "ClusterRole", subject("User", "jane"))
+    jane = await login("jane")
+
+    async def attempt(verb: str, path: str) -> None:
+        await (jane.names(path) if verb == "list" else jane.create(path, claim()))
+
+    await attempt(*may)
+    async with refused(403):
+        await attempt(*may_not)
+
+
+async def test_a_role_that_is_missing_is_named(cluster, login) -> None:
+    await refer(cluster, "nosuch", "Role", subject("User", "jane"))
+    async with refused(403) as refusal:
+        await (await login("jane")).names(PODS)
+    assert refusal.message.endswith(': RBAC: role.rbac.authorization.k8s.io "nosuch" not found')
+
+
+async def test_permissions_follow_the_objects_at_once(cluster, login) -> None:
+    jane = await login("jane")
+    async with refused(403):
+        await jane.names(PODS)
+    await bind(cluster, "reader", rule("list", "pods"), to=subject("User", "jane"))
+    assert await jane.names(PODS) == []
+    await cluster.delete(f"{BINDINGS}/reader")
+    async with refused(403):
+        await jane.names(PODS)
+
+
+async def test_a_watch_needs_its_verb(cluster, login) -> None:
+    await bind(cluster, "lister", rule("list", "pods"), to=subject("User", "jane"))
+    jane = await login("jane")
+    async with refused(403), asyncio.timeout(5):
+        async for _ in jane.api.watch(PODS, {}):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        (ROLES, {"rules": [{}]}, "rules[0].verbs: Required value: verbs must contain at least one value"),
+        (ROLES, {"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]}, "namespaced rules cannot apply"),
+        (CLUSTER_ROLES, {"aggregationRule": {}}, "at least one clusterRoleSelector required"),
+        (BINDINGS, {"roleRef": {"kind": "Foo", "name": "x"}}, 'roleRef.kind: Unsupported value: "Foo"'),
+        (CLUSTER_BINDINGS, {"roleRef": {"kind": "Role", "name": "x"}}, 'supported values: "ClusterRole"'),
+        (
+            CLUSTER_BINDINGS,
+            {"roleRef": {"kind": "ClusterRole", "name": "x"}, "subjects": [subject("ServiceAccount", "a")]},
+            "subjects[0].namespace: Required value",
+        ),
+    ],
+)
+async def test_roles_and_bindings_are_checked(cluster, path, body, message) -> None:
+    async with refused(422) as refusal:
+        await cluster.create(path, {"metadata": {"name": "x"}, **body})
+    assert message in refusal.message
+
+
+async def test_a_binding_keeps_its_role(cluster) -> None:
+    await refer(cluster, "view", "ClusterRole", subject("User", "jane"))
+    async with refused(422) as refusal:
+        await cluster.merge(f"{BINDINGS}/view", {"roleRef": {"name": "edit"}})
+    assert "cannot change roleRef" in refusal.message
+
+
+# -- asking --------------------------------------------------------------------------------------------------------
+
+
+async def may(cluster: Cluster, kind: str = "SelfSubjectAccessReview", **spec) -> dict:
+    return (await cluster.create(f"{ACCESS}/{kind.lower()}s", {"kind": kind, "spec": spec}))["status"]
+
+
+async def test_a_user_may_ask_what_she_may_do(cluster, login) -> None:
+    await bind(cluster, "reader", rule("get", "pods"), to=subject("User", "jane"))
+    jane = await login("jane")
+    assert await may(jane, resourceAttributes={"verb": "get", "resource": "pods", "namespace": "default"}) == {
+        "allowed": True,
+        "reason": 'RBAC: allowed by RoleBinding "reader/default" of Role "reader" to User "jane"',
+    }
+    assert await may(jane, resourceAttributes={"verb": "get", "resource": "pods"}) == {"allowed": False}
+    assert (await may(jane, nonResourceAttributes={"verb": "get", "path": "/version"}))["allowed"]
+
+
+async def test_an_administrator_may_ask_about_others(cluster, login) -> None:
+    await bind(cluster, "reader", rule("get", "pods"), to=subject("Group", "team"), namespaced=False)
+    what = {"verb": "get", "resource": "pods"}
+    assert (await may(cluster, "SubjectAccessReview", user="joe", groups=["team"], resourceAttributes=what))["allowed"]
+    async with refused(403):
+        await may(await login("jane"), "SubjectAccessReview", user="joe", resourceAttributes=what)
+
+
+async def test_a_user_may_list_her_rules(cluster, login) -> None:
+    await bind(cluster, "reader", rule("get", "pods"), to=subject("User", "jane"))
+    review = {"spec": {"namespace": "default"}}
+    status = (await (await login("jane")).create(f"{ACCESS}/selfsubjectrulesreviews", review))["status"]
+    assert rule("get", "pods") in status["resourceRules"]
+    assert not status["incomplete"]
+
+
+async def test_questions_are_not_stored(cluster) -> None:
+    async with refused(405):
+        await cluster.get(f"{ACCESS}/selfsubjectaccessreviews")
+    async with refused(422) as refusal:
+        await may(cluster)
+    assert "exactly one of nonResourceAttributes or resourceAttributes must be specified" in refusal.message
+
+
+async def test_an_administrator_may_ask_in_the_name_of_others(server, cluster, login) -> None:
+    await login("jane")
+    headers = {"Impersonate-User": "system:serviceaccount:default:driver"}
+    async with aiohttp.ClientSession(server.url, headers=headers) as session, session.get(PODS) as response:
+        assert (await response.json())["message"] == (
+            'serviceaccounts "driver" is forbidden: User "system:anonymous" cannot impersonate resource '
+            '"serviceaccounts" in API group "" in the namespace "default"'
+        )
+    server.anonymous = ADMIN
+    async with aiohttp.ClientSession(server.url, headers=headers) as session, session.get(PODS) as response:
+        assert 'User "system:serviceaccount:default:driver" cannot list' in (await response.json())["message"]
