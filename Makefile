@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TOOLS := build/tools/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-long e2e bench lint types layers check wheel lock clean
+.PHONY: help demo test test-long test-gpu e2e bench tools manifests lint types layers check wheel image lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,17 +22,29 @@ $(READY): pyproject.toml hatch_build.py requirements/dev.txt $(wildcard protos/*
 demo: $(READY) ## Watch pods get GPUs in a cluster inside one process (ARGS="--serve" keeps it up for kubectl).
 	$(BIN)/gpu-dra demo $(ARGS)
 
-test: $(READY) ## Run the unit, contract and e2e tests.
+test: $(READY) $(TOOLS) ## Run the unit, contract and e2e tests.
 	$(BIN)/pytest -n auto -m "not long" $(ARGS)
 
-test-long: $(READY) ## Run the long proofs too.
+test-long: $(READY) $(TOOLS) ## Run the long proofs too.
 	$(BIN)/pytest -n auto $(ARGS)
 
 e2e: $(READY) ## Run the e2e tests on a real cluster: make e2e KUBECONFIG=...
 	$(BIN)/pytest tests/e2e --kubeconfig=$(KUBECONFIG) $(ARGS)
 
+test-gpu: $(READY) ## Run the tests that need real NVIDIA GPUs, as root, and write what they saw to docs/gpu-run.md.
+	GPU_REPORT=docs/gpu-run.md $(BIN)/pytest -n 0 -rs -m gpu tests/gpu $(ARGS)
+
 bench: $(READY) ## Measure the driver's process and hold the numbers against their targets (build/bench.json).
 	$(BIN)/python -m tests.bench $(ARGS)
+
+$(TOOLS): requirements/tools.txt tests/deploy/fetch_tools.py | $(READY)
+	$(BIN)/python -m tests.deploy.fetch_tools $(@D)
+	touch $@
+
+tools: $(TOOLS) ## Fetch the real helm and kubectl that the chart's tests need (into build/tools).
+
+manifests: $(READY) $(TOOLS) ## Make deploy/manifests from the chart.
+	$(BIN)/python -m tests.deploy.manifests
 
 lint: $(READY) ## Check style and formatting.
 	$(BIN)/ruff check .
@@ -53,11 +66,16 @@ wheel: $(READY) ## Build the wheel, install it into an environment of its own, a
 	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --no-deps build/wheel/*.whl
 	cd build/wheel && venv/bin/gpu-dra --version
 
+image: ## Run the build stage of the Dockerfile without Docker, step by step (into build/image).
+	$(PYTHON) -m tests.deploy.dockerfile build/image
+
 lock: $(READY) ## Resolve the dependencies again (needs uv).
 	uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--upgrade -o requirements/run.txt
 	uv pip compile -q pyproject.toml --extra sim --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --upgrade -o requirements/dev.txt
+	uv pip compile -q requirements/build.in -c requirements/dev.txt --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --upgrade -o requirements/build.txt
 
 clean: ## Remove everything that can be made again.
 	rm -rf $(VENV) build dist driver/wire/*_pb2*

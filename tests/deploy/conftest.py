@@ -1,0 +1,66 @@
+"""An embedded API server, the real tools on it, and the chart's objects in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from driver.sim.apiserver import ApiServer
+from tests.deploy.helm import NAMESPACE, Object, program, render
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    Tool = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServer]:
+    # Who brings no token is the administrator: kubectl and helm send none over plain HTTP.
+    async with ApiServer() as running:
+        yield running
+
+
+@pytest.fixture
+def tool(server: ApiServer, tmp_path: Path) -> Tool:
+    """Run kubectl or helm as the administrator: ``await tool("kubectl", "get", "pods")``."""
+    config = server.write_kubeconfig(tmp_path / "kubeconfig")
+
+    async def run(name: str, *arguments: str, stdin: str = "", fails: bool | None = False) -> str:
+        # The embedded server does not decode the Secrets in which helm would keep its releases otherwise.
+        environment = {"KUBECONFIG": str(config), "HOME": str(tmp_path), "HELM_DRIVER": "configmap"}
+        process = await asyncio.create_subprocess_exec(
+            program(name),
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment | {"PATH": os.environ["PATH"]},
+        )
+        output, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 120)
+        assert fails is None or bool(process.returncode) == fails, output.decode()
+        return output.decode()
+
+    return run
+
+
+@pytest.fixture
+def install(tool: Tool) -> Callable[[Object], Awaitable[None]]:
+    """Apply what the chart makes of some values, as an administrator would with kubectl."""
+
+    async def apply(values: Object) -> None:
+        await tool("kubectl", "apply", "-f", "-", stdin=manifest(values))
+
+    return apply
+
+
+def manifest(values: Object) -> str:
+    """The chart's objects and their namespace, without those of the Prometheus operator."""
+    objects: list[Any] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}]
+    objects += [obj for obj in render(values) if "monitoring.coreos.com" not in obj["apiVersion"]]
+    return yaml.safe_dump_all(objects)

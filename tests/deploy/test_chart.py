@@ -1,0 +1,237 @@
+"""The chart: linted and rendered by both helms, for each version of Kubernetes, in each mode."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import driver.observe.metrics
+from tests.deploy.helm import (
+    CHART,
+    EVERYTHING,
+    FAKE,
+    HELMS,
+    KUBERNETES,
+    MODES,
+    NAMESPACE,
+    NVML,
+    ROOT,
+    HelmError,
+    Object,
+    container,
+    one,
+    render,
+    run,
+)
+from tests.deploy.manifests import SCHEMA, manifests, schema
+
+# Of the Prometheus operator, whose definitions are not Kubernetes' own.
+FOREIGN = "monitoring.coreos.com/v1"
+# Kinds that younger versions have and older ones do not.
+SINCE = {("resource.k8s.io/v1beta2", "DeviceTaintRule"): "1.36"}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("mode", MODES)
+def test_helm_lint_has_nothing_to_say(helm: str, mode: str) -> None:
+    run(helm, "lint", "--strict", str(CHART), "--kube-version", "1.36.0", "--values", "-", text=json.dumps(MODES[mode]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_both_helms_make_the_same_objects(mode: str) -> None:
+    assert render(MODES[mode], helm="helm3") == render(MODES[mode], helm="helm4")
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+@pytest.mark.parametrize("mode", MODES)
+def test_each_object_fits_the_schema_of_kubernetes(mode: str, kubernetes: str) -> None:
+    for obj in render(MODES[mode], kubernetes=kubernetes):
+        valid(obj, kubernetes)
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+def test_each_plain_manifest_and_example_fits_the_schema_of_kubernetes(kubernetes: str) -> None:
+    for text in manifests().values():
+        for obj in yaml.safe_load_all(text):
+            valid(obj, kubernetes)
+    for path in (ROOT / "deploy" / "examples").glob("*.yaml"):
+        for obj in yaml.safe_load_all(path.read_text()):
+            valid(obj, kubernetes)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_an_older_kubernetes_is_refused(helm: str) -> None:
+    with pytest.raises(HelmError, match=r"requires kubeVersion: >=1\.35\.0-0"):
+        render({}, helm=helm, kubernetes="1.34")
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"driverNam": "x"}, "driverNam"),
+        ({"image": {"repo": "x"}}, "repo"),
+        ({"devices": "real"}, "/devices"),
+        ({"partitioning": "some"}, "/partitioning"),
+        ({"shares": 0}, "/shares"),
+        ({"shares": "few"}, "/shares"),
+        ({"sharesMemoryReserve": "a lot"}, "/sharesMemoryReserve"),
+        ({"driverName": "GPU"}, "/driverName"),
+        ({"healthPort": 70000}, "/healthPort"),
+        ({"logLevel": "loud"}, "/logLevel"),
+        ({"deviceStatus": "yes"}, "/deviceStatus"),
+        ({"kubelet": {"rootDir": "var/lib/kubelet"}}, "/kubelet/rootDir"),
+        ({"cdi": {"root": "/var/../etc"}}, "/cdi/root"),
+        ({"nodeConfig": {"gpu": []}}, "/nodeConfig"),
+        ({"nodeConfig": {"taints": {"xid": {"degraded": "Evict"}}}}, "/nodeConfig/taints/xid/degraded"),
+        ({"resources": {"requests": {"cpu": 1}}}, "requests"),
+        ({"resources": {"limits": {"cpu": "lots"}}}, "/resources/limits/cpu"),
+        ({"updateStrategy": {"maxUnavailable": 1}}, "maxUnavailable has to be 0"),
+        ({"updateStrategy": {"maxSurge": 0}}, "nothing would ever be upgraded"),
+        ({"hostNetwork": True}, "same ports"),
+        ({"userNamespace": True}, "fake mode only"),
+        ({"httpPort": 0, "metrics": {"podMonitor": {"enabled": True}}}, "nothing to scrape"),
+        ({"priorityClassName": "", "resourceQuota": {"enabled": True}}, "without a priorityClassName"),
+        ({"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "twice"),
+    ],
+)
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_wrong_value_is_refused_by_name(helm: str, values: Object, problem: str) -> None:
+    with pytest.raises(HelmError, match=re.escape(problem)):
+        render(values, helm=helm)
+
+
+def test_each_value_has_a_comment_and_a_place_in_the_schema() -> None:
+    values_schema = json.loads(SCHEMA.read_text())
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    documented, path = set(), []
+    for number, line in enumerate(lines):
+        if match := re.match(r"( *)([A-Za-z]+):", line):
+            path = [*path[: len(match[1]) // 2], match[2]]
+            above = number - 1
+            while lines[above].lstrip().startswith("# ") and not lines[above].lstrip().startswith("# --"):
+                above -= 1
+            if lines[above].lstrip().startswith("# -- "):
+                documented.add(tuple(path))
+
+    wanted = leaves(values_schema, ())
+
+    undocumented = {path for path in wanted if not any(path[: len(known)] == known for known in documented)}
+    assert undocumented == {("global",)}
+    assert leaves_of_values(yaml.safe_load("\n".join(lines)), values_schema) <= wanted
+
+
+def test_the_schema_of_the_node_config_is_the_drivers_own() -> None:
+    assert SCHEMA.read_text() == schema(), "run `make manifests`"
+
+
+def test_the_charts_version_is_the_packages() -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert (chart["version"], chart["appVersion"]) == (version[1], version[1])
+
+
+def test_the_plain_manifests_and_the_classes_of_the_examples_are_those_of_the_chart() -> None:
+    stale = [str(path) for path, text in manifests().items() if not path.exists() or path.read_text() != text]
+
+    assert not stale, "run `make manifests`"
+
+
+def test_each_metric_in_an_alert_exists() -> None:
+    metrics = driver.observe.metrics.Metrics(driver_name="gpu.nvidia.com")
+    families = list(metrics.registry.collect())
+    names = {sample.name for family in families for sample in family.samples}
+    # Series with labels come into being with their first value: counters as _total, histograms as _bucket.
+    names |= {f"{family.name}{suffix}" for family in families for suffix in ("", "_total", "_bucket")}
+    alerts = one(render(EVERYTHING), "PrometheusRule")["spec"]["groups"][0]["rules"]
+
+    used = {name for rule in alerts for name in re.findall(r"\b(?:gpu_)?dra_\w+", rule["expr"])}
+
+    assert used
+    assert used <= names
+    assert all(rule["labels"]["severity"] and rule["annotations"]["summary"] for rule in alerts)
+
+
+@pytest.mark.parametrize("values", [NVML, FAKE, EVERYTHING], ids=["nvml", "fake", "everything"])
+def test_objects_lie_in_the_releases_namespace_or_in_none(values: Object) -> None:
+    namespaces = {(obj["kind"], obj["metadata"].get("namespace", "")) for obj in render(values)}
+
+    # Events about nodes are in "default".
+    elsewhere = {kind for kind, namespace in namespaces if namespace not in {"", NAMESPACE}}
+    assert elsewhere == {"Role", "RoleBinding"}
+
+
+def test_monitors_and_alerts_are_off_unless_asked_for() -> None:
+    assert all(obj["apiVersion"] != FOREIGN for obj in render(NVML) + render(FAKE))
+
+
+def test_scrapes_find_the_port_of_the_pod() -> None:
+    ports = {port["name"]: port["containerPort"] for port in container({"httpPort": 9999})["ports"]}
+
+    [endpoint] = one(render(EVERYTHING), "PodMonitor")["spec"]["podMetricsEndpoints"]
+
+    assert ports[endpoint["port"]] == 9999
+    service = one(render(MODES["service-monitor"]), "Service")
+    monitor = one(render(MODES["service-monitor"]), "ServiceMonitor")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+
+def test_classes_follow_the_drivers_name_and_leave_out_what_has_none() -> None:
+    objects = render({"driverName": "gpu.example.com", "deviceClasses": {"mig": {"name": ""}}})
+
+    [only] = [obj for obj in objects if obj["kind"] == "DeviceClass"]
+
+    assert "device.attributes['gpu.example.com'].type == 'gpu'" in only["spec"]["selectors"][0]["cel"]["expression"]
+
+
+@pytest.mark.parametrize(
+    ("values", "shared"),
+    [
+        ({"shares": 4}, True),
+        ({"nodeConfig": {"shares": "memory"}}, True),
+        ({"nodeConfig": {"gpus": [{"match": {"name": "gpu-0"}, "shares": 2}]}}, True),
+        ({"nodeConfig": {"shares": "disabled"}}, False),
+        ({}, False),
+    ],
+)
+def test_the_class_of_shared_devices_comes_with_shares(values: Object, shared: bool) -> None:
+    names = {obj["metadata"]["name"] for obj in render(values) if obj["kind"] == "DeviceClass"}
+
+    assert names == {"gpu.nvidia.com", "mig.nvidia.com"} | ({"shared.gpu.nvidia.com"} if shared else set())
+
+
+def test_a_digest_counts_more_than_a_tag() -> None:
+    digest = f"sha256:{'0' * 64}"
+
+    image = container({"image": {"repository": "r.example.com/gpu-dra", "tag": "1", "digest": digest}})["image"]
+
+    assert image == f"r.example.com/gpu-dra@{digest}"
+
+
+def valid(obj: Object, kubernetes: str) -> None:
+    if obj["apiVersion"] != FOREIGN and kubernetes >= SINCE.get((obj["apiVersion"], obj["kind"]), ""):
+        kubernetes_validate.validate(obj, kubernetes, strict=True)
+
+
+def leaves(schema: Object, path: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Paths of the values that the schema has; a map of the user's own is one value."""
+    properties = schema.get("properties")
+    if not properties or path == ("nodeConfig",):
+        return {path}
+    return set().union(*(leaves(part, (*path, key)) for key, part in properties.items()))
+
+
+def leaves_of_values(values: Object, schema: Object, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    known = leaves(schema, ())
+    found: set[tuple[str, ...]] = set()
+    for key, value in values.items():
+        here = (*path, key)
+        found |= {here} if here in known or not isinstance(value, dict) else leaves_of_values(value, schema, here)
+    return found
