@@ -16,8 +16,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--fault-command",
         metavar="COMMAND",
-        help="how to break a fake GPU, for example 'gpu-dra fault'; --device NAME --xid N or --clear is appended",
+        help="how to break a fake GPU (default: 'gpu-dra fault' in the driver's pod); --device NAME --xid N or --clear "
+        "is appended",
     )
     group.addoption(
-        "--restart-command", metavar="COMMAND", help="how to stop the driver of the node at once and start it again"
+        "--restart-command",
+        metavar="COMMAND",
+        help="how to stop the driver of the node at once and start it again (default: its pod is deleted)",
+    )
+    group.addoption(
+        "--driver-labels",
+        metavar="SELECTOR",
+        default="app.kubernetes.io/name=gpu-dra-driver",
+        help="labels of the driver's pods (default: those of the chart)",
     )

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import shlex
 import tempfile
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 
-from driver.kube.client import RESOURCE, Api
 from driver.sim.cluster import Cluster
 from driver.sim.kubelet import Options
 from driver.sim.process import DriverProcess, gpu_dra
-from tests.e2e.site import DRIVER, Site
+from tests.e2e.real import connected
+from tests.e2e.site import Site, run
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+NODE_CONFIG = """\
+gpus:
+- match: {name: gpu-7}  # the last one is for claims that want a part of a GPU only
+  partitioning: none
+  shares: memory
+"""
+
+
 @pytest.fixture
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     option = request.config.getoption
     if option("--kubeconfig"):
-        async with _real(option) as site:
+        async with connected(option) as site, site.fresh_namespace():
             yield site
     else:
         async with EmbeddedSite.running() as embedded:
             yield embedded
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """For modules whose tests share a cluster, each with a namespace of its own."""
+    async with Stage(request.config.getoption) as stage:
+        yield stage
 
 
 @pytest.fixture
@@ -40,6 +53,29 @@ def embedded(site: Site) -> EmbeddedSite:
     if not isinstance(site, EmbeddedSite):
         pytest.skip("looks at the driver's process and files, which are elsewhere")
     return site
+
+
+class Stage:
+    """Clusters by the kind of their GPUs, each made when somebody asks for it first. There is one real cluster."""
+
+    def __init__(self, option: Any) -> None:
+        self._option = option
+        self._sites: dict[str, Site] = {}
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Stage:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def site(self, devices: str) -> Site:
+        """A node with such GPUs; on a real cluster the node that there is, whatever it has."""
+        key = "" if self._option("--kubeconfig") else devices
+        if key not in self._sites:
+            running = EmbeddedSite.running(f"--devices={devices}") if key else connected(self._option)
+            self._sites[key] = await self._stack.enter_async_context(running)
+        return self._sites[key]
 
 
 class EmbeddedSite(Site):
@@ -52,13 +88,13 @@ class EmbeddedSite(Site):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls) -> AsyncIterator[EmbeddedSite]:
+    async def running(cls, *flags: str) -> AsyncIterator[EmbeddedSite]:
         with tempfile.TemporaryDirectory(prefix="ge-", dir="/tmp", ignore_cleanup_errors=True) as root:
             # With the kubelet's own pace for pods: what a driver does wrong once is not healed within a second.
             async with Cluster(Path(root), options=Options.quick(resync=5.0)) as cluster:
                 site = cls(cluster)
                 try:
-                    await site.start_driver()
+                    await site.start_driver(*flags)
                     yield site
                 finally:
                     for driver in site.drivers:
@@ -78,8 +114,16 @@ class EmbeddedSite(Site):
 
     async def start_driver(self, *flags: str) -> DriverProcess:
         """Start a driver, and wait until it is ready. Later flags win."""
+        config = self.cluster.root / "node.yaml"
+        config.write_text(NODE_CONFIG)
         driver = DriverProcess(
-            [*self.cluster.driver_flags(), "--devices=fake:h100x8", "--partitioning=dynamic", *flags],
+            [
+                *self.cluster.driver_flags(),
+                "--devices=fake:h100x8",
+                "--partitioning=dynamic",
+                f"--config={config}",
+                *flags,
+            ],
             log=self.cluster.root / f"driver-{len(self.drivers)}.log",
         )
         self.drivers.append(await driver.start())
@@ -95,7 +139,7 @@ class EmbeddedSite(Site):
 
     async def fault(self, device: str, *arguments: str) -> None:
         plugins = f"--kubelet-plugins-dir={self.cluster.plugins_dir}"
-        await _run(*gpu_dra("fault"), f"--device={device}", *arguments, plugins)
+        await run(*gpu_dra("fault"), f"--device={device}", *arguments, plugins)
 
     async def restart_driver(self) -> None:
         await self.driver.kill()
@@ -105,52 +149,3 @@ class EmbeddedSite(Site):
         """Records and CDI specs on the node."""
         records = sorted(path.name for path in self.cluster.plugins_dir.glob("*/claims/*.json"))
         return records, sorted(path.name for path in self.cluster.cdi_root.glob("*.json"))
-
-
-class RealSite(Site):
-    """A cluster of somebody's, with a namespace that is gone afterwards."""
-
-    def __init__(self, api: Api, *, namespace: str, node: str, option: Any) -> None:
-        # A kubelet tries a failed prepare again after 60 to 90 s.
-        super().__init__(api, namespace=namespace, node=node, patience=200, image=option("--image") or "")
-        self._fault, self._restart = option("--fault-command"), option("--restart-command")
-
-    @property
-    def can_fault(self) -> bool:
-        return bool(self._fault)
-
-    @property
-    def can_restart(self) -> bool:
-        return bool(self._restart)
-
-    async def fault(self, device: str, *arguments: str) -> None:
-        await _run(*shlex.split(self._fault), f"--device={device}", *arguments)
-
-    async def restart_driver(self) -> None:
-        await _run(*shlex.split(self._restart))
-
-
-@contextlib.asynccontextmanager
-async def _real(option: Any) -> AsyncIterator[RealSite]:
-    async with await Api.connect(Path(option("--kubeconfig"))) as api:
-        slices = (await api.get(f"{RESOURCE}/resourceslices"))["items"]
-        nodes = sorted({obj["spec"]["nodeName"] for obj in slices if obj["spec"]["driver"] == DRIVER})
-        if option("--node"):
-            nodes = [node for node in nodes if node == option("--node")]
-        if len(nodes) != 1:
-            pytest.fail(f"one node with ResourceSlices of {DRIVER} is expected, found {nodes}; choose with --node=NAME")
-        namespace = f"gpu-dra-e2e-{uuid.uuid4().hex[:8]}"
-        site = RealSite(api, namespace=namespace, node=nodes[0], option=option)
-        await site.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}])
-        try:
-            yield site
-        finally:
-            await site.delete_all()
-
-
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, f"{shlex.join(command)}: {output.decode()}"

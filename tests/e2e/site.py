@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import itertools
+import shlex
+import uuid
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import RESOURCE, ApiError
+from driver.kube.client import MERGE_PATCH, RESOURCE, ApiError
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
     from driver.kube.client import Api
 
@@ -21,10 +24,16 @@ PATHS = {
     "DeviceClass": f"{RESOURCE}/deviceclasses",
     "ResourceClaim": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaims",
     "ResourceClaimTemplate": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaimtemplates",
+    "DeviceTaintRule": "/apis/resource.k8s.io/v1beta2/devicetaintrules",
     "Namespace": "/api/v1/namespaces",
+    "ResourceQuota": "/api/v1/namespaces/{namespace}/resourcequotas",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
 }
+
+
+class LackingError(Exception):
+    """The cluster cannot do what a manifest asks for: it does not know the kind, or drops a field."""
 
 
 class Site:
@@ -48,6 +57,10 @@ class Site:
         """Whether there is a way to restart the driver."""
         raise NotImplementedError
 
+    async def scheduler_defect(self) -> str:
+        """Why DeviceTaintRules cannot be tried on this cluster; empty if they can."""
+        return ""
+
     async def fault(self, device: str, *arguments: str) -> None:
         """Break a GPU, or mend it."""
         raise NotImplementedError
@@ -56,13 +69,26 @@ class Site:
         """Kill the driver and start it again; it is ready when this returns."""
         raise NotImplementedError
 
+    @contextlib.asynccontextmanager
+    async def fresh_namespace(self) -> AsyncIterator[None]:
+        """A namespace for one test; all that the test creates is gone afterwards."""
+        self.namespace = f"gpu-dra-e2e-{uuid.uuid4().hex[:8]}"
+        self._created = []
+        await self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}])
+        try:
+            yield
+        finally:
+            await self.delete_all()
+
     async def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
-        """Create objects; those without a namespace go to the test's own. What is there already is left as it is."""
+        """Create objects; those without a namespace go to the test's own. Classes that are there are left as they are.
+
+        Raises LackingError for what this cluster does not know.
+        """
         for obj in objects:
             body = self._fit(obj)
             collection = PATHS[body["kind"]].format(namespace=body["metadata"].get("namespace", self.namespace))
-            if await eventually(lambda b=body, c=collection: self._create(c, b), within=30) == "created":
-                self._created.append(f"{collection}/{body['metadata']['name']}")
+            await eventually(lambda b=body, c=collection: self._create(c, b), within=30)
 
     async def delete_all(self) -> None:
         """Delete what the test has created, and wait until it is gone."""
@@ -81,6 +107,34 @@ class Site:
         items: list[dict[str, Any]] = (await self.api.get(path, {"labelSelector": selector}))["items"]
         return items
 
+    async def claims(self, namespace: str = "") -> list[dict[str, Any]]:
+        """The claims of a namespace, the test's own unless told otherwise."""
+        path = PATHS["ResourceClaim"].format(namespace=namespace or self.namespace)
+        items: list[dict[str, Any]] = (await self.api.get(path))["items"]
+        return items
+
+    async def log(self, pod: Mapping[str, Any], container: str) -> str:
+        """What a container has written so far."""
+        metadata = pod["metadata"]
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
+        return await self.api.get_text(path, {"container": container})
+
+    async def events(self, reason: str, namespace: str = "") -> list[str]:
+        """The messages of the events with this reason."""
+        items = (await self.api.get(f"/api/v1/namespaces/{namespace or self.namespace}/events"))["items"]
+        return [event["message"] for event in items if event.get("reason") == reason]
+
+    async def resize(self, pod: Mapping[str, Any], **amounts: str) -> None:
+        """Give the containers of a running pod other requests and limits."""
+        containers = copy.deepcopy(pod["spec"]["containers"])
+        for container in containers:
+            for kind in ("requests", "limits"):
+                container["resources"][kind] |= amounts
+        metadata = pod["metadata"]
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/resize"
+        body = {"spec": {"containers": containers}}
+        await self.api.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+
     async def phase(self, name: str, *phases: str, namespace: str = "") -> dict[str, Any]:
         """Wait until a pod is in one of these phases."""
 
@@ -97,11 +151,9 @@ class Site:
 
     async def gpus(self, pod: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         """By container: what it printed of its GPUs, as device name -> UUID. The pod must have printed it already."""
-        metadata = pod["metadata"]
-        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
         found = {}
         for container in pod["spec"]["containers"]:
-            log = await self.api.get_text(path, {"container": container["name"]})
+            log = await self.log(pod, container["name"])
             lines = (line.partition("=") for line in log.splitlines() if line.startswith(PREFIX))
             found[container["name"]] = {
                 name.removeprefix(PREFIX).lower().replace("_", "-"): value for name, _, value in lines
@@ -142,14 +194,25 @@ class Site:
         }
 
     async def _create(self, collection: str, body: dict[str, Any]) -> str:
+        what = f"{body['kind']} {body['metadata']['name']}"
         try:
-            await self.api.request("POST", collection, body=body)
+            stored = await self.api.request("POST", collection, body=body)
         except ApiError as error:
             if error.status == 409 and body["kind"] in {"DeviceClass", "Namespace"}:
                 return "exists"
             if error.status == 403 and "serviceaccount" in str(error):  # it is made soon after its namespace
                 return ""
+            if error.status == 404 and body["apiVersion"].startswith("resource.k8s.io/v1beta"):
+                raise LackingError(f"this cluster does not serve {body['kind']} in {body['apiVersion']}") from error
+            if error.status == 422 and "undefined field 'allowMultipleAllocations'" in str(error):
+                raise LackingError(
+                    f"this cluster's CEL does not know device.allowMultipleAllocations: {what}"
+                ) from error
             raise
+        self._created.append(f"{collection}/{body['metadata']['name']}")
+        # A class is for other examples, too, which may do without the field.
+        if body["kind"] != "DeviceClass" and (lost := dropped(body.get("spec", {}), stored.get("spec"))):
+            raise LackingError(f"this cluster drops {', '.join(lost)} of {what}: a feature gate is off")
         return "created"
 
     async def missing(self, path: str) -> bool:
@@ -165,6 +228,27 @@ class Site:
             for container in spec["containers"]:
                 container["image"] = self._image or container["image"]
         return body
+
+
+async def run(*command: str) -> None:
+    """Run a command. Raises AssertionError with its output if it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{shlex.join(command)}: {output.decode()}"
+
+
+def dropped(sent: Any, stored: Any, path: str = "spec") -> list[str]:
+    """Fields that were sent and are not there any more."""
+    if isinstance(sent, dict):
+        if not isinstance(stored, dict):
+            return [path] if sent else []
+        return [lost for key, value in sent.items() for lost in dropped(value, stored.get(key), f"{path}.{key}")]
+    if isinstance(sent, list) and isinstance(stored, list):
+        pairs = itertools.zip_longest(sent, stored)
+        return [lost for index, (a, b) in enumerate(pairs) for lost in dropped(a, b, f"{path}[{index}]")]
+    return [path] if stored is None and sent is not None else []
 
 
 def _pod_specs(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -66,7 +66,7 @@ async def test_more_pods_than_gpus_take_turns_and_never_share(site: Site, templa
 
 async def test_pods_that_come_while_the_driver_restarts_all_run(site: Site, template: str) -> None:
     if not site.can_restart:
-        pytest.skip("needs --restart-command to restart the driver of this cluster")
+        pytest.skip("needs a way to restart the driver: --restart-command, or a driver in a pod (--driver-labels)")
     names = [f"pod-{index}" for index in range(6)]
 
     async with asyncio.TaskGroup() as group:
@@ -79,7 +79,7 @@ async def test_pods_that_come_while_the_driver_restarts_all_run(site: Site, temp
 
 async def test_a_pod_runs_on_while_the_driver_is_away_and_ends_when_it_is_back(site: Site, template: str) -> None:
     if not site.can_restart:
-        pytest.skip("needs --restart-command to restart the driver of this cluster")
+        pytest.skip("needs a way to restart the driver: --restart-command, or a driver in a pod (--driver-labels)")
     await site.apply([site.sleeper("pod", template=template, seconds=1000)])
     before = container_id(await site.phase("pod", "Running"))
 

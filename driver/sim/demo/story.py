@@ -11,16 +11,20 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import start_http_server
 
-from driver.kube.client import RESOURCE, ApiError
+from driver.kube.client import MERGE_PATCH, RESOURCE, ApiError
 from driver.sim.cluster import Cluster, ClusterError
+from driver.sim.demo import examples
+from driver.sim.demo.examples import StepError
 from driver.sim.demo.screen import Screen, print_json
 from driver.sim.demo.workloads import Example, NotSeenError, Workloads, load_examples, seen
+from driver.sim.kubelet import Options
 from driver.sim.process import DriverProcess, gpu_dra
 
 if TYPE_CHECKING:
@@ -30,12 +34,16 @@ ABOUT = "A Kubernetes cluster in one process, and a real driver beside it"
 UPGRADE_PODS = 40
 AT_ONCE = 4
 SICK_JOB = "job-survives-a-sick-gpu"
+SHARING = ("shares-of-memory", "mps", "time-slicing")
+OPERATION = ("maintenance", "quota", "batch-job", "resize")
+NODE_CONFIG = """\
+gpus:
+- match: {name: gpu-7}  # the last one is for claims that want a part of a GPU only
+  partitioning: none
+  shares: memory
+"""
 SLICES = f"{RESOURCE}/resourceslices"
 CLAIMS = f"{RESOURCE}/resourceclaims"
-
-
-class StepError(Exception):
-    """The demo shows something that is not true."""
 
 
 def run_demo(*, devices: str, as_json: bool) -> int:
@@ -62,6 +70,8 @@ async def _tell(*, devices: str, as_json: bool) -> int:
                 story.node_appears,
                 story.pods_get_gpus,
                 story.gpu_is_cut,
+                story.gpu_is_shared,
+                story.cluster_is_operated,
                 story.gpu_fails,
                 story.driver_is_killed,
                 story.driver_is_upgraded,
@@ -122,7 +132,9 @@ async def _stage(devices: str) -> AsyncIterator[Story]:
     # What the cluster's parts have to say must not fall between the lines of the story.
     logging.basicConfig(filename=root / "cluster.log", level=logging.INFO, force=True)
     try:
-        async with Cluster(root) as cluster:
+        # The wait before slices are deleted is the real one: a driver that is killed comes back sooner, also on a slow
+        # machine.
+        async with Cluster(root, options=Options.quick(wiping_delay=30.0)) as cluster:
             story = Story(cluster, devices)
             try:
                 yield story
@@ -144,7 +156,7 @@ class Story:
         self.examples = load_examples()
         self.workloads = Workloads(cluster.api)
         self.drivers: list[DriverProcess] = []
-        self._gpus = 0
+        self._gpus: list[dict[str, Any]] = []
         self._partitions = 0
 
     @property
@@ -160,7 +172,7 @@ class Story:
         self.screen.done("driver registered", f"with the kubelet of {self.cluster.node_name}", _since(started))
         slices = await seen(self._complete_pool, what="the driver publishes its GPUs")
         gpus = [device for device in _devices(slices) if _attribute(device, "type") == "gpu"]
-        self._gpus = len(gpus)
+        self._gpus = gpus
         self._partitions = len(_devices(slices)) - len(gpus)
         offered = f"{len(gpus)} GPUs" + (f" or {self._partitions} partitions of them" if self._partitions else "")
         self.screen.done("GPUs published", f"{offered}, ResourceSlices: {len(slices)}")
@@ -174,43 +186,82 @@ class Story:
     async def pods_get_gpus(self) -> None:
         """Every example runs and gets what it asks for."""
         self.screen.chapter("Pods get GPUs, one example of deploy/examples/ after another")
+        elsewhere = (SICK_JOB, *SHARING, *OPERATION)
         for example in self.examples:
-            if example.name.endswith(SICK_JOB) or example.needs_partitions or not self._enough_gpus(example):
-                continue
-            started = time.monotonic()
-            await self.workloads.apply(example.objects)
-            output = [await self._output(pod) for pod in example.of_kind("Pod")]
-            self.screen.done(example.name, example.about, _since(started) if output else "")
-            for line in output:
-                self.screen.note(f"  {line}")
+            if not example.name.endswith(elsewhere) and not example.needs_partitions:
+                await self._try(example)
 
     async def gpu_is_cut(self) -> None:
         """One GPU as seven small ones, then as a big one, then mixed."""
         self.screen.chapter("One GPU is cut into seven, then used as one, then as three different ones")
-        examples = [example for example in self.examples if example.needs_partitions]
         if not self._partitions:
             self.screen.note("left out: GPUs of this kind cannot be partitioned while they run")
             return
-        for example in examples:
-            started = time.monotonic()
-            await self.workloads.apply(example.objects)
-            devices = [device for job in example.of_kind("Job") for device in await self._all_running(job)]
-            output = [await self._output(pod) for pod in example.of_kind("Pod")]
-            self.screen.done(example.name, example.about, _since(started))
-            for line in [*output, *([", ".join(devices)] if devices else [])]:
-                self.screen.note(f"  {line}")
+        for example in self.examples:
+            if not example.needs_partitions:
+                continue
+            devices = await self._try(example)
             parents = {device.partition("-mig-")[0] for device in devices}
             if len(set(devices)) != len(devices) or len(parents) > 1:
-                raise StepError(f"seven partitions of one GPU are expected, these pods have {devices}")
-            await self.workloads.delete(example.objects)
+                raise StepError(f"different partitions of one GPU are expected, {example.name} has {devices}")
             await seen(self._nothing_held, what="all partitions are undone")
         self.screen.done("partitions", "gone with the pods; the GPU can be had as a whole again")
+
+    async def gpu_is_shared(self) -> None:
+        """Claims share a device, processes share a claim."""
+        self.screen.chapter("One GPU is shared: by claims that take parts of its memory, and by processes of one claim")
+        for example in self.examples:
+            if example.name.endswith(SHARING):
+                await self._try(example)
+
+    async def cluster_is_operated(self) -> None:
+        """What administrators and users do on an ordinary day."""
+        self.screen.chapter("An ordinary day: maintenance, a quota, a batch job, a resize")
+        for example in self.examples:
+            if example.name.endswith(OPERATION):
+                await self._try(example)
+
+    async def _try(self, example: Example) -> list[str]:
+        """Run an example and delete it again. Returns the devices that its containers got."""
+        if missing := self._missing(example):
+            self.screen.note(f"{example.name} is left out: {missing}")
+            return []
+        started = time.monotonic()
+        devices = await examples.run(self.workloads, example)
+        if example.name.endswith("resize"):
+            await self._resize(example)
+        got = f" → {examples.summary(devices)}" if devices else ""
+        self.screen.done(example.name, f"{example.title}{got}", _since(started) if devices else "")
+        await self.workloads.delete(obj for obj in example.objects if obj["kind"] != "DeviceClass")
+        return devices
+
+    async def _resize(self, example: Example) -> None:
+        """Twice the cpu, and still the same container."""
+        [manifest] = example.of_kind("Pod")
+        name = manifest["metadata"]["name"]
+        before = await self.workloads.pod("default", name) or {}
+        [container] = before["spec"]["containers"]
+        for kind in ("requests", "limits"):
+            container["resources"][kind]["cpu"] = "200m"
+        path = f"/api/v1/namespaces/default/pods/{name}/resize"
+        body = {"spec": {"containers": [container]}}
+        await self.cluster.api.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+
+        async def resized() -> dict[str, Any] | None:
+            pod = await self.workloads.pod("default", name) or {}
+            status: dict[str, Any] = pod["status"]["containerStatuses"][0]
+            return status if status["resources"]["limits"]["cpu"] == "200m" else None
+
+        status = await seen(resized, what=f"pod {name} with twice the cpu")
+        if status["containerID"] != before["status"]["containerStatuses"][0]["containerID"]:
+            raise StepError(f"a resize restarted pod {name}")
 
     async def gpu_fails(self) -> None:
         """A fatal error taints the GPU; its pod is evicted and runs elsewhere."""
         self.screen.chapter("A GPU fails under a running pod")
         [job] = [example for example in self.examples if example.name.endswith(SICK_JOB)]
-        if not self._enough_gpus(job):
+        if missing := self._missing(job):
+            self.screen.note(f"{job.name} is left out: {missing}")
             return
         await self.workloads.apply(job.objects)
         first, device = await self._running(job)
@@ -239,7 +290,7 @@ class Story:
     async def driver_is_killed(self) -> None:
         """SIGKILL, a restart, and nothing is different."""
         self.screen.chapter("The driver is killed and comes back")
-        before = (self._files("records"), self._files("specs"), await self._spec_of_slices())
+        before = await self._traces()
         started = time.monotonic()
         old = self.driver
         old.signal(signal.SIGKILL)
@@ -247,15 +298,17 @@ class Story:
         self.screen.done("SIGKILL", f"process {old.pid} is gone, its sockets are still there")
         await self._start_driver(pod_uid=old.pod_uid)
         self.screen.done("registered again", "pods that were running ran on", _since(started))
-        after = (self._files("records"), self._files("specs"), await self._spec_of_slices())
-        if after != before:
-            raise StepError(f"records, CDI specs or slices have changed: {before} became {after}")
+        after = await self._traces()
+        if changed := [what for what, traces in before.items() if after[what] != traces]:
+            raise StepError(f"{' and '.join(changed)} are not what they were")
         self.screen.done("nothing has changed", "records, CDI specs and ResourceSlices are what they were")
 
     async def driver_is_upgraded(self) -> None:
         """A new instance takes over while pods start."""
         self.screen.chapter("The driver is upgraded in place while pods keep starting")
-        [template] = next(e for e in self.examples if e.name.endswith("single-gpu")).of_kind("Pod")
+        example = next(e for e in self.examples if e.name.endswith("single-gpu"))
+        [template] = example.of_kind("Pod")
+        await self.workloads.apply(example.of_kind("ResourceClaimTemplate"))
         failures = self.failures()
         old = self.driver
         started = time.monotonic()
@@ -313,8 +366,15 @@ class Story:
         return (line for path in {driver.log_path: driver for driver in self.drivers}.values() for line in path.lines())
 
     async def _start_driver(self, *, pod_uid: str = "") -> DriverProcess:
+        config = self.cluster.root / "node.yaml"
+        config.write_text(NODE_CONFIG)
         driver = DriverProcess(
-            [*self.cluster.driver_flags(), f"--devices={self.devices}", "--partitioning=dynamic"],
+            [
+                *self.cluster.driver_flags(),
+                f"--devices={self.devices}",
+                "--partitioning=dynamic",
+                f"--config={config}",
+            ],
             log=self.cluster.root / f"driver-{len(self.drivers)}.log",
             pod_uid=pod_uid or str(uuid.uuid4()),
         )
@@ -345,48 +405,10 @@ class Story:
                 return taint
         return None
 
-    async def _spec_of_slices(self) -> list[Any]:
-        return [(obj["metadata"]["resourceVersion"], obj["spec"]) for obj in await self.workloads.collection(SLICES)]
-
-    async def _output(self, pod: dict[str, Any]) -> str:
-        """Wait for a pod to succeed; what its containers have printed, on one line."""
-        namespace, name = pod["metadata"].get("namespace", "default"), pod["metadata"]["name"]
-
-        async def finished() -> dict[str, Any] | None:
-            found = await self.workloads.pod(namespace, name)
-            return found if found and found["status"].get("phase") in {"Succeeded", "Failed"} else None
-
-        phase = (await seen(finished, what=f"pod {name} ends"))["status"]["phase"]
-        containers = [container["name"] for container in pod["spec"]["containers"]]
-        logs = {container: await self.workloads.log(namespace, name, container) for container in containers}
-        gpus = {
-            container: [
-                line.partition("=")[0].removeprefix("GPU_DRA_").lower().replace("_", "-") for line in log.split()
-            ]
-            for container, log in logs.items()
-        }
-        if phase != "Succeeded" or not all(gpus.values()):
-            raise StepError(f"pod {name} is {phase} and printed {logs}")
-        return f"{name}: " + "; ".join(f"{container} got {', '.join(found)}" for container, found in gpus.items())
-
-    async def _all_running(self, job: dict[str, Any]) -> list[str]:
-        """The devices of a Job's pods, once all of them run at the same time."""
-        wanted = job["spec"]["parallelism"]
-
-        async def running() -> list[str] | None:
-            pods = await self.workloads.pods(**{"job-name": job["metadata"]["name"]})
-            if sum(pod["status"].get("phase") == "Running" for pod in pods) < wanted:
-                return None
-            claims = await self.workloads.collection(CLAIMS)
-            owners = {pod["metadata"]["uid"] for pod in pods}
-            return sorted(
-                result["device"]
-                for claim in claims
-                if any(owner["uid"] in owners for owner in claim["metadata"].get("ownerReferences") or [])
-                for result in claim["status"]["allocation"]["devices"]["results"]
-            )
-
-        return await seen(running, what=f"{wanted} running pods of {job['metadata']['name']}")
+    async def _traces(self) -> dict[str, list[Any]]:
+        """What there is to be seen of the driver besides its process."""
+        slices = [(obj["metadata"]["resourceVersion"], obj["spec"]) for obj in await self.workloads.collection(SLICES)]
+        return {"records": self._files("records"), "CDI specs": self._files("specs"), "ResourceSlices": slices}
 
     async def _complete_pool(self) -> list[dict[str, Any]] | None:
         slices = await self.workloads.collection(SLICES)
@@ -418,7 +440,7 @@ class Story:
                 metadata = {"name": f"upgrade-{number}", "labels": {"story": "upgrade"}}
                 pod = {**template, "metadata": metadata}
                 await self.workloads.apply([pod])
-                await self._output(pod)
+                await examples.pod_devices(self.workloads, pod)
 
         async with asyncio.TaskGroup() as group:
             for number in range(UPGRADE_PODS):
@@ -428,11 +450,15 @@ class Story:
         pods = await self.workloads.pods(story="upgrade")
         return bool(sum(pod["status"].get("phase") == "Succeeded" for pod in pods) >= number)
 
-    def _enough_gpus(self, example: Example) -> bool:
-        if self._gpus >= example.needs_gpus:
-            return True
-        self.screen.note(f"{example.name} is left out: it needs {example.needs_gpus} GPUs, this node has {self._gpus}")
-        return False
+    def _missing(self, example: Example) -> str:
+        """What the node lacks for an example, empty if nothing."""
+        if example.needs_shares and not any(gpu.get("allowMultipleAllocations") for gpu in self._gpus):
+            return "it needs a GPU that claims share"
+        alike = Counter(_attribute(gpu, example.together) if example.together else "" for gpu in self._gpus)
+        if max(alike.values(), default=0) < example.needs_gpus:
+            where = f" with the same {example.together.rpartition('/')[2]}" if example.together else ""
+            return f"it needs {example.needs_gpus} GPUs{where}, and this node has {len(self._gpus)} GPUs"
+        return ""
 
     async def _nothing_held(self) -> bool:
         """Whether no generated claim is left, and nothing of one on the node."""
@@ -467,11 +493,6 @@ def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
 
 def _attribute(device: dict[str, Any], name: str) -> str:
     return next((str(value) for value in device["attributes"].get(name, {}).values()), "-")
-
-
-def _device_name(line: str) -> str:
-    """``GPU_DRA_GPU_3=GPU-…``, as an example prints it, is gpu-3."""
-    return line.partition("=")[0].removeprefix("GPU_DRA_").lower().replace("_", "-")
 
 
 def _since(started: float) -> str:

@@ -19,17 +19,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NEEDS_GPUS = re.compile(r"^# Needs: (\d+) GPUs", re.MULTILINE)
+_NEEDS_GPUS = re.compile(r"^# Needs: (\d+) GPUs(?: on one (NUMA node|PCIe root))?", re.MULTILINE)
+_TOGETHER = {"NUMA node": "resource.kubernetes.io/numaNode", "PCIe root": "resource.kubernetes.io/pcieRoot"}
 _PATHS = {
     "DeviceClass": f"{RESOURCE}/deviceclasses",
     "ResourceClaim": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaims",
     "ResourceClaimTemplate": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaimtemplates",
+    "DeviceTaintRule": "/apis/resource.k8s.io/v1beta2/devicetaintrules",
     "Namespace": "/api/v1/namespaces",
+    "ResourceQuota": "/api/v1/namespaces/{namespace}/resourcequotas",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
 }
 # Users first: a claim is not deleted while a pod uses it.
-_DELETE_ORDER = ("Job", "Pod", "ResourceClaim", "ResourceClaimTemplate", "DeviceClass", "Namespace")
+_DELETE_ORDER = (
+    "Job",
+    "Pod",
+    "ResourceClaim",
+    "ResourceClaimTemplate",
+    "ResourceQuota",
+    "DeviceTaintRule",
+    "DeviceClass",
+    "Namespace",
+)
 
 
 class NotSeenError(Exception):
@@ -43,11 +55,22 @@ class Example:
     name: str
     about: str
     """Its first comment line."""
+    expect: bool
+    """Whether its comment says what to expect."""
     needs_gpus: int
     """GPUs that the node must have; from a comment line ``# Needs: 2 GPUs``."""
+    together: str
+    """The attribute that these GPUs must have in common; from ``# Needs: 2 GPUs on one PCIe root``, or empty."""
     needs_partitions: bool
     """Whether the node must offer partitions; from a comment line ``# Needs: partitions``."""
+    needs_shares: bool
+    """Whether the node must offer devices that claims share; from a comment line ``# Needs: shares``."""
     objects: tuple[dict[str, Any], ...]
+
+    @property
+    def title(self) -> str:
+        """What it is about, short enough for a table."""
+        return re.split(r"[.:;](?: |$)", self.about)[0]
 
     def of_kind(self, kind: str) -> Iterable[dict[str, Any]]:
         """Its objects of one kind."""
@@ -59,16 +82,24 @@ def load_examples() -> list[Example]:
     shipped: Traversable = files("driver.sim") / "examples"
     directory = shipped if shipped.is_dir() else Path(__file__).parents[3] / "deploy" / "examples"
     return [
-        Example(
-            name=file.name.removesuffix(".yaml"),
-            about=file.read_text().splitlines()[0].lstrip("# "),
-            needs_gpus=int(match[1]) if (match := _NEEDS_GPUS.search(file.read_text())) else 1,
-            needs_partitions="\n# Needs: partitions\n" in file.read_text(),
-            objects=tuple(yaml.safe_load_all(file.read_text())),
-        )
+        _example(file.name.removesuffix(".yaml"), file.read_text())
         for file in sorted(directory.iterdir(), key=lambda file: file.name)
         if file.name.endswith(".yaml")
     ]
+
+
+def _example(name: str, text: str) -> Example:
+    needs = _NEEDS_GPUS.search(text)
+    return Example(
+        name=name,
+        about=text.splitlines()[0].lstrip("# "),
+        expect="\n# Expect: " in text,
+        needs_gpus=int(needs[1]) if needs else 1,
+        together=_TOGETHER.get(needs[2], "") if needs else "",
+        needs_partitions="\n# Needs: partitions\n" in text,
+        needs_shares="\n# Needs: shares\n" in text,
+        objects=tuple(yaml.safe_load_all(text)),
+    )
 
 
 class Workloads:
@@ -128,7 +159,7 @@ class Workloads:
         return [event for event in await self.collection("/api/v1/events") if event.get("reason") == reason]
 
 
-async def seen(look: Callable[[], Awaitable[T | None]], *, what: str, within: float = 15.0) -> T:
+async def seen(look: Callable[[], Awaitable[T | None]], *, what: str, within: float = 30.0) -> T:
     """The first true answer of ``look``. Raises NotSeenError with the last one."""
     last: T | None = None
     try:

@@ -9,14 +9,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.watch import Mirror
-from driver.sim.kubelet import logs
+from driver.sim.kubelet import logs, resize
 from driver.sim.kubelet.cdi import CdiCache
 from driver.sim.kubelet.containers import Runtime
 from driver.sim.kubelet.events import Recorder
 from driver.sim.kubelet.health import HealthCache, HealthWatcher
 from driver.sim.kubelet.manager import ClaimManager
 from driver.sim.kubelet.metrics import KubeletMetrics
-from driver.sim.kubelet.node import NodeReporter
+from driver.sim.kubelet.node import NodeReporter, capacity
 from driver.sim.kubelet.options import Options
 from driver.sim.kubelet.plugins import PluginStore
 from driver.sim.kubelet.pods import TERMINAL, PodContext, PodWorker
@@ -102,6 +102,8 @@ class Kubelet:
             rng=self._rng,
             node_ip=node_ip,
             put=self.pods.put,
+            capacity=capacity(),
+            used=self._used,
         )
         self._workers: dict[str, PodWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -185,6 +187,8 @@ class Kubelet:
                 worker.update(pod)
         for uid in self._workers.keys() - current.keys():
             self._workers[uid].gone()
+        for worker in self._workers.values():
+            worker.resize()  # what did not fit may do so now that others have ended
 
     def _start_worker(self, uid: str, worker: PodWorker) -> None:
         task = asyncio.create_task(worker.run(), name=f"pod {worker.name}")
@@ -204,6 +208,14 @@ class Kubelet:
                 self._pods_changed.set()
 
         task.add_done_callback(done)
+
+    def _used(self, but: str) -> resize.Amounts:
+        """CPU and memory that all pods take but one."""
+        total = resize.requests(())
+        for uid, worker in self._workers.items():
+            for name, amount in worker.requests.items() if uid != but else ():
+                total[name] += amount
+        return total
 
     def _spawn_orphan_killer(self, uid: str) -> None:
         async def kill() -> None:

@@ -73,6 +73,12 @@ class NodeReporter:
         }
 
 
+def capacity() -> dict[str, str]:
+    """What this machine has, all of it for pods."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
+    return {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": "110"}
+
+
 def node_status(node: Mapping[str, Any], *, now: str, ip: str, name: str) -> dict[str, Any]:
     """What the kubelet owns of a Node's status; conditions of others are kept."""
     old = {condition["type"]: condition for condition in (node.get("status") or {}).get("conditions") or []}
@@ -96,12 +102,10 @@ def node_status(node: Mapping[str, Any], *, now: str, ip: str, name: str) -> dic
                 "lastTransitionTime": since or now,
             }
         )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
-    capacity = {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": "110"}
     return {
         "addresses": [{"type": "InternalIP", "address": ip}, {"type": "Hostname", "address": name}],
-        "capacity": capacity,
-        "allocatable": capacity,
+        "capacity": capacity(),
+        "allocatable": capacity(),
         "conditions": conditions,
         "nodeInfo": {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.client import ApiError
-from driver.sim.kubelet import podspec
+from driver.sim.kubelet import podspec, resize
 from driver.sim.kubelet.claiminfo import DraError
 from driver.sim.kubelet.containers import CreateError, Launch
 from driver.sim.kubelet.health import allocated_resources_status
@@ -17,10 +17,10 @@ from driver.sim.kubelet.podstatus import WRITE_RETRY, StatusWriter, pod_path
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from driver.kube.client import Api
-    from driver.sim.kubelet.containers import Runtime
+    from driver.sim.kubelet.containers import Exit, Runtime
     from driver.sim.kubelet.events import Recorder
     from driver.sim.kubelet.health import HealthCache
     from driver.sim.kubelet.manager import ClaimManager
@@ -48,6 +48,10 @@ class PodContext:
     node_ip: str
     put: Callable[[dict[str, Any]], None]
     """Takes the server's answer to a write into the mirror of pods."""
+    capacity: Mapping[str, str]
+    """What the node has of "cpu" and "memory"."""
+    used: Callable[[str], resize.Amounts]
+    """What all pods but that of this UID take of it."""
 
 
 class PodWorker:
@@ -62,6 +66,9 @@ class PodWorker:
         self._context = context
         self._options = context.options
         self._sandbox = False
+        self._resize_pending: tuple[str, str] = ("", "")
+        self._restarts = {slot.name: asyncio.Event() for slot in self.slots}
+        """Set for a container that has to restart because it was resized."""
         self._gone = asyncio.Event()
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
@@ -87,7 +94,39 @@ class PodWorker:
         if _intent(old) != _intent(pod):
             self._wake.set()
             self._dirty.set()
+            self.resize()
         self._update_stopping()
+
+    @property
+    def requests(self) -> resize.Amounts:
+        """What the pod takes of the node's cpu and memory."""
+        return resize.requests(slot.spec for slot in self.slots if slot.kind != "init" and not self.terminated)
+
+    def resize(self) -> None:
+        """Give containers what the spec says by now, all of them or none. Their devices stay as they are."""
+        spec = self.pod["spec"]
+        wanted = {c["name"]: c for c in [*(spec.get("initContainers") or []), *spec["containers"]]}
+        changed = [slot for slot in self.slots if slot.spec.get("resources") != wanted[slot.name].get("resources")]
+        before, self._resize_pending = self._resize_pending, ("", "")
+        if not changed or self.terminated:
+            return
+        kept = (wanted[slot.name] for slot in self.slots if slot.kind != "init")
+        reason, message = resize.refusal(
+            resize.requests(kept), used=self._context.used(self.uid), capacity=self._context.capacity
+        )
+        if reason:
+            self._resize_pending = (reason, message)
+            if before != self._resize_pending:
+                self._event("Warning", "ResizeDeferred", f"Pod resize {reason}: {resize.summary(self.pod, message)}")
+                self._dirty.set()
+            return
+        self._event("Normal", "ResizeStarted", f"Pod resize started: {resize.summary(self.pod)}")
+        for slot in changed:
+            if slot.running and resize.restarts(slot.spec, wanted[slot.name]):
+                self._restarts[slot.name].set()
+            slot.spec = {**slot.spec, "resources": wanted[slot.name].get("resources") or {}}
+        self._event("Normal", "ResizeCompleted", f"Pod resize completed: {resize.summary(self.pod)}")
+        self._dirty.set()
 
     def gone(self) -> None:
         """The pod was deleted without asking us (grace period 0), or while we were not looking."""
@@ -195,22 +234,39 @@ class PodWorker:
     async def _keep(self, slot: Slot, up: asyncio.Event | None = None) -> None:
         """Start a container, and again as its policy says. Returns when it stays ended."""
         delay = 0.0
+        resized = self._restarts[slot.name]
         while True:
             if not slot.running:
-                if not self._may_start(slot):
+                if not resized.is_set() and not self._may_start(slot):
                     return
-                if slot.exit_code is not None:
+                if slot.exit_code is not None and not resized.is_set():
                     await self._back_off(slot, delay)
                     delay = min(delay * 2 or self._options.crash_backoff, self._options.crash_backoff_max)
+                resized.clear()
                 await self._start(slot)
             if up:
                 up.set()
             container = slot.process
-            exit_ = await container.wait()
+            exit_ = await self._end(slot)
             slot.ended(exit_)
             self._dirty.set()
             if exit_.finished - container.started > self._options.crash_backoff_reset:
                 delay = 0.0
+
+    async def _end(self, slot: Slot) -> Exit:
+        """Wait for the end of a container, or end it when a resize wants that."""
+        ended = asyncio.ensure_future(slot.process.wait())
+        resized = asyncio.ensure_future(self._restarts[slot.name].wait())
+        try:
+            await asyncio.wait({ended, resized}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return ended.result()
+            self._event("Normal", "Killing", f"Container {slot.name} resize requires restart", slot)
+            return await slot.process.stop(self._grace())
+        finally:
+            ended.cancel()
+            resized.cancel()
+            await asyncio.gather(ended, resized, return_exceptions=True)
 
     async def _back_off(self, slot: Slot, delay: float) -> None:
         if not delay:
@@ -329,6 +385,7 @@ class PodWorker:
                 for slot in self.slots
                 if slot.kind == "main"
             },
+            resize_pending=self._resize_pending,
         )
         if status["phase"] in TERMINAL and not self.terminated:
             status["phase"] = before or "Pending"  # the end is told when the devices have been given back

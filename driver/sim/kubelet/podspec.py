@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from driver.sim.kubelet import resize
 from driver.sim.kubelet.options import Image
 
 if TYPE_CHECKING:
@@ -206,8 +207,12 @@ def pod_status(
     terminal: bool,
     node_ip: str,
     resources: Mapping[str, list[Status]],
+    resize_pending: tuple[str, str] = ("", ""),
 ) -> Status:
-    """The parts of ``status`` that the kubelet owns; ``resources`` is allocatedResourcesStatus by container."""
+    """The parts of ``status`` that the kubelet owns; ``resources`` is allocatedResourcesStatus by container.
+
+    ``resize_pending``: reason and message of why the spec's cpu and memory are not what the containers have.
+    """
     old = pod.get("status") or {}
     status: Status = {
         "phase": phase(pod, all_slots, terminal=terminal),
@@ -224,8 +229,15 @@ def pod_status(
     init = [container_status(slot, None) for slot in all_slots if slot.kind != "main"]
     if init:
         status["initContainerStatuses"] = init
+    if generation := pod["metadata"].get("generation"):
+        status["observedGeneration"] = generation
     status["conditions"] = conditions(
-        old.get("conditions") or [], all_slots, now=now, sandbox=sandbox, phase_=status["phase"]
+        old.get("conditions") or [],
+        all_slots,
+        now=now,
+        sandbox=sandbox,
+        phase_=status["phase"],
+        resize_pending=resize_pending,
     )
     return status
 
@@ -246,13 +258,23 @@ def container_status(slot: Slot, resources: list[Status] | None) -> Status:
     }
     if slot.container:
         status["containerID"] = f"process://{slot.container.id}"
+        allocated = slot.spec.get("resources") or {}
+        status["resources"] = allocated
+        if requests := allocated.get("requests"):
+            status["allocatedResources"] = requests
     if resources:
         status["allocatedResourcesStatus"] = resources
     return status
 
 
 def conditions(
-    old: Iterable[Mapping[str, Any]], all_slots: Sequence[Slot], *, now: float, sandbox: bool, phase_: str
+    old: Iterable[Mapping[str, Any]],
+    all_slots: Sequence[Slot],
+    *,
+    now: float,
+    sandbox: bool,
+    phase_: str,
+    resize_pending: tuple[str, str] = ("", ""),
 ) -> list[Status]:
     """The kubelet's conditions beside those of others; a transition time changes only with the status."""
     before = {condition["type"]: dict(condition) for condition in old}
@@ -275,7 +297,9 @@ def conditions(
         "Ready": ready,
         "ContainersReady": ready,
     }
-    result = [condition for kind, condition in before.items() if kind not in own]
+    if resize_pending[0]:
+        own[resize.PENDING] = {"status": "True", "reason": resize_pending[0], "message": resize_pending[1]}
+    result = [condition for kind, condition in before.items() if kind not in {*own, *resize.CONDITIONS}]
     for kind, condition in own.items():
         known = before.get(kind, {})
         since = known.get("lastTransitionTime") if known.get("status") == condition["status"] else None

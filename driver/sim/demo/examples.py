@@ -1,0 +1,106 @@
+"""One example of deploy/examples as a user would try it: apply it, wait for what it promises, see who got what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from driver.sim.demo.workloads import seen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from driver.sim.demo.workloads import Example, Workloads
+
+PREFIX = "GPU_DRA_"
+HOLDS = "sleep 3600"
+"""What a container's command says that keeps its GPU until the pod is deleted."""
+FEW = 3
+
+
+class StepError(Exception):
+    """The demo shows something that is not true."""
+
+
+async def run(workloads: Workloads, example: Example) -> list[str]:
+    """Apply it, and wait until its pods have ended, or run all at once if they hold their GPUs.
+
+    Returns the devices that its containers have printed, by pod and container. Raises StepError for a pod that fails or
+    prints nothing, NotSeenError for one that does not get that far.
+    """
+    await workloads.apply(example.objects)
+    devices = []
+    for pod in example.of_kind("Pod"):
+        devices += await pod_devices(workloads, pod)
+    for job in example.of_kind("Job"):
+        devices += await _job_devices(workloads, job)
+    return devices
+
+
+async def pod_devices(workloads: Workloads, pod: Mapping[str, Any]) -> list[str]:
+    """Wait for one pod; the devices that its containers have printed."""
+    namespace, name = _key(pod)
+    phases = {"Running"} if _holds(pod["spec"]) else {"Succeeded", "Failed"}
+
+    async def there() -> list[str] | None:
+        found = await workloads.pod(namespace, name)
+        if not found or found["status"].get("phase") not in phases:
+            return None
+        printed = await _printed(workloads, found)
+        if (not all(printed) and found["status"]["phase"] != "Running") or found["status"]["phase"] == "Failed":
+            states = [status["state"] for status in found["status"].get("containerStatuses") or []]
+            raise StepError(
+                f"pod {name} is {found['status']['phase']} and printed {await _logs(workloads, found)}; "
+                f"its containers: {states}"
+            )
+        return [device for devices in printed for device in devices] if all(printed) else None
+
+    return await seen(there, what=f"pod {name} is {' or '.join(sorted(phases))}, with a GPU")
+
+
+async def _job_devices(workloads: Workloads, job: Mapping[str, Any]) -> list[str]:
+    namespace, name = _key(job)
+    holds = _holds(job["spec"]["template"]["spec"])
+    wanted = job["spec"]["parallelism" if holds else "completions"]
+
+    async def there() -> list[str] | None:
+        found = await workloads.pods(**{"batch.kubernetes.io/job-name": name})
+        ready = [pod for pod in found if pod["status"].get("phase") == ("Running" if holds else "Succeeded")]
+        if len(ready) < wanted:
+            return None
+        printed = [devices for pod in ready for devices in await _printed(workloads, pod)]
+        return sorted(device for devices in printed for device in devices) if all(printed) else None
+
+    return await seen(there, what=f"{wanted} pods of {namespace}/{name}, each with a GPU")
+
+
+async def _printed(workloads: Workloads, pod: Mapping[str, Any]) -> list[list[str]]:
+    """By container: ``GPU_DRA_GPU_3=GPU-…``, as the examples print it, is gpu-3."""
+    return [
+        [
+            line.partition("=")[0].removeprefix(PREFIX).lower().replace("_", "-")
+            for line in log.splitlines()
+            if line.startswith(PREFIX)
+        ]
+        for log in await _logs(workloads, pod)
+    ]
+
+
+async def _logs(workloads: Workloads, pod: Mapping[str, Any]) -> list[str]:
+    namespace, name = _key(pod)
+    return [await workloads.log(namespace, name, container["name"]) for container in pod["spec"]["containers"]]
+
+
+def summary(devices: Sequence[str]) -> str:
+    """Devices on one line; of many the first, the last, and how many they are."""
+    different = sorted(set(devices))
+    if len(different) <= FEW:
+        return ", ".join(different)
+    return f"{different[0]} … {different[-1]}, {len(different)} of them"
+
+
+def _holds(spec: Mapping[str, Any]) -> bool:
+    return any(HOLDS in " ".join(container.get("command") or []) for container in spec["containers"])
+
+
+def _key(obj: Mapping[str, Any]) -> tuple[str, str]:
+    return obj["metadata"].get("namespace", "default"), obj["metadata"]["name"]
