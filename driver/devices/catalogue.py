@@ -60,6 +60,11 @@ class Device:
         return self.gpu.memory_bytes if self.profile is None else self.profile.memory_mib << 20
 
     @property
+    def is_gone(self) -> bool:
+        """Whether it stands for a MIG device that an administrator has destroyed while a claim holds it."""
+        return self.profile is not None and self.partition is None and self.offered.partitioning is Partitioning.STATIC
+
+    @property
     def slots(self) -> frozenset[int]:
         """The memory slices that it occupies: two devices of a GPU that share none can be used side by side.
 
@@ -68,6 +73,11 @@ class Device:
         if self.profile is None or self.start is None:
             return frozenset(range(self.gpu.memory_slices or 1))
         return frozenset(range(self.start, self.start + self.profile.size))
+
+    @property
+    def part(self) -> frozenset[int] | None:
+        """The memory slices of a partition; None for a whole GPU."""
+        return None if self.profile is None else self.slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,8 @@ class Fault:
     cause: Cause
     detail: str = ""
     """The XID number for XID, the error class for ECC, what would help for REPAIR, what is not known for INCOMPLETE."""
+    slots: frozenset[int] | None = None
+    """The memory slices of the one partition that it is confined to; None: it is about all of the GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,13 @@ def severity(fault: Fault) -> Severity:
             return Severity.DEGRADED if fault.detail == "no-answer" else Severity.INFORMATION
 
 
+def concerning(conditions: tuple[Condition, ...], part: frozenset[int] | None) -> tuple[Condition, ...]:
+    """Those of a GPU's conditions that are about the partition on these memory slices; all of them for the whole."""
+    if part is None:
+        return conditions
+    return tuple(c for c in conditions if c.fault.slots is None or c.fault.slots & part)
+
+
 def worst_by_cause(conditions: tuple[Condition, ...]) -> dict[Cause, Condition]:
     """For each cause the worst condition, the oldest of these: the one that decides."""
     worst: dict[Cause, Condition] = {}
@@ -82,7 +89,8 @@ def _replace(
     kept = tuple(condition for condition in before if keep_others or condition.fault in faults)
     new = faults - {condition.fault for condition in kept}
     after = kept + tuple(
-        Condition(fault=fault, since=int(now)) for fault in sorted(new, key=lambda f: (f.cause, f.detail))
+        Condition(fault=fault, since=int(now))
+        for fault in sorted(new, key=lambda f: (f.cause, f.detail, sorted(f.slots or ())))
     )
     if after == before:
         return conditions

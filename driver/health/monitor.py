@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
 from driver.health.conditions import Conditions, fold
 from driver.health.report import describe
+from driver.said import Said
 from driver.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Monitor:
         self._first_backoff = first_backoff
         self._unsaved = False
         self._save_error = ""
+        self._said = Said()
         self.gpu_uuids = tuple(gpu_uuids)
         """The node's GPUs; to be set again when the inventory is read again."""
         self.conditions: Conditions = store.load()
@@ -82,7 +84,9 @@ class Monitor:
             except Exception as error:  # noqa: BLE001 - whatever a backend does, the watch goes on
                 failures += 1
                 pause = min(self._first_backoff * 2 ** (failures - 1), MAX_BACKOFF) * random.uniform(0.8, 1.2)  # noqa: S311
-                logger.error("watching the GPUs failed, trying again in %.1f s: %s", pause, str(error) or repr(error))
+                words = str(error) or repr(error)
+                if self._said.is_news("", words):
+                    logger.error("watching the GPUs failed, trying again in %.1f s: %s", pause, words)
                 if failures >= FAILURES_BEFORE_REPORT:
                     self._apply(self._blind())
                 self.first_look.set()
@@ -91,6 +95,7 @@ class Monitor:
             if failures:
                 logger.info("the GPUs are watched again")
                 failures = 0
+                self._said.over("")
             self.first_look.set()
             early = not events and time.monotonic() - started < self._wait_seconds / 2
             await asyncio.sleep(self._wait_seconds / 2 if early else PACE)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from driver.devices.model import Cause
 from driver.health import xids
+from driver.health.conditions import concerning
 from driver.health.xids import Severity
 from driver.text import cut
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_BYTES = 1024
 """The kubelet cuts what is longer, in the middle of a character if need be."""
+
+
+GONE = "the MIG device was destroyed, and not by this driver"
 
 
 class Health(enum.IntEnum):
@@ -39,8 +43,21 @@ class DeviceHealth:
 
 
 def report(devices: Iterable[Device], conditions: Conditions) -> tuple[DeviceHealth, ...]:
-    """Health of every device that the node offers, for the stream to the kubelet; a partition is as its GPU is."""
-    return tuple(device_health(device.name, conditions.get(device.gpu.uuid, ())) for device in devices)
+    """Health of every device that the node offers, for the stream to the kubelet.
+
+    A partition is as its GPU is, but for faults that are confined to another one.
+    """
+    return tuple(_health(device, concerning(conditions.get(device.gpu.uuid, ()), device.part)) for device in devices)
+
+
+def _health(device: Device, conditions: tuple[Condition, ...]) -> DeviceHealth:
+    found = device_health(device.name, conditions)
+    if not device.is_gone:
+        return found
+    message = f"{GONE}; {found.message}" if found.message else GONE
+    return DeviceHealth(
+        name=device.name, status=Health.UNHEALTHY, message=cut(message, MAX_MESSAGE_BYTES, ellipsis="...")
+    )
 
 
 def device_health(name: str, conditions: tuple[Condition, ...]) -> DeviceHealth:

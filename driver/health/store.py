@@ -54,10 +54,7 @@ class ConditionStore:
         document = {
             "schema": SCHEMA,
             "bootID": self._boot_id,
-            "conditions": {
-                uuid: [{"cause": c.fault.cause, "detail": c.fault.detail, "since": c.since} for c in present]
-                for uuid, present in conditions.items()
-            },
+            "conditions": {uuid: [_item(condition) for condition in present] for uuid, present in conditions.items()},
         }
         # Two instances may save at once during an upgrade; no fsync, as a crash of the machine voids the content.
         temporary = self._path.with_name(f".{CONDITIONS_FILE}.{os.getpid()}")
@@ -84,8 +81,17 @@ class ConditionStore:
         return result
 
 
+def _item(condition: Condition) -> dict[str, Any]:
+    fault = condition.fault
+    item: dict[str, Any] = {"cause": fault.cause, "detail": fault.detail, "since": condition.since}
+    return item if fault.slots is None else {**item, "slots": sorted(fault.slots)}
+
+
 def _condition(item: dict[str, Any]) -> Condition:
-    detail, since = str(item["detail"]), int(item["since"])
+    detail, since, slots = str(item["detail"]), int(item["since"]), item.get("slots")
     if len(detail) > MAX_DETAIL or not 0 <= since < MAX_SINCE:
         raise ValueError(f"not a condition: {item!r:.200}")
-    return Condition(fault=Fault(cause=Cause(item["cause"]), detail=detail), since=since)
+    fault = Fault(
+        cause=Cause(item["cause"]), detail=detail, slots=None if slots is None else frozenset(map(int, slots))
+    )
+    return Condition(fault=fault, since=since)

@@ -23,6 +23,7 @@
 enum { OK, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND = 6, INSUFFICIENT_SIZE,
        DRIVER_NOT_LOADED = 9, TIMEOUT, GPU_IS_LOST = 15, IN_USE = 19, INSUFFICIENT_RESOURCES = 23,
        VERSION_MISMATCH = 25 };
+enum { NO_GPUS = 1 };
 enum { GPUS = 32, GIS = 64, CIS = 8, LINES = 4096, LINE = 512, PROFILES = 18, CI_PROFILES = 9, SETS = 256 };
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -44,7 +45,7 @@ typedef struct { u32 version; unsigned char cluster[16]; u32 status, clique; uns
 typedef struct { u32 sm, ce, dec, enc, jpg, ofa, gi_slices, ci_slices; u64 mib; } attributes;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static char place[PATH_MAX + 16], lock_path[PATH_MAX + 32];
+static char place[PATH_MAX + 16], lock_path[PATH_MAX + 32], hanging_path[PATH_MAX + 32];
 static entry world[LINES];
 static int lines, initialised, generation;
 static u32 count_at_init;
@@ -62,6 +63,7 @@ __attribute__((constructor)) static void find_world(void)
     char *slash = strrchr(real, '/');
     snprintf(place, sizeof place, "%.*s/standin/world", (int)(slash - real), real);
     snprintf(lock_path, sizeof lock_path, "%s.lock", place);
+    snprintf(hanging_path, sizeof hanging_path, "%s.hanging", place);
 }
 
 static void parse(FILE *file)
@@ -207,8 +209,14 @@ static int failure(const char *rule, long call)
 static int enter(const char *symbol, const void *handle, int needs_session)
 {
     refresh(0);
-    long call = calls_of(symbol), delay = number(get("delay.%s", symbol), 0);
-    if (delay) { pthread_mutex_unlock(&mutex); sleep_ms(delay); pthread_mutex_lock(&mutex); refresh(0); }
+    long call = calls_of(symbol);
+    for (long slept = 0; slept < number(get("delay.%s", symbol), 0); slept += 10) {
+        if (!slept) close(open(hanging_path, O_CREAT | O_WRONLY | O_CLOEXEC, 0666));
+        pthread_mutex_unlock(&mutex);
+        sleep_ms(10);
+        pthread_mutex_lock(&mutex);
+        refresh(0);  /* who takes the delay away lets the call go on */
+    }
     int code = failure(get("fail.%s", symbol), call);
     if (code != OK) return code;
     if (needs_session) {
@@ -255,11 +263,12 @@ static int integer(const char *value, u32 *result)
 
 /* ---------------------------------------------------------------- the library itself */
 
-static int start(const char *symbol)
+static int start(const char *symbol, u32 flags)
 {
     pthread_mutex_lock(&mutex);
     int result = enter(symbol, NULL, 0);
     if (result == OK && !number(get("loaded"), 1)) result = DRIVER_NOT_LOADED;
+    if (result == OK && !gpu_count() && !(flags & NO_GPUS)) result = (int)number(get("without_gpus"), OK);
     if (result == OK) result = (int)number(get("init"), OK);
     if (result == OK && !initialised++) {
         generation = (int)number(get("generation"), 0);
@@ -269,9 +278,9 @@ static int start(const char *symbol)
     return result;
 }
 
-API nvmlInitWithFlags(u32 flags) { (void)flags; return start("nvmlInitWithFlags"); }
-API nvmlInit_v2(void) { return start("nvmlInit_v2"); }
-API nvmlInit(void) { return start("nvmlInit"); }
+API nvmlInitWithFlags(u32 flags) { return start("nvmlInitWithFlags", flags); }
+API nvmlInit_v2(void) { return start("nvmlInit_v2", 0); }
+API nvmlInit(void) { return start("nvmlInit", 0); }
 
 API nvmlShutdown(void)
 {
@@ -316,6 +325,8 @@ static int ci_uuid(int gpu, int gi, int ci, char *buffer, size_t size);
 ENTRY(nvmlDeviceGetHandleByUUID, (const char *uuid, void **device), (uuid, device), NULL, {
     char mine[64];
     for (u32 i = 0; i < count_at_init; i++) {
+        /* "if any GPU has fallen off the bus", says the header: whichever it meets on its way */
+        if (number(GPU((int)i, "lost"), 0)) return GPU_IS_LOST;
         if (!strcmp(GPU((int)i, "uuid"), uuid)) return by_index("nvmlDeviceGetHandleByUUID", i, device);
         for (int gi = 0; gi < GIS; gi++) for (int ci = 0; ci < CIS; ci++)
             if (ci_uuid((int)i, gi, ci, mine, sizeof mine) && !strcmp(mine, uuid)) return *device = &migs[i][gi][ci], OK;

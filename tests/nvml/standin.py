@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from driver.devices.host import Host
 from tests.unit.devices.mig_facts import FACTS
 
 SOURCE = Path(__file__).with_name("standin.c")
+BUILT = Path(__file__).parents[2] / "build" / "standin"
 COMPILER = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
 NO_COMPILER = "the stand-in for NVML is compiled from C, and this machine has no C compiler (cc, gcc or clang)"
 SYMBOLS = frozenset(re.findall(r"\b(?:API|ENTRY\(|const char \*)\s*(nvml\w+)", SOURCE.read_text()))
@@ -35,34 +39,26 @@ RECOVERY_ACTION = 230
 
 
 @functools.cache
-def _build_directory() -> Path:
-    """Gone with the process."""
-    directory = tempfile.TemporaryDirectory(prefix="gdn-", dir="/tmp")
-    _kept.append(directory)
-    return Path(directory.name)
-
-
-_kept: list[tempfile.TemporaryDirectory[str]] = []
-
-
-@functools.cache
 def compiled(missing: frozenset[str] = frozenset()) -> Path:
-    """The library without some of its symbols."""
+    """The library without some of its symbols; kept in the build directory for all processes and later runs."""
     assert missing <= SYMBOLS, f"no such symbols: {missing - SYMBOLS}"
     assert COMPILER, NO_COMPILER
-    directory = _build_directory()
-    shared = directory / f"{abs(hash(missing)):x}.so"
-    exported = directory / f"{shared.name}.map"
-    exported.write_text("{ global: " + "; ".join(sorted(SYMBOLS - missing)) + "; local: *; };")
-    subprocess.run(
-        [
-            COMPILER,
-            *("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Wno-format-truncation", "-fvisibility=hidden"),
-            *("-Wl,-soname,libnvidia-ml.so.1", f"-Wl,--version-script,{exported}"),
-            *("-o", str(shared), str(SOURCE), "-ldl"),
-        ],
-        check=True,
-    )
+    exported = "{ global: " + "; ".join(sorted(SYMBOLS - missing)) + "; local: *; };"
+    command = [
+        COMPILER,
+        *("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Wno-format-truncation", "-fvisibility=hidden"),
+        *("-Wl,-soname,libnvidia-ml.so.1", str(SOURCE), "-ldl"),
+    ]
+    made_of = json.dumps([command, exported, SOURCE.read_text(), os.uname().machine])
+    shared = BUILT / f"{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+    if shared.exists():
+        return shared
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILT) as directory:
+        version_script, made = Path(directory, "symbols.map"), Path(directory, "library.so")
+        version_script.write_text(exported)
+        subprocess.run([*command, f"-Wl,--version-script,{version_script}", "-o", str(made)], check=True)
+        made.replace(shared)  # processes that compile the same at once each have a whole one
     return shared
 
 
@@ -119,6 +115,13 @@ class World:
             world = self.read() | {key: str(value) for key, value in ((changes or {}) | more).items()}
             gone = {key for key, value in ((changes or {}) | more).items() if value is None}
             self._write({key: value for key, value in world.items() if key not in gone})
+
+    def wait_for_delay(self, seconds: float = 20) -> None:
+        """Wait until a call hangs in its ``delay.<symbol>`` (milliseconds); taking the key away lets the call go on."""
+        deadline = time.monotonic() + seconds
+        while not self._file.with_name("world.hanging").exists():
+            assert time.monotonic() < deadline, "no call has come to its delay"
+            time.sleep(0.005)
 
     def add(self, model: str = "H100-SXM5-80GB", *, minor: int | None = None, mig: bool = True, **more: Any) -> str:
         """Put a GPU into the next slot; returns its UUID. ``more`` are keys below ``gpu.N``."""
@@ -177,10 +180,10 @@ class World:
         world = self.read()
         return [world[key] for number in range(32) if (key := f"gpu.{number}.uuid") in world]
 
-    def happen(self, gpu: int, kind: int, data: int = 0) -> None:
-        """Let an event happen."""
+    def happen(self, gpu: int, kind: int, data: int = 0, *, gi: int = 0xFFFFFFFF, ci: int = 0xFFFFFFFF) -> None:
+        """Let an event happen, on a GPU instance if it is laid to one."""
         number = int(self.read()["event"]) + 1
-        self.set({f"event.{number}": f"{gpu} {kind} {data} 4294967295 4294967295", "event": number})
+        self.set({f"event.{number}": f"{gpu} {kind} {data} {gi} {ci}", "event": number})
 
     def fail(
         self, function: str, code: int | None, *, gpu: int | None = None, first: int = 1, last: int = 10**9

@@ -373,6 +373,26 @@ def test_instances_that_nobody_may_see_do_not_hide_the_gpu(machine: World, open_
         backend.partitions(gpu.uuid)
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["nvmlDeviceGetMaxMigDeviceCount", "nvmlDeviceGetMigDeviceHandleByIndex", "nvmlDeviceGetGpuInstances"],
+)
+@pytest.mark.parametrize("code", [4, 10, 15, 999])
+def test_a_list_of_instances_that_fails_for_a_moment_destroys_none(
+    machine: World, open_nvml: Open, query: str, code: int
+) -> None:
+    machine.add()
+    machine.cut(0, "1g.10gb", 6, gi=3)
+    backend = open_nvml(machine)
+    (before,) = backend.inventory().gpus
+    machine.fail(query, code)
+
+    (after,) = backend.inventory().gpus
+
+    assert [partition.uuid for partition in before.partitions] != [""]
+    assert after.partitions == before.partitions
+
+
 def test_a_gpu_that_is_gone_is_said_so(machine: World, backend: NvmlBackend) -> None:
     made = create(backend, "1g.10gb", 6)
     machine.set({"gpu.0.lost": 1})

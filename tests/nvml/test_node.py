@@ -13,6 +13,7 @@ import pytest
 from driver.kube.client import RESOURCE, Api
 from driver.sim.apiserver import ApiServer
 from tests.eventually import eventually
+from tests.forked.process import ForkedDriver
 from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories, node_directories
 from tests.nvml.standin import RECOVERY_ACTION, XID
 
@@ -35,7 +36,7 @@ class Site:
 
     async def start(self, partitioning: str = "none", *, wait: bool = True) -> Kubelet:
         flags = ("--devices=nvml", *self.machine.options(), f"--partitioning={partitioning}")
-        self.driver = Driver(self.node, self._kubeconfig, *flags)
+        self.driver = ForkedDriver(self.node, self._kubeconfig, *flags)
         await self.driver.start()
         await self.driver.serving()
         kubelet = Kubelet(self.driver.registrar)
@@ -181,6 +182,35 @@ async def test_static_devices_come_and_go_with_the_administrator(site: Site) -> 
 
     site.machine.cut(0, "3g.40gb", 0, gi=2)
     await eventually(lambda: _is(_names(site), [SMALL, "gpu-0-mig-3g40gb-9-0"]), within=30)
+
+
+async def test_an_xid_of_one_static_device_taints_no_other(site: Site) -> None:
+    site.machine.add()
+    site.machine.cut(0, "1g.10gb", 6, gi=9)
+    site.machine.cut(0, "3g.40gb", 0, gi=2)
+    await site.start("static")
+
+    site.machine.happen(0, XID, 94, gi=2, ci=0)
+    await eventually(lambda: _is(site.taints("gpu-0-mig-3g40gb-9-0"), {("xid", "94", "NoSchedule")}), within=30)
+    assert await site.taints(SMALL) == set()
+
+    site.machine.happen(0, XID, 79)
+    await eventually(lambda: _is(site.taints(SMALL), {("xid", "79", "NoExecute")}), within=30)
+
+
+async def test_a_static_device_that_is_destroyed_while_a_claim_has_it_is_tainted(site: Site) -> None:
+    site.machine.add()
+    site.machine.cut(0, "1g.10gb", 6, gi=9)
+    kubelet = await site.start("static")
+    (answer,) = (await kubelet.prepare(await site.claims.allocated("a", SMALL))).values()
+    assert not answer.error
+
+    site.machine.set({"gpu.0.ci.9.0": None, "gpu.0.gi.9": None})
+
+    gone = {("partition-gone", "", "NoSchedule"), ("reshape-pending", "", "NoSchedule")}
+    await eventually(lambda: _is(site.taints(SMALL), gone), within=30)
+    site.machine.cut(0, "1g.10gb", 6, gi=9)
+    await eventually(lambda: _is(site.taints(SMALL), set()), within=30)
 
 
 async def _names(site: Site) -> list[str]:

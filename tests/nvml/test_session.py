@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tests.nvml.standin import World
 
 DEADLINE = 20.0
+HANGS = 60_000
+"""Milliseconds that a call hangs at most."""
 NO_DRIVER = r"NVML cannot be used: .*Install or load NVIDIA's driver on this node"
 
 
@@ -58,14 +60,48 @@ def test_an_empty_root_is_one_clear_line(machine: World, open_nvml: Open, tmp_pa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("code", [1, 9, 15, 18, 999])
-def test_a_driver_that_does_not_start_is_one_clear_line(machine: World, open_nvml: Open, code: int) -> None:
-    machine.set(init=code)
+def test_a_library_that_cannot_be_loaded_is_not_said_to_be_missing(machine: World, open_nvml: Open) -> None:
+    machine.library.write_bytes(b"\x7fELF\x01\x01\x01" + bytes(64))
 
-    with pytest.raises(BackendError, match=NO_DRIVER) as caught:
+    with pytest.raises(BackendError, match=rf"can be loaded \({machine.library}: .*\)\. Install") as caught:
         open_nvml(machine)
 
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (1, "Install or load NVIDIA's driver"),
+        (4, "Run the driver's pod privileged"),
+        (9, "the kernel driver is not loaded .*Install or load NVIDIA's driver"),
+        (15, "the GPU is lost.* see what nvidia-smi"),
+        (17, "Run the driver's pod privileged"),
+        (18, "different versions.* reboot this node"),
+        (28, "see what nvidia-smi"),
+        (999, "see what nvidia-smi"),
+        (12345, "Install or load NVIDIA's driver"),
+    ],
+)
+def test_a_driver_that_does_not_start_is_one_line_that_says_what_to_do(
+    machine: World, open_nvml: Open, code: int, remedy: str
+) -> None:
+    machine.set(init=code)
+
+    with pytest.raises(BackendError, match=rf"NVML cannot be used: .*{remedy}") as caught:
+        open_nvml(machine)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_driver_without_any_gpu_is_one_that_can_be_talked_to(machine: World, open_nvml: Open) -> None:
+    gone = machine.add()
+    machine.forget(0)
+    machine.set(without_gpus=28)  # what the library says at the start, unless it is told to do without
+
+    (gpu,) = open_nvml(machine).inventory().gpus
+
+    assert gpu.uuid == gone
 
 
 def test_a_library_that_is_something_else_is_one_clear_line(machine: World, open_nvml: Open) -> None:
@@ -170,23 +206,28 @@ def test_a_call_that_hangs_keeps_no_other_gpu_waiting(machine: World, open_nvml:
     machine.add()
     backend = open_nvml(machine)
     slow, quick = backend.inventory().gpus
-    machine.set({"gpu.0.mig": 1, "gpu.1.mig": 1, "delay.nvmlDeviceCreateGpuInstanceWithPlacement": 1500})
+    machine.set({"gpu.0.mig": 1, "gpu.1.mig": 1, "delay.nvmlDeviceCreateGpuInstanceWithPlacement": HANGS})
     profile = slow.profile("1g.10gb")
     assert profile is not None
     creating = threading.Thread(target=lambda: backend.create_partition(slow, profile, 6))
     creating.start()
+    machine.wait_for_delay()
 
     assert backend.partitions(quick.uuid) == ()
     assert len(backend.inventory().gpus) == 2
     assert creating.is_alive()
+    machine.set({"delay.nvmlDeviceCreateGpuInstanceWithPlacement": None})
     creating.join(DEADLINE)
 
 
-def test_a_hung_call_of_the_former_driver_does_not_hang_the_next(machine: World, open_nvml: Open) -> None:
+def test_a_hung_call_of_the_former_driver_does_not_hang_the_next(
+    machine: World, open_nvml: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("driver.devices.nvml.library.PATIENCE", 0.2)
     machine.add()
     backend = open_nvml(machine)
     (gpu,) = backend.inventory().gpus
-    machine.set({"delay.nvmlDeviceGetComputeRunningProcesses_v3": 3000, "generation": 1})
+    machine.set({"delay.nvmlDeviceGetComputeRunningProcesses_v3": HANGS})
     failed = []
 
     def ask() -> None:
@@ -196,9 +237,14 @@ def test_a_hung_call_of_the_former_driver_does_not_hang_the_next(machine: World,
 
     hung = threading.Thread(target=ask)
     hung.start()
+    machine.wait_for_delay()
+    machine.set(generation=1)
     with pytest.raises(BackendError):
         backend.partitions(gpu.uuid)
+    with pytest.raises(BackendError, match="a call from before has not ended yet"):
+        backend.partitions(gpu.uuid)
 
+    machine.set({"delay.nvmlDeviceGetComputeRunningProcesses_v3": None})
     hung.join(DEADLINE)
     assert failed
     assert backend.partitions(gpu.uuid) == ()

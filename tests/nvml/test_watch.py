@@ -10,6 +10,7 @@ import pytest
 
 from driver.devices.backend import BackendError
 from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
+from driver.devices.nvml.watch import LOOKED_AT
 from driver.health.conditions import fold
 from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID
 
@@ -76,6 +77,35 @@ def test_an_xid_is_told_at_once_and_of_its_gpu(machine: World, open_nvml: Open) 
     threading.Timer(0.05, lambda: machine.happen(1, XID, 79)).start()
 
     assert backend.wait_for_events(20) == (Occurred(gpu_uuid=uuid, fault=Fault(cause=Cause.XID, detail="79")),)
+
+
+@pytest.mark.parametrize(("gi", "slots"), [(9, {6}), (2, {0, 1, 2, 3}), (0xFFFFFFFF, None), (5, None)])
+def test_an_xid_that_is_laid_to_an_instance_is_of_its_memory_slices(
+    machine: World, open_nvml: Open, gi: int, slots: set[int] | None
+) -> None:
+    uuid = machine.add()
+    machine.cut(0, "1g.10gb", 6, gi=9)
+    machine.cut(0, "3g.40gb", 0, gi=2)
+    health = Health(open_nvml(machine))
+
+    machine.happen(0, XID, 94, gi=gi, ci=0)
+
+    health.until(lambda: health.of(uuid) == {"xid=94"})
+    [condition] = health.conditions[uuid]
+    assert condition.fault.slots == slots  # type: ignore[attr-defined]
+
+
+def test_a_library_that_knows_no_instances_lays_nothing_to_them(build: Build, open_nvml: Open) -> None:
+    machine = build(missing=frozenset({"nvmlEventSetWait_v2"}))
+    uuid = machine.add()
+    machine.cut(0, "1g.10gb", 6, gi=0)
+    health = Health(open_nvml(machine))
+
+    machine.happen(0, XID, 94)
+
+    health.until(lambda: health.of(uuid) == {"xid=94"})
+    [condition] = health.conditions[uuid]
+    assert condition.fault.slots is None  # type: ignore[attr-defined]
 
 
 def test_a_memory_error_is_told(machine: World, health: Health) -> None:
@@ -165,12 +195,34 @@ def test_a_loss_that_only_the_hardware_would_tell_is_noticed(machine: World, hea
     health.until(lambda: health.of(first) == {"gpu-lost"})
 
 
+def test_a_gpu_that_others_hide_from_its_uuid_is_well_and_usable(machine: World, health: Health) -> None:
+    first, second = machine.uuids()
+
+    machine.set({"gpu.0.lost": 1})  # the search for any UUID meets it
+    health.look()
+
+    assert (health.of(first), health.of(second)) == ({"gpu-lost"}, set())
+    assert health.backend.processes(second) == 0
+
+
+@pytest.mark.parametrize("code", [2, 4, 11, 15, 999])
+def test_a_gpu_that_cannot_be_had_by_its_uuid_is_had_by_its_index(machine: World, health: Health, code: int) -> None:
+    (first, second) = machine.uuids()
+
+    machine.fail("nvmlDeviceGetHandleByUUID", code)
+    health.look()
+
+    assert (health.of(first), health.of(second)) == (set(), set())
+
+
 def test_a_gpu_that_does_not_answer_for_a_moment_is_not_lost(machine: World, health: Health) -> None:
     first, _ = machine.uuids()
     machine.fail("nvmlDeviceGetHandleByUUID", 999)
+    machine.fail("nvmlDeviceGetHandleByIndex_v2", 999)
     health.until(lambda: health.of(first) == {"incomplete=no-answer"})
 
     machine.fail("nvmlDeviceGetHandleByUUID", None)
+    machine.fail("nvmlDeviceGetHandleByIndex_v2", None)
 
     health.until(lambda: not health.of(first))
 
@@ -257,6 +309,40 @@ def test_a_library_that_does_not_wait_keeps_nobody_busy(machine: World, open_nvm
 
     assert backend.wait_for_events(0.6) == ()
     assert calls <= 4
+
+
+@pytest.mark.parametrize("code", [3, 10, 15])
+def test_events_that_go_on_failing_neither_spin_nor_flood_the_log(
+    machine: World, open_nvml: Open, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    machine.add()
+    lost = machine.add()
+    backend = open_nvml(machine, check_seconds=60.0)
+    backend.wait_for_events(0)
+    machine.set({"gpu.1.lost": int(code == 15)})
+    machine.fail("nvmlEventSetWait_v2", code)
+    found = [event for _ in range(3) for event in backend.wait_for_events(0)]
+    caplog.clear()
+    before = time.monotonic()
+
+    assert [event for _ in range(2) for event in backend.wait_for_events(0.3)] == []
+
+    assert time.monotonic() - before >= 0.6
+    assert not caplog.messages
+    assert (Cleared(gpu_uuid=lost, remaining=frozenset({LOST}), causes=LOOKED_AT) in found) == (code == 15)
+
+
+def test_a_session_that_ends_as_soon_as_it_has_begun_is_an_error(machine: World, health: Health) -> None:
+    machine.fail("nvmlDeviceRegisterEvents", 18)
+    machine.set(generation=1)
+    health.look()
+
+    for _ in range(3):
+        with pytest.raises(BackendError, match="started anew as soon as"):  # whoever waits makes a pause then
+            health.look()
+
+    machine.fail("nvmlDeviceRegisterEvents", None)
+    health.until(lambda: health.backend.wait_for_events(0) == ())
 
 
 def test_a_broken_event_mechanism_is_an_error_until_it_works(machine: World, health: Health) -> None:

@@ -52,6 +52,7 @@ class NvmlBackend:
         self._readings: dict[str, Reading] = {}
         """By UUID; replaced and never changed, because other threads look at it."""
         self._library = Library(nvml, root)
+        self._versions, self._versions_of = ("", ""), 0
         self._sharing = Sharing(self._library, self._handle, root=root, directory=state_dir)
         self._mig = Mig(self._library, proc=proc)
         kernel = Kernel(sysfs=sysfs, proc=proc)
@@ -72,12 +73,11 @@ class NvmlBackend:
         """Read every GPU; one that does not answer is given as it was when it last did."""
         with self._library.session():
             self._read()
-            version = self._library.ask("nvmlSystemGetDriverVersion")
-            cuda = self._library.ask("nvmlSystemGetCudaDriverVersion")
-        self._edits.refresh(str(version or ""), [reading.gpu for reading in self._readings.values()])
+            version, cuda = self._read_versions()
+        self._edits.refresh(version, [reading.gpu for reading in self._readings.values()])
         return Inventory(
-            driver_version=str(version or ""),
-            cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else "",
+            driver_version=version,
+            cuda_version=cuda,
             gpus=tuple(reading.gpu for reading in self._readings.values()),
         )
 
@@ -187,6 +187,18 @@ class NvmlBackend:
     def _read(self) -> None:
         """Look at all GPUs, within a session."""
         self._readings = {reading.gpu.uuid: reading for reading in self._reader.read(self._readings)}
+
+    def _read_versions(self) -> tuple[str, str]:
+        """The driver's and CUDA's; they stay what they were for as long as the session lasts."""
+        before = self._versions if self._versions_of == self._library.number else ("", "")
+        version = self._library.ask("nvmlSystemGetDriverVersion")
+        cuda = self._library.ask("nvmlSystemGetCudaDriverVersion")
+        self._versions_of = self._library.number
+        self._versions = (
+            str(version) if version else before[0],
+            f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else before[1],
+        )
+        return self._versions
 
     def _handle(self, gpu_uuid: str) -> Any:
         reading = self._readings.get(gpu_uuid)

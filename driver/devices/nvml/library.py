@@ -27,18 +27,49 @@ logger = logging.getLogger(__name__)
 NAME = "libnvidia-ml.so.1"
 PATIENCE = 5.0
 """How long a new session waits for calls of the former one to end."""
+NO_INSTANCE = 0xFFFFFFFF
+"""What an event has in place of an instance's id where it is laid to none."""
+_NO_GPUS = 1
+"""NVML_INIT_FLAG_NO_GPUS: a driver whose GPUs are all lost, or with somebody else, is one that can be talked to."""
 REPEAT_SECONDS = 600.0
 """A query that keeps failing in the same way is logged this often."""
 
 # What older or partial libraries have in place of the symbol that pynvml calls; the arguments are the same.
 _OLDER = {
-    "nvmlInit": ("nvmlInit_v2", "nvmlInit"),
+    "nvmlInitWithFlags": ("nvmlInit_v2", "nvmlInit"),
     "nvmlDeviceGetCount": ("nvmlDeviceGetCount",),
     "nvmlDeviceGetHandleByIndex": ("nvmlDeviceGetHandleByIndex",),
     "nvmlDeviceGetPciInfo": ("nvmlDeviceGetPciInfo_v2", "nvmlDeviceGetPciInfo"),
     "nvmlEventSetWait_v2": ("nvmlEventSetWait",),
     "nvmlSystemGetCudaDriverVersion": ("nvmlSystemGetCudaDriverVersion_v2",),
 }
+
+
+_INSTALL = (
+    "Install or load NVIDIA's driver on this node, name the directory that it is installed in with --driver-root, "
+    "or choose --devices fake:<profile>"
+)
+_SEE = "NVIDIA's driver is there but does not start: see what nvidia-smi and the kernel log (dmesg) say on this node"
+_PRIVILEGED = "Run the driver's pod privileged, so that it may open /dev/nvidiactl, and see that this file is there"
+_REMEDIES = {
+    errors.NO_PERMISSION: _PRIVILEGED,
+    errors.OPERATING_SYSTEM: _PRIVILEGED,
+    errors.LIB_RM_VERSION_MISMATCH: "Drain and reboot this node, or load the kernel modules of the new version",
+    **dict.fromkeys(
+        (
+            errors.TIMEOUT,
+            errors.INSUFFICIENT_POWER,
+            errors.IRQ_ISSUE,
+            errors.CORRUPTED_INFOROM,
+            errors.GPU_IS_LOST,
+            errors.RESET_REQUIRED,
+            errors.GPU_NOT_FOUND,
+            errors.UNKNOWN,
+        ),
+        _SEE,
+    ),
+}
+"""What to do about a library that does not start, by its return code."""
 
 
 class Library:
@@ -63,6 +94,11 @@ class Library:
     def nvml(self) -> Any:
         """The module, for its constants and structures."""
         return self._nvml
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the present session goes on, as far as any call has shown."""
+        return self._open
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
@@ -118,15 +154,41 @@ class Library:
             self._complain(error)
             return None
 
+    def probe(self, function: str, *arguments: Any, trouble: dict[str, int] | None = None, **options: Any) -> Any:
+        """As ``ask``, for what is expected to fail where a GPU has no such thing: nothing is logged."""
+        try:
+            return self.call(function, *arguments, **options)
+        except NvmlError as error:
+            if trouble is not None:
+                trouble[function] = error.code
+            return None
+
     def device(self, uuid: str, index: int) -> Any:
         """The handle of a GPU by its UUID; by its index where that cannot be asked for. Raises NvmlError."""
-        if uuid.startswith("GPU-"):
-            try:
-                return self.call("nvmlDeviceGetHandleByUUID", uuid)
-            except NvmlError as error:
-                if error.code != errors.FUNCTION_NOT_FOUND or index < 0:
-                    raise
-        return self.call("nvmlDeviceGetHandleByIndex", index)
+        if not uuid.startswith("GPU-"):
+            return self.call("nvmlDeviceGetHandleByIndex", index)
+        try:
+            return self.call("nvmlDeviceGetHandleByUUID", uuid)
+        except NvmlError as error:
+            if index < 0 or error.code in {errors.NOT_FOUND, *errors.SESSION_OVER}:
+                raise
+            return self._by_index(uuid, index, error)
+
+    def _by_index(self, uuid: str, index: int, error: NvmlError) -> Any:
+        """A GPU that cannot be had by its UUID: NVML opens others while it looks, and says what is wrong with those."""
+        try:
+            handle = self.call("nvmlDeviceGetHandleByIndex", index)
+        except NvmlError as own:
+            raise (own if own.code in errors.LOST else error) from None
+        try:
+            told = self.call("nvmlDeviceGetUUID", handle)
+        except NvmlError as own:
+            if errors.FUNCTION_NOT_FOUND in {own.code, error.code} and own.code not in errors.LOST:
+                return handle
+            raise (own if own.code in errors.LOST else error) from None
+        if told != uuid:
+            raise error
+        return handle
 
     def constant(self, name: str, default: Any) -> Any:
         """A constant of pynvml that not all of its versions have."""
@@ -153,7 +215,7 @@ class Library:
                 self.call("nvmlShutdown")
         self._load()
         try:
-            self.call("nvmlInit")
+            self.call("nvmlInitWithFlags", _NO_GPUS)
         except NvmlError as error:
             if error.code != errors.ALREADY_INITIALIZED:
                 raise BackendError(self._no_driver(error)) from None
@@ -162,28 +224,27 @@ class Library:
 
     def _no_driver(self, error: NvmlError) -> str:
         where = f" below {self._root.path}" if self._root is not None and not _is_ours(self._root) else ""
-        if error.code == errors.LIBRARY_NOT_FOUND:
-            why = f"there is no {NAME}{where}"
+        if error.code != errors.LIBRARY_NOT_FOUND:
+            why = error.reason
+        elif error.function == "dlopen" and error.text:
+            why = f"no {NAME}{where} can be loaded ({error.text})"
         else:
-            why = error.text
-            if error.code in {errors.DRIVER_NOT_LOADED, errors.LIB_RM_VERSION_MISMATCH}:
-                why += f": {errors.words(error.code)}"
-        return (
-            f"NVML cannot be used: {why}. Install or load NVIDIA's driver on this node, name the directory that it is "
-            "installed in with --driver-root, or choose --devices fake:<profile>"
-        )
+            why = f"there is no {NAME}{where}"
+        return f"NVML cannot be used: {why}. {_REMEDIES.get(error.code, _INSTALL)}"
 
     def _load(self) -> None:
         """Have pynvml use the library of the driver root, which after an upgrade is another file than before."""
         if self._root is None:
             return
         nvml = self._nvml
+        trouble = ""
         for path in find(self._root):
             try:
                 # The real path: under a name that it knows already, the linker gives the library of before.
                 library = ctypes.CDLL(str(path))
             except OSError as error:
                 logger.debug("%s: %s", path, error)
+                trouble = trouble or str(error)
                 continue
             if nvml.nvmlLib is None or nvml.nvmlLib._handle != library._handle:
                 logger.info("NVML is %s", path)
@@ -193,7 +254,7 @@ class Library:
         nvml.nvmlLib = None  # whatever the linker finds under the usual name, on a host of its own kind
         nvml._nvmlGetFunctionPointer_cache.clear()
         if not _is_ours(self._root):
-            raise BackendError(self._no_driver(NvmlError("dlopen", errors.LIBRARY_NOT_FOUND, "")))
+            raise BackendError(self._no_driver(NvmlError("dlopen", errors.LIBRARY_NOT_FOUND, trouble)))
 
     def _older(self, function: str, arguments: tuple[Any, ...]) -> Any:
         """The answer of a symbol that came before the one that is not there; None without such."""
@@ -208,7 +269,7 @@ class Library:
         nvml = self._nvml
         result: Any = None
         match function:
-            case "nvmlInit":
+            case "nvmlInitWithFlags":
                 code, result = entry(), True
             case "nvmlDeviceGetCount" | "nvmlSystemGetCudaDriverVersion":
                 number = ctypes.c_uint()
@@ -221,7 +282,7 @@ class Library:
                 result = nvml.nvmlPciInfo_t()
                 code = entry(arguments[0], ctypes.byref(result))
             case _:
-                result = nvml.c_nvmlEventData_t()
+                result = nvml.c_nvmlEventData_t(gpuInstanceId=NO_INSTANCE, computeInstanceId=NO_INSTANCE)
                 code = entry(arguments[0], ctypes.byref(result), ctypes.c_uint(arguments[1]))
         if code:
             error = NvmlError(function, int(code), _text(nvml.NVMLError(int(code))))

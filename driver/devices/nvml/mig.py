@@ -201,9 +201,9 @@ class Mig:
         for number in range(self._library.constant("NVML_GPU_INSTANCE_PROFILE_COUNT", 0)):
             trouble: dict[str, int] = {}
             query = "nvmlDeviceGetGpuInstanceProfileInfo"
-            info = self._probe(query, handle, number, trouble=trouble)
+            info = self._library.probe(query, handle, number, trouble=trouble)
             if info is None and trouble[query] in {errors.FUNCTION_NOT_FOUND, errors.ARGUMENT_VERSION_MISMATCH}:
-                info = self._probe(query, handle, number, version=1)
+                info = self._library.probe(query, handle, number, version=1)
             if info is not None:
                 yield number, info
 
@@ -212,18 +212,21 @@ class Mig:
         query = "nvmlDeviceGetGpuInstancePossiblePlacements"
         array = (self._library.nvml.c_nvmlGpuInstancePlacement_t * MAX_PLACEMENTS)()
         count = ctypes.c_uint(0)
-        if self._probe(query, handle, profile_id, None, ctypes.byref(count)) is None:
+        if self._library.probe(query, handle, profile_id, None, ctypes.byref(count)) is None:
             return ()
         count.value = min(count.value, MAX_PLACEMENTS)
-        if not count.value or self._probe(query, handle, profile_id, array, ctypes.byref(count)) is None:
+        if not count.value or self._library.probe(query, handle, profile_id, array, ctypes.byref(count)) is None:
             return ()
         return tuple((place.start, place.size) for place in array[: min(count.value, MAX_PLACEMENTS)] if place.size)
 
     def _devices(self, handle: Any) -> dict[int, list[_MigDevice]]:
-        """MIG devices by GPU instance."""
+        """MIG devices by GPU instance. Raises NvmlError: one that is not seen must not be taken for destroyed."""
         found: dict[int, list[_MigDevice]] = {}
         call, ask = self._library.call, self._library.ask
-        for device in self.handles(handle):
+        for index in range(call("nvmlDeviceGetMaxMigDeviceCount", handle)):
+            device = self._find("nvmlDeviceGetMigDeviceHandleByIndex", handle, index)
+            if device is None:
+                continue
             size = ask("nvmlDeviceGetAttributes", device)
             found.setdefault(call("nvmlDeviceGetGpuInstanceId", device), []).append(
                 _MigDevice(
@@ -270,9 +273,9 @@ class Mig:
         for number in range(self._library.constant("NVML_COMPUTE_INSTANCE_PROFILE_COUNT", 0)):
             if number == _REV1:
                 continue
-            info = self._probe(query, instance, number, shared)
+            info = self._library.probe(query, instance, number, shared)
             if info is None:
-                info = self._probe(query, instance, number, shared, version=1)
+                info = self._library.probe(query, instance, number, shared, version=1)
             if info is not None and info.sliceCount == profile.compute_slices:
                 return int(info.id)
         raise BackendError(f"{what}: the driver has no compute instance profile of {profile.compute_slices} slices")
@@ -291,15 +294,6 @@ class Mig:
         if not on:  # leave nothing pending that the next reset would bring about
             self._attempt(what, "nvmlDeviceSetMigMode", handle, 1)
         raise BackendError(f"{what}: MIG mode cannot be switched {'on' if on else 'off'} now: {why}")
-
-    def _probe(self, function: str, *arguments: Any, trouble: dict[str, int] | None = None, **options: Any) -> Any:
-        """A query that is expected to fail for what this GPU does not have: nothing is logged."""
-        try:
-            return self._library.call(function, *arguments, **options)
-        except NvmlError as error:
-            if trouble is not None:
-                trouble[function] = error.code
-            return None
 
     def _find(self, function: str, owner: Any, number: int) -> Any:
         """Something by its id; None if it is gone."""

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from driver.devices.backend import BackendError
 from driver.devices.model import Cause, Fault, Gpu, MigMode, switches_without_reset
 from driver.devices.nvml import errors
+from driver.devices.nvml.errors import NvmlError
 from driver.devices.nvml.kernel import bus_id
 from driver.devices.nvml.names import ADDRESSING_MODES, ARCHITECTURES, BRANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from driver.devices.model import Partition
     from driver.devices.nvml.kernel import Kernel, KernelGpu
     from driver.devices.nvml.library import Library
     from driver.devices.nvml.mig import Mig
@@ -29,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 GPU_LOST = Fault(cause=Cause.GPU_LOST)
 NO_ANSWER = Fault(cause=Cause.INCOMPLETE, detail="no-answer")
-MAX_LINKS = 18
-"""NVLinks that are asked for; a GPU of the largest systems has as many."""
+MAX_LINKS = 36
+"""NVLinks that are asked for; the header's NVML_NVLINK_MAX_LINKS."""
 _LINK_TO_GPU, _LINK_TO_SWITCH = 0, 2
 _LASTING = (
     "minor",
@@ -57,6 +59,8 @@ class Reading:
     """Why it is not whole: lost, or known in part."""
     answers: bool = True
     """Whether NVML has just told of it."""
+    tells_partitions: bool = True
+    """Whether what ``gpu`` says of its partitions is how it is cut now."""
 
 
 class Reader:
@@ -72,9 +76,10 @@ class Reader:
 
         Raises BackendError when there is no driver that tells anything.
         """
-        count = self._library.ask("nvmlDeviceGetCount")
-        if count is None:
-            raise BackendError("NVML cannot count the GPUs: is the NVIDIA kernel module still loaded? Try nvidia-smi")
+        try:
+            count = self._library.call("nvmlDeviceGetCount")
+        except NvmlError as error:
+            raise BackendError(f"NVML cannot count the GPUs, see what nvidia-smi says: {error.reason}") from None
         known = self._kernel.gpus()
         by_place = {gpu.pci_bus_id: gpu for gpu in known or ()}
         found: dict[str, Reading] = {}
@@ -138,7 +143,8 @@ class Reader:
             mig_switchable=bool(profiles) and switches_without_reset(compute_capability),
             fabric_clique=self._clique(handle),
         )
-        gpu = replace(gpu, partitions=self._partitions(handle, gpu))
+        partitions = self._partitions(handle, gpu)
+        gpu = replace(gpu, partitions=partitions or ())
         missing = {
             "uuid": uuid,
             "minor": minor,
@@ -148,7 +154,9 @@ class Reader:
             "pci": place,
         }
         lost = bool(errors.LOST & set(trouble.values()))
-        return Reading(gpu=gpu, faults=_faults(missing, lost=lost), answers=not lost)
+        return Reading(
+            gpu=gpu, faults=_faults(missing, lost=lost), answers=not lost, tells_partitions=partitions is not None
+        )
 
     def _memory(self, handle: Any, trouble: dict[str, int]) -> int | None:
         query = "nvmlDeviceGetMemoryInfo"
@@ -157,20 +165,21 @@ class Reader:
             memory = self._library.ask(query, handle, version=version)
         return int(memory.total) if memory is not None and memory.total else None
 
-    def _partitions(self, handle: Any, gpu: Gpu) -> tuple[Any, ...]:
-        """A GPU's partitions; a GPU that does not tell them is still published as far as it goes."""
+    def _partitions(self, handle: Any, gpu: Gpu) -> tuple[Partition, ...] | None:
+        """A GPU's partitions, None if it does not tell them: it is still published as far as it goes."""
         if gpu.mig_mode is not MigMode.ENABLED:
             return ()
         try:
             return self._mig.partitions(handle, gpu.uuid)
         except BackendError as error:
             logger.error("%s", error)
-            return ()
+            return None
 
     def _clique(self, handle: Any) -> str | None:
         """``<cluster UUID>.<clique>``, once the fabric manager has finished with the GPU."""
         library = self._library
         for query, structure in (
+            ("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v3_t"),
             ("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v2_t"),
             ("nvmlDeviceGetGpuFabricInfo", "c_nvmlGpuFabricInfo_t"),
         ):
@@ -196,8 +205,8 @@ class Reader:
             if found[uuid].gpu.mig_mode is MigMode.ENABLED:
                 continue  # NVLink is off as long as a GPU is cut
             for link in range(MAX_LINKS):
-                active = self._library.ask("nvmlDeviceGetNvLinkState", handle, link)
-                if active is None:
+                active = self._library.probe("nvmlDeviceGetNvLinkState", handle, link)
+                if active is None:  # it has no more of them
                     break
                 kind = self._library.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle, link) if active else None
                 if kind == _LINK_TO_SWITCH:
@@ -284,6 +293,8 @@ def _settled(reading: Reading, before: Reading | None) -> Reading:
     kept: dict[str, Any] = {name: getattr(was, name) for name in _LASTING if getattr(now, name) in (None, "")}
     if now.mig_mode is MigMode.UNSUPPORTED:
         kept |= {"mig_mode": was.mig_mode, "partitions": was.partitions}
+    elif not reading.tells_partitions and was.mig_mode is MigMode.ENABLED:
+        kept |= {"partitions": was.partitions}
     if not now.mig_profiles:
         kept |= {name: getattr(was, name) for name in ("mig_profiles", "memory_slices", "mig_switchable")}
     return replace(reading, gpu=replace(now, **kept))

@@ -15,6 +15,7 @@ from driver.devices.backend import BackendError
 from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, MigMode, Occurred
 from driver.devices.nvml import errors
 from driver.devices.nvml.errors import NvmlError
+from driver.devices.nvml.library import NO_INSTANCE
 from driver.devices.nvml.names import RECOVERY_ACTIONS
 from driver.devices.nvml.read import GPU_LOST, NO_ANSWER
 
@@ -107,6 +108,8 @@ class Watch:
         self._subscribe()
         events = self._check()
         self._session = self._library.number
+        if not self._library.is_open:  # or it would be begun over and over
+            raise BackendError("NVML has to be started anew as soon as it was started")
         return (*events, *((InventoryChanged(),) if started and InventoryChanged() not in events else ()))
 
     def _subscribe(self) -> None:
@@ -161,7 +164,8 @@ class Watch:
                     return ()
                 case errors.GPU_IS_LOST:  # it does not say which one, and goes on saying it
                     self._failed = False
-                    return self._check()
+                    known = any(GPU_LOST in faults for faults in self._faults.values())
+                    return () if known else self._check()
                 case code if code in errors.CANNOT_TELL:
                     logger.warning("NVML's events cannot be read, GPUs are only looked at: %s", error.reason)
                     self._unsubscribe()
@@ -182,13 +186,26 @@ class Watch:
         if uuid is None:
             return self._check()
         if data.eventType == _XID:
-            fault = Fault(cause=Cause.XID, detail=str(data.eventData))
+            fault = Fault(cause=Cause.XID, detail=str(data.eventData), slots=self._slots(uuid, data.gpuInstanceId))
         elif data.eventType == _DOUBLE_BIT:
             fault = ECC_DOUBLE_BIT
         else:
             return ()
         self._settles[uuid] = time.monotonic() + self._settle_seconds
         return (Occurred(gpu_uuid=uuid, fault=fault),)
+
+    def _slots(self, uuid: str, gi_id: int) -> frozenset[int] | None:
+        """Memory slices of the GPU instance that an XID is laid to; None where it is laid to none that there is."""
+        reading = self._readings().get(uuid)
+        if reading is None or gi_id == NO_INSTANCE:
+            return None
+        try:
+            partitions = self._mig.partitions(self._library.device(uuid, reading.gpu.index), uuid)
+        except (BackendError, NvmlError) as error:
+            logger.debug("%s", error)
+            partitions = reading.gpu.partitions
+        # A 0 may be an instance's id, or that of a library which knows none: then the GPU is not cut.
+        return next((partition.slots for partition in partitions if partition.gi_id == gi_id), None)
 
     def _check(self) -> tuple[Event, ...]:
         """Look at every GPU: what is different from the last look."""

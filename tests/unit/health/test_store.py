@@ -10,6 +10,7 @@ CONDITIONS = {
     "GPU-1": (
         Condition(fault=Fault(cause=Cause.XID, detail="79"), since=1000),
         Condition(fault=Fault(cause=Cause.GPU_LOST), since=1001),
+        Condition(fault=Fault(cause=Cause.XID, detail="94", slots=frozenset({4, 5})), since=1002),
     )
 }
 
