@@ -96,6 +96,8 @@ class Driver(DriverProcess):
         """Whether sockets and pages are served; fails at once when the process has ended."""
         if self.status is not None:
             raise AssertionError(f"the driver ended with status {self.status}:\n{self.log}")
+        if not self.registrar.exists():  # cheaper to see than by a call, and the driver needs the processor
+            return False
         try:
             async with asyncio.timeout(1):
                 await Kubelet(self.registrar).info()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -72,10 +72,13 @@ class DriverProcess:
         """Start the process; it is up when it registers. A kubeconfig of the caller's own cluster is not passed on."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("KUBE")}
         with self.log_path.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
+            self._process = await self._spawn(self._command, log.fileno(), environment)
         return self
+
+    async def _spawn(self, command: list[str], log: int, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+        )
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if the process still runs."""

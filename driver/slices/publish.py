@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.kube.backoff import Backoff
 from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kube.decode import decode_frugally
 from driver.kube.watch import Mirror
 from driver.slices.compare import same_spec, with_known_times
 
@@ -106,7 +107,7 @@ class Publisher:
         self._accepted: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         """By slice name: what we sent, and what the server made of it when it dropped something."""
         selector = f"spec.driver={driver_name},spec.nodeName={node_name}"
-        self._mirror = Mirror(api, SLICES, {"fieldSelector": selector}, changed=self._seen)
+        self._mirror = Mirror(api, SLICES, {"fieldSelector": selector}, changed=self._seen, decode=decode_frugally)
         self.published = False
         """Whether the slices on the server were complete and as desired at the last look, or are another's business."""
         self.quiet = False
@@ -288,7 +289,7 @@ class Publisher:
     async def _write(self, verb: str, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if self._lead is not None and self._lead.later() is not None:
             raise SupersededError
-        answer = await self._api.request(method, path, body=body)
+        answer = await self._api.request(method, path, body=body, decode=decode_frugally)
         self._metrics.slice_writes.labels(verb).inc()
         return answer
 

@@ -14,6 +14,7 @@ from driver.sim import identity
 from driver.sim.apiserver import ANONYMOUS, ApiServer
 from driver.sim.kubelet import Kubelet as EmbeddedKubelet
 from driver.sim.kubelet import Options
+from tests.forked.process import ForkedDriver
 from tests.harness import NODE, Claims, Driver, Kubelet, NodeDirectories, node_directories
 from tests.unit.sim_kubelet.fakes import Cluster
 
@@ -61,7 +62,7 @@ async def run(node: NodeDirectories, kubeconfig: Path) -> AsyncIterator[Any]:
     started: list[Driver] = []
 
     async def start(*flags: str, pod_uid: str = "", wait: bool = True) -> Driver:
-        process = Driver(node, kubeconfig, *flags, pod_uid=pod_uid)
+        process = ForkedDriver(node, kubeconfig, *flags, pod_uid=pod_uid)
         started.append(process)
         await process.start()
         return await process.serving() if wait else process

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.kube.client import RESOURCE
-from driver.sim.process import gpu_dra
 from tests.eventually import eventually
+from tests.forked.process import gpu_dra
 from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories
 
 if TYPE_CHECKING:

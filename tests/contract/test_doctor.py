@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from driver.sim import identity
 from driver.sim.apiserver import ApiServer
-from driver.sim.process import gpu_dra
 from tests.contract.test_coexistence import device_plugin
 from tests.eventually import eventually
+from tests.forked.process import gpu_dra
 from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.client import RESOURCE
-from driver.sim.process import gpu_dra
 from tests.eventually import eventually
+from tests.forked.process import gpu_dra
 from tests.harness import Claims, Driver, Kubelet, NodeDirectories
 
 if TYPE_CHECKING:

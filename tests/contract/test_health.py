@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.sim.process import gpu_dra
 from driver.wire import (
     dra_health_v1_pb2,
     dra_health_v1_pb2_grpc,
@@ -18,6 +17,7 @@ from driver.wire import (
     dra_health_v1alpha1_pb2_grpc,
 )
 from tests.eventually import eventually
+from tests.forked.process import gpu_dra
 from tests.harness import DRIVER, NODE, Driver, Kubelet
 from tests.unit.sim_kubelet.fakes import Cluster, pod
 

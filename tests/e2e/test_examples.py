@@ -322,6 +322,8 @@ async def apply(site: Site, name: str) -> None:
             "needs devices that claims share, which this node does not offer: --shares, and in the cluster the "
             "feature gate DRAConsumableCapacity (on since Kubernetes 1.36)"
         )
+    if example.needs_exclusive and all(map(shared, gpus.values())):
+        pytest.skip("needs a GPU that claims do not share, which the driver of this node does not offer (--shares)")
     together = Counter(str(gpu["attributes"].get(example.together)) for gpu in gpus.values())
     if example.needs_gpus > (max(together.values(), default=0) if example.together else len(gpus)):
         where = f" with the same {example.together}" if example.together else ""

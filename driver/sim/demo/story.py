@@ -28,11 +28,12 @@ from driver.sim.kubelet import Options
 from driver.sim.process import DriverProcess, gpu_dra
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Iterable
 
 ABOUT = "A Kubernetes cluster in one process, and a real driver beside it"
 UPGRADE_PODS = 40
 AT_ONCE = 4
+LOOK_SECONDS = 0.2
 SICK_JOB = "job-survives-a-sick-gpu"
 SHARING = ("shares-of-memory", "mps", "time-slicing")
 OPERATION = ("maintenance", "quota", "batch-job", "resize")
@@ -78,7 +79,7 @@ async def _tell(*, devices: str, as_json: bool) -> int:
                 story.nothing_is_left,
             ):
                 begun = time.monotonic()
-                await story.cluster.or_failure(chapter())
+                await story.cluster.or_failure(story.while_drivers_live(chapter()))
                 outcome["chapters"].append({"name": chapter.__name__, "seconds": round(time.monotonic() - begun, 3)})
             outcome["prepare_ms"] = story.latencies("prepared claim")
             outcome["unprepare_ms"] = story.latencies("unprepared claim")
@@ -106,7 +107,7 @@ async def _serve(*, devices: str) -> int:
     try:
         async with _stage(devices) as story:
             story.screen = screen
-            await story.cluster.or_failure(story.node_appears())
+            await story.cluster.or_failure(story.while_drivers_live(story.node_appears()))
             await story.workloads.apply(obj for e in story.examples for obj in e.of_kind("DeviceClass"))
             screen.chapter("The cluster is yours until Ctrl-C")
             screen.command(f"export KUBECONFIG={story.cluster.kubeconfig}")
@@ -156,6 +157,7 @@ class Story:
         self.examples = load_examples()
         self.workloads = Workloads(cluster.api)
         self.drivers: list[DriverProcess] = []
+        self._ended: list[DriverProcess] = []
         self._gpus: list[dict[str, Any]] = []
         self._partitions = 0
 
@@ -164,11 +166,25 @@ class Story:
         """The newest instance."""
         return self.drivers[-1]
 
+    async def while_drivers_live(self, chapter: Coroutine[Any, Any, None]) -> None:
+        """Tell a chapter. Raises StepError as soon as a driver ends that the story has not ended itself."""
+        telling = asyncio.create_task(chapter)
+        try:
+            while not telling.done():
+                dead = next((one for one in self.drivers if one.status is not None and one not in self._ended), None)
+                if dead is not None:
+                    raise StepError(f"the driver has ended with status {dead.status}: {dead.log[-500:]}")
+                await asyncio.wait({telling}, timeout=LOOK_SECONDS)
+        finally:
+            telling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await telling
+
     async def node_appears(self) -> None:
         """A driver starts, registers and publishes."""
         self.screen.chapter("A node with GPUs appears")
         started = time.monotonic()
-        driver = await self._start_driver()
+        await self._start_driver()
         self.screen.done("driver registered", f"with the kubelet of {self.cluster.node_name}", _since(started))
         slices = await seen(self._complete_pool, what="the driver publishes its GPUs")
         gpus = [device for device in _devices(slices) if _attribute(device, "type") == "gpu"]
@@ -180,8 +196,6 @@ class Story:
             ("DEVICE", "PRODUCT", "MEMORY", "CUDA", "NUMA", "PCI ADDRESS", "UUID"),
             [_device_row(device) for device in gpus],
         )
-        if driver.status is not None:
-            raise StepError(f"the driver has ended with status {driver.status}: {driver.log[-500:]}")
 
     async def pods_get_gpus(self) -> None:
         """Every example runs and gets what it asks for."""
@@ -292,7 +306,7 @@ class Story:
         self.screen.chapter("The driver is killed and comes back")
         before = await self._traces()
         started = time.monotonic()
-        old = self.driver
+        old = self._ending()
         old.signal(signal.SIGKILL)
         await old.ended()
         self.screen.done("SIGKILL", f"process {old.pid} is gone, its sockets are still there")
@@ -318,6 +332,7 @@ class Story:
             await self._start_driver()
             self.screen.done("new instance registered", "both serve the node for a while")
             await seen(lambda: self._pods_done(UPGRADE_PODS // 2), what="half of the pods")
+            self._ended.append(old)
             status = await old.stop()
             self.screen.done("old instance stopped", f"with status {status}, after it finished what it had begun")
             await pods
@@ -344,11 +359,16 @@ class Story:
         await seen(no_objects, what="no pod and no claim")
         self.screen.done("pods and claims", "gone")
         self.screen.done("records and CDI specs", "gone")
-        status = await self.driver.stop()
+        status = await self._ending().stop()
         sockets = [str(path) for path in self.cluster.root.rglob("*.sock")]
         if status != 0 or sockets:
             raise StepError(f"the driver ended with status {status} and left {sockets}")
         self.screen.done("sockets", "gone with the driver, which ended with status 0")
+
+    def _ending(self) -> DriverProcess:
+        """The newest instance, whose end is part of the story."""
+        self._ended.append(self.driver)
+        return self.driver
 
     def latencies(self, message: str) -> dict[str, float]:
         """Milliseconds per claim over all drivers of the story."""
@@ -381,8 +401,6 @@ class Story:
         self.drivers.append(await driver.start())
 
         async def registered() -> bool:
-            if driver.status is not None:
-                raise StepError(f"the driver ended with status {driver.status}: {driver.log[-500:]}")
             return any(line.get("message") == "registered with the kubelet" for line in driver.lines())
 
         await seen(registered, what="the kubelet registers the driver")
@@ -456,8 +474,11 @@ class Story:
             return "it needs a GPU that claims share"
         alike = Counter(_attribute(gpu, example.together) if example.together else "" for gpu in self._gpus)
         if max(alike.values(), default=0) < example.needs_gpus:
-            where = f" with the same {example.together.rpartition('/')[2]}" if example.together else ""
-            return f"it needs {example.needs_gpus} GPUs{where}, and this node has {len(self._gpus)} GPUs"
+            number = example.needs_gpus
+            if example.together and number <= len(self._gpus):
+                what = example.together.rpartition("/")[2]
+                return f"it needs {number} GPUs with the same {what}, and no {number} GPUs of this node share one"
+            return f"it needs {number} GPUs, and this node has {len(self._gpus)}"
         return ""
 
     async def _nothing_held(self) -> bool:

@@ -65,6 +65,8 @@ class Example:
     """Whether the node must offer partitions; from a comment line ``# Needs: partitions``."""
     needs_shares: bool
     """Whether the node must offer devices that claims share; from a comment line ``# Needs: shares``."""
+    needs_exclusive: bool
+    """Whether a GPU must be the claim's alone; from a comment line ``# Needs: a GPU that claims do not share``."""
     objects: tuple[dict[str, Any], ...]
 
     @property
@@ -98,6 +100,7 @@ def _example(name: str, text: str) -> Example:
         together=_TOGETHER.get(needs[2], "") if needs else "",
         needs_partitions="\n# Needs: partitions\n" in text,
         needs_shares="\n# Needs: shares\n" in text,
+        needs_exclusive="\n# Needs: a GPU that claims do not share" in text,
         objects=tuple(yaml.safe_load_all(text)),
     )
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KILLED = 137
+NOT_STARTED = 128
+START_ERROR = (
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: "
+    "runc create failed: unable to start container process"
+)
 SHIM = """trap : TERM
 trap 'kill -KILL 0' USR1
 exit_file=$1; shift
@@ -53,6 +58,8 @@ class Exit:
 
     code: int
     finished: float
+    start_error: str = ""
+    """Why nothing of it ever ran: a step of its making failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +192,7 @@ class Runtime:
         except (CdiError, OSError) as error:
             raise CreateError(
                 "RunContainerError",
-                "failed to create containerd task: failed to create shim task: OCI runtime create failed: "
-                f"runc create failed: unable to start container process: {error}",
+                f"{START_ERROR}: {error}",
             ) from error
 
     async def _argv(
@@ -204,7 +210,8 @@ class Runtime:
         if self._isolate and self._can_isolate:
             base = self._dir(uid) / f"root-{identity[:12]}"
             base.mkdir()
-            return isolation.command(base, injection, launch.workdir, argv), not_applied
+            failure = _failure(self._exit_file(uid, identity))
+            return isolation.command(base, injection, launch.workdir, argv, failure=failure), not_applied
         not_applied += tuple(f"hook {hook.hook_name} {hook.path}" for hook in usual)
         not_applied += tuple(f"mount {mount.container_path}" for mount in injection.mounts)
         not_applied += tuple(f"device node {node.path}" for node in injection.device_nodes)
@@ -215,7 +222,7 @@ class Runtime:
     ) -> Container:
         directory = self._dir(uid)
         log = self.log_file(uid, launch.name, launch.attempt)
-        exit_file = directory / f"{identity}.exit"
+        exit_file = self._exit_file(uid, identity)
         command = [*self._leash, "sh", "-c", SHIM, "shim", str(exit_file), *argv]
         pid = os.posix_spawnp(
             command[0],
@@ -252,6 +259,9 @@ class Runtime:
     def _dir(self, uid: str) -> Path:
         return self._root / uid
 
+    def _exit_file(self, uid: str, identity: str) -> Path:
+        return self._dir(uid) / f"{identity}.exit"
+
     def _sandbox(self, uid: str) -> dict[str, Any] | None:
         try:
             sandbox: dict[str, Any] = json.loads((self._dir(uid) / "sandbox.json").read_text())
@@ -278,11 +288,20 @@ def _check(launch: Launch, injection: Injection, path: str) -> None:
         raise CdiError(f'chdir to cwd ("{launch.workdir}") set in config.json failed: no such file or directory')
 
 
+def _failure(exit_file: Path) -> Path:
+    return exit_file.with_suffix(".failure")
+
+
 def _read_exit(path: Path) -> Exit:
     try:
-        return Exit(code=int(path.read_text()), finished=path.stat().st_mtime)
+        code, finished = int(path.read_text()), path.stat().st_mtime
     except (OSError, ValueError):  # the shim was killed too
         return Exit(code=KILLED, finished=time.time())
+    try:
+        why = _failure(path).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return Exit(code=code, finished=finished)
+    return Exit(code=NOT_STARTED, finished=finished, start_error=f"{START_ERROR}: {why or f'exit status {code}'}")
 
 
 async def _wait_process(pid: int, ticks: int) -> None:

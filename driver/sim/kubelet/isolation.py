@@ -1,6 +1,8 @@
 """A container's view of files: the host's root copy-on-write, a ``/dev`` of its own, and the CDI edits in them.
 
 Hooks that a runtime starts while it makes a container are started as well, with the state that they expect on stdin.
+Mounts of the host come and go all the time, other containers' above all: one that is gone before its turn comes is left
+out, as if it had gone a moment earlier.
 
 Needs root, mount namespaces and overlayfs. ``possible`` tells whether this machine has them.
 """
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 COMMON_NODES = ("null", "zero", "full", "random", "urandom", "tty")
 HOOKS = ("prestart", "createRuntime", "createContainer")
 """Kinds of hooks in the order in which a runtime starts them, all before it enters the container's root."""
+UNSHARE = ("unshare", "--mount", "--propagation", "private")
+"""What the host mounts and unmounts from then on is not seen, and the other way round."""
+_BIND_POINT = 'bind_point() { mount --rbind "$1" "$root$1" || ! mountpoint -q "$1"; }'
+"""Here a mount that has gone never comes back: its directory was removed, or it went before the namespace was made."""
 _FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec"})
 _PROPAGATION = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"})
 
@@ -36,7 +42,7 @@ async def possible() -> bool:
     try:
         probe = script(base, mount_points=("/proc",), nodes=(), mounts=()) + 'mknod "$root/dev/probe" c 1 3\n'
         process = await asyncio.create_subprocess_exec(
-            *("unshare", "--mount", "sh", "-c", probe),
+            *(*UNSHARE, "sh", "-c", probe),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
@@ -47,8 +53,16 @@ async def possible() -> bool:
         shutil.rmtree(base, ignore_errors=True)
 
 
-def command(base: Path, injection: Injection, workdir: str, argv: Iterable[str]) -> list[str]:
-    """An argument vector that runs ``argv`` with the mounts and device nodes of an injection; ``base`` is scratch."""
+def command(base: Path, injection: Injection, workdir: str, argv: Iterable[str], *, failure: Path) -> list[str]:
+    """An argument vector that runs ``argv`` with the mounts and device nodes of an injection; ``base`` is scratch.
+
+    If ``argv`` is never reached, ``failure`` is there afterwards and says why.
+    """
+    begin = (
+        f"failure={shlex.quote(str(failure))}\n"
+        'exec 3>&2 2>"$failure.tmp"\n'
+        """trap 'mv "$failure.tmp" "$failure"' EXIT\n"""  # neither a signal nor exec comes by here
+    )
     setup = script(
         base,
         mount_points=top_mount_points(Path("/proc/self/mountinfo").read_text()),
@@ -56,8 +70,8 @@ def command(base: Path, injection: Injection, workdir: str, argv: Iterable[str])
         mounts=injection.mounts,
         hooks=injection.hooks,
     )
-    enter = 'exec chroot "$root" sh -c \'cd "$1" && shift && exec "$@"\' sh "$@"\n'
-    return ["unshare", "--mount", "sh", "-c", setup + enter, "sh", workdir, *argv]
+    enter = 'exec 2>&3 3>&-\nexec chroot "$root" sh -c \'cd "$1" && shift && exec "$@"\' sh "$@"\n'
+    return [*UNSHARE, "sh", "-c", begin + setup + enter, "sh", workdir, *argv]
 
 
 def script(
@@ -78,16 +92,15 @@ def root_lines(base: Path, mount_points: Iterable[str], image: Path = Path("/"))
         "set -e",
         f"base={shlex.quote(str(base))}",
         'root="$base/root"',
-        "mount --make-rprivate /",
         'mount -t tmpfs tmpfs "$base"',
         'mkdir "$base/upper" "$base/work" "$root"',
         f"image={shlex.quote(str(image))}",
         'mount -t overlay -o "lowerdir=$image,upperdir=$base/upper,workdir=$base/work" overlay "$root"',
-        *(f'mount --rbind {shlex.quote(point)} "$root"{shlex.quote(point)}' for point in mount_points),
+        _BIND_POINT,
+        *(f"bind_point {shlex.quote(point)}" for point in mount_points),
         'mkdir -p "$root/dev"',
         'mount -t tmpfs -o mode=755 tmpfs "$root/dev"',
-        f'for node in {" ".join(COMMON_NODES)}; do : >"$root/dev/$node"; '
-        'mount --bind "/dev/$node" "$root/dev/$node"; done',
+        f'cp -a {" ".join(f"/dev/{node}" for node in COMMON_NODES)} "$root/dev"',
         'mkdir -m 1777 "$root/dev/shm"',
         'ln -s /proc/self/fd "$root/dev/fd"',
     ]

@@ -71,10 +71,12 @@ class Slot:
 
     def ended(self, exit_: Exit) -> None:
         """Note the end of the container."""
+        reason = "StartError" if exit_.start_error else "Completed" if exit_.code == 0 else "Error"
         self.state = {
             "terminated": {
                 "exitCode": exit_.code,
-                "reason": "Completed" if exit_.code == 0 else "Error",
+                "reason": reason,
+                **({"message": exit_.start_error} if exit_.start_error else {}),
                 "startedAt": timestamp(self.process.started),
                 "finishedAt": timestamp(exit_.finished),
                 "containerID": f"process://{self.process.id}",

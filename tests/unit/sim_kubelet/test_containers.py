@@ -10,12 +10,21 @@ from pathlib import Path
 import pytest
 
 from driver.sim.kubelet import isolation
-from driver.sim.kubelet.cdi import CdiCache
+from driver.sim.kubelet.cdi import CdiCache, Injection
 from driver.sim.kubelet.containers import CreateError, Launch, Runtime
 from tests.unit.sim_kubelet.fakes import eventually, write_spec
 
 POD = {"metadata": {"uid": "u1", "namespace": "ns", "name": "p"}}
 KIND = "k8s.gpu.example.com/claim"
+EMPTY = {"hostPath": "tmpfs", "containerPath": "/opt/empty", "type": "tmpfs"}
+CHURNED = 40
+CHURN = """
+trap 'stop=1' TERM
+while [ ! "$stop" ]; do
+    for number in 1 2 3; do mkdir "$1-$number" && mount -t tmpfs tmpfs "$1-$number"; done
+    for number in 1 2 3; do umount "$1-$number" && rmdir "$1-$number"; done
+done
+"""
 
 
 @pytest.fixture
@@ -34,6 +43,13 @@ def launch(script, **changes):
 
 def exists(path):
     return Path(path).exists()
+
+
+async def run(*command):
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0, command
+    return output.decode()
 
 
 def log(runtime):
@@ -180,6 +196,74 @@ async def test_mounts_and_device_nodes_are_in_the_container_and_nowhere_else(run
     assert not exists("/opt/no-such-dir")
 
 
+async def test_a_step_of_the_making_that_fails_is_an_error_of_the_start_and_says_which(runtime, root):
+    if not await isolation.possible():
+        pytest.skip("needs root, mount namespaces and overlayfs")
+    mount = {"hostPath": "none", "containerPath": "/x", "type": "nosuchfs"}
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[mount])
+
+    container = await runtime.start("u1", launch("echo up", cdi_devices=[f"{KIND}=0"]))
+    end = await container.wait()
+
+    assert end.code == 128
+    assert "failed to create containerd task" in end.start_error
+    assert "/root/x" in end.start_error
+    assert log(runtime) == ""
+
+
+async def test_a_program_that_fails_after_its_start_is_no_error_of_the_start(runtime, root):
+    if not await isolation.possible():
+        pytest.skip("needs root, mount namespaces and overlayfs")
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[EMPTY])
+
+    container = await runtime.start("u1", launch("echo said >&2; exit 32", cdi_devices=[f"{KIND}=0"]))
+    end = await container.wait()
+
+    assert (end.code, end.start_error) == (32, "")
+    assert log(runtime) == "said\n"
+
+
+async def test_a_mount_of_the_host_that_goes_before_its_turn_is_left_out(root):
+    if not await isolation.possible():
+        pytest.skip("needs root, mount namespaces and overlayfs")
+    base, point, failure = root / "base", root / "point", root / "failure"
+    base.mkdir()
+    point.mkdir()
+    await run("mount", "-t", "tmpfs", "tmpfs", str(point))
+    try:
+        command = isolation.command(base, Injection(), "/", ["echo", "up"], failure=failure)
+    finally:
+        await run("umount", str(point))
+    point.rmdir()
+
+    assert str(point) in " ".join(command)
+    assert await run(*command) == "up\n"
+    assert not failure.exists()
+
+
+async def test_containers_start_while_mounts_of_the_host_come_and_go(runtime, root):
+    if not await isolation.possible():
+        pytest.skip("needs root, mount namespaces and overlayfs")
+    write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[EMPTY])
+    for number in range(CHURNED):
+        runtime.create_sandbox({"metadata": {**POD["metadata"], "uid": f"churn-{number}"}})
+    churn = await asyncio.create_subprocess_exec("sh", "-c", CHURN, "churn", str(root / "point"))
+    slots = asyncio.Semaphore(6)
+
+    async def one(number):
+        async with slots:
+            container = await runtime.start(f"churn-{number}", launch("true", cdi_devices=[f"{KIND}=0"]))
+            return await container.wait()
+
+    try:
+        ends = await asyncio.gather(*(one(number) for number in range(CHURNED)))
+    finally:
+        churn.terminate()
+        await churn.wait()
+
+    assert {(end.code, end.start_error) for end in ends} == {(0, "")}
+
+
 async def test_hooks_of_the_creation_run_on_the_container_s_root_with_the_state_on_stdin(runtime, root):
     if not await isolation.possible():
         pytest.skip("needs root, mount namespaces and overlayfs")
@@ -208,7 +292,7 @@ async def test_containers_do_not_outlive_a_killed_process_unless_they_may(root):
     program = f"""
 import asyncio, os, signal
 from pathlib import Path
-from driver.sim.kubelet.cdi import CdiCache
+from driver.sim.kubelet.cdi import CdiCache, Injection
 from driver.sim.kubelet.containers import Launch, Runtime
 
 async def main():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from driver.sim.kubelet.containers import Container, Exit
 from driver.sim.kubelet.options import Image
 from driver.sim.kubelet.podspec import (
     ConfigError,
@@ -46,6 +47,25 @@ def pod(policy="Always"):
 )
 def test_phase(policy, states, expected):
     assert phase(pod(policy), [slot(state) for state in states], terminal=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (Exit(code=0, finished=2), "Completed"),
+        (Exit(code=1, finished=2), "Error"),
+        (Exit(code=128, finished=2, start_error="mount failed"), "StartError"),
+    ],
+)
+def test_a_status_says_how_a_container_ended(end, reason):
+    ending = slot(RUNNING)
+    ending.started(Container(id="a", name="c", attempt=0, pid=1, ticks=1, started=1, log="l", exit_file="e"))
+
+    ending.ended(end)
+
+    terminated = ending.state["terminated"]
+    assert (terminated["exitCode"], terminated["reason"]) == (end.code, reason)
+    assert terminated.get("message", "") == end.start_error
 
 
 def test_a_deleted_pod_that_would_always_restart_ends_by_its_exit_codes():

@@ -5,6 +5,8 @@
 
 import dataclasses
 import functools
+import itertools
+import json
 import os
 import re
 from decimal import Decimal
@@ -165,14 +167,20 @@ def test_golden_slices(name: str, mode: str):
     slices = documents(build(found, mode))
 
     if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(yaml.dump_all(slices, sort_keys=False, width=120, default_flow_style=None))
+        plain = json.loads(json.dumps(slices))  # without anchors for parts that devices have in common
+        path.write_text(yaml.dump_all(plain, sort_keys=False, width=120, default_flow_style=None))
 
     assert slices == list(yaml.safe_load_all(path.read_text()))
 
 
-@pytest.mark.parametrize("version", ["1.35", "1.36", "1.37"])
-@each_profile
-@each_mode
+@pytest.mark.parametrize(
+    ("name", "mode", "version"),
+    [
+        # Whatever the profile, the fields are the same: one of them is enough for the older versions.
+        pytest.param(*case, marks=() if case[0] == "h100x8" or case[2] == "1.37" else pytest.mark.long)
+        for case in itertools.product(profile.known(), MODES, ("1.35", "1.36", "1.37"))
+    ],
+)
 def test_slices_fit_the_schema_of_the_api(name: str, mode: str, version: str):
     if mode == "none-lists" and version == "1.35":
         pytest.skip("there are no list attributes in 1.35")
