@@ -12,6 +12,7 @@ RUN python -m venv /opt/build \
 COPY pyproject.toml hatch_build.py README.md ./
 COPY protos/ protos/
 COPY deploy/examples/ deploy/examples/
+COPY deploy/manifests/ deploy/manifests/
 COPY driver/ driver/
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w /dist . \
  && /opt/gpu-dra/bin/pip install --no-cache-dir --no-deps /dist/*.whl
@@ -21,7 +22,8 @@ RUN /opt/gpu-dra/bin/pip uninstall --yes pip setuptools \
  && find /opt/gpu-dra -name __pycache__ -prune -exec rm -r {} + \
  && /opt/gpu-dra/bin/python -m compileall -q -x 'kubernetes/aio/client/(models|api)/' /opt/gpu-dra/lib \
  && /opt/gpu-dra/bin/gpu-dra --version \
- && /opt/gpu-dra/bin/python -B -c 'import driver.node'
+ && for module in node cleanup.node cli_inspect doctor.cluster doctor.node drain; do \
+    /opt/gpu-dra/bin/python -B -c "import driver.$module" || exit 1; done
 
 FROM python:3.11-slim-bookworm AS runtime
 RUN python -m pip uninstall --yes pip setuptools wheel \

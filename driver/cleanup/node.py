@@ -7,8 +7,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubernetes.aio.client.configuration import Configuration
-
 from driver.cdi.directory import SpecDirectory
 from driver.claims.errors import ClaimError
 from driver.claims.metadata import MetadataFiles
@@ -83,7 +81,7 @@ async def undo(settings: Settings, *, boot_id: str, open_backend: Callable[[], B
     devices = Devices()
     backend = await _open(devices, open_backend)
     try:
-        api = Api(Configuration())  # of which unprepare needs nothing
+        api = Api.nowhere()  # of which unprepare needs nothing
         async with api:
             engine = Engine(
                 api=api,

@@ -107,7 +107,7 @@ def gates(state: ClusterState) -> Iterable[Finding]:
         yield unknown(
             "feature-gates",
             f"feature gates are not known: {state.unreadable.get('gates', 'no metrics, and no dry run')}",
-            remedy="run it with an administrator's kubeconfig, or in the driver's pod",
+            remedy="run it with an administrator's kubeconfig",
         )
 
 

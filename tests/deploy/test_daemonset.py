@@ -133,7 +133,7 @@ def test_fake_mode_has_no_privilege() -> None:
     }
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not spec.keys() & {"hostPID", "hostIPC", "hostNetwork"}
-    assert {volume["hostPath"]["path"] for volume in spec["volumes"]} == {
+    assert {volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume} == {
         "/var/lib/kubelet/plugins/gpu.nvidia.com",
         "/var/lib/kubelet/plugins_registry",
         "/var/run/cdi",
@@ -151,7 +151,7 @@ def test_nvml_mode_has_no_more_than_it_needs() -> None:
 @pytest.mark.parametrize("mode", ["nvml", "fake"])
 def test_directories_that_cdi_specs_name_have_the_same_path_inside_and_outside(mode: str) -> None:
     values = MODES[mode] | {"kubelet": {"rootDir": "/var/lib/k0s/kubelet"}, "cdi": {"root": "/etc/cdi"}}
-    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod_spec(values)["volumes"]}
+    paths = {v["name"]: v["hostPath"]["path"] for v in pod_spec(values)["volumes"] if "hostPath" in v}
 
     mounts = {mount["name"]: mount["mountPath"] for mount in container(values)["volumeMounts"]}
 
@@ -171,8 +171,17 @@ def test_everything_mounted_is_declared_and_the_other_way_round(mode: str) -> No
 def test_the_program_can_write_to_its_own_directories_alone(values: Object) -> None:
     writable = {mount["name"] for mount in container(values)["volumeMounts"] if not mount.get("readOnly")}
 
-    assert writable <= {"plugin", "registry", "cdi", "dev"}
+    assert writable <= {"plugin", "registry", "cdi", "dev", "tmp"}
     assert PurePosixPath(container(values)["terminationMessagePath"]).parent == PurePosixPath("/")
+
+
+@pytest.mark.parametrize("values", [NVML, FAKE], ids=["nvml", "fake"])
+def test_programs_that_need_temporary_files_have_a_small_place_for_them_that_is_not_the_hosts(values: Object) -> None:
+    [volume] = [volume for volume in pod_spec(values)["volumes"] if volume["name"] == "tmp"]
+    [mount] = [mount for mount in container(values)["volumeMounts"] if mount["name"] == "tmp"]
+
+    assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Mi"}
+    assert mount["mountPath"] == "/tmp"
 
 
 def test_the_directory_of_nvidias_driver_is_only_read() -> None:

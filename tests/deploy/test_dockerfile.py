@@ -74,7 +74,27 @@ def test_what_builds_the_wheel_is_what_the_project_asks_for() -> None:
     assert f'image.version="{project["project"]["version"]}"' in final().of("LABEL")[0]
 
 
-def test_the_examples_that_ship_in_the_wheel_are_in_the_context() -> None:
-    assert in_context("deploy/examples/01-single-gpu.yaml")
+def test_whatever_ships_in_the_wheel_besides_the_code_is_there_when_the_wheel_is_built() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    copied = {value.split()[0].rstrip("/") for value in stages()[0].of("COPY")}
+
+    assert included.keys() <= copied
+    assert [name for name in included if not in_context(f"{name}/any.yaml")] == []
+
+
+def test_the_client_library_is_imported_where_its_missing_half_is_stood_in_for_and_nowhere_else() -> None:
+    package = ROOT / "driver"
+    importing = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if "sim" not in path.relative_to(package).parts  # whose own dependencies the image lacks anyway
+        and re.search(r"^\s*(from|import) kubernetes\b", path.read_text(), re.MULTILINE)
+    }
+
+    assert importing == {"kube/client.py"}
+
+
+def test_what_is_of_no_use_in_the_image_is_not_in_the_context() -> None:
     assert not in_context("deploy/chart/values.yaml")
     assert not in_context("driver/wire/dra_v1_pb2.py")
