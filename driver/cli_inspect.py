@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import tempfile
@@ -70,7 +71,8 @@ def slices(*, output: str, **given: Any) -> None:
     if output == "yaml":
         import yaml
 
-        click.echo(yaml.safe_dump_all(documents, sort_keys=False, width=120, default_flow_style=None), nl=False)
+        plain = json.loads(json.dumps(documents))  # devices have parts in common, which YAML would refer to by anchors
+        click.echo(yaml.safe_dump_all(plain, sort_keys=False, width=120, default_flow_style=None), nl=False)
     else:
         _print_table(view, documents)
     for uuid, problem in view.catalogue.problems.items():

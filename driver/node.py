@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver import node_config
+from driver import memory, node_config
 from driver.cdi.directory import SpecDirectory
 from driver.claims.metadata import MetadataFiles
 from driver.claims.prepare import Engine
@@ -28,6 +27,7 @@ from driver.devices.name_store import NameStore
 from driver.devices.open import open_backend, read_boot_id, read_boot_time
 from driver.devices.present import Devices
 from driver.devices.profile import ProfileError
+from driver.health.conditions import concerning
 from driver.health.monitor import Monitor
 from driver.health.report import DeviceHealth, describe, report
 from driver.health.store import ConditionStore
@@ -183,6 +183,7 @@ class Node:
                     tasks.create_task(self._sweeper.run(), name="sweep"),
                     tasks.create_task(self._coexistence.run(), name="coexistence"),
                     tasks.create_task(self._write_events(), name="events"),
+                    tasks.create_task(memory.give_back(), name="memory"),
                     *([tasks.create_task(self._status.run(), name="status")] if self._status else []),
                 ]
                 async with contextlib.AsyncExitStack() as stack:
@@ -193,10 +194,7 @@ class Node:
                         "started",
                         extra={"driver": settings.driver_name, "node": settings.node_name, "devices": settings.devices},
                     )
-                    # What lives from here on lives long: the collector need not look at it again and again.
-                    gc.collect()
-                    gc.freeze()
-                    gc.set_threshold(10_000, 20, 50)  # a prepare leaves hardly a cycle; looking for them took 8 %
+                    memory.settle()
                     await stop.wait()
                     logger.info("stopping")
                     registering.cancel()
@@ -219,7 +217,7 @@ class Node:
             settings.plugin_dir / "claims",
             boot_id=self._boot_id,
             quarantined=self._quarantined,
-            salvage=lambda uid, path: self._salvaged(uid, path, specs),
+            salvage=lambda uid, path, spec: self._salvaged(uid, path, spec or specs.read(uid)),
             changed=self._offer.claim_changed,
         )
         await records.open()
@@ -245,7 +243,13 @@ class Node:
             warn=self._warn,
         )
         self._sweeper = Sweeper(
-            api=api, records=records, specs=specs, boot_id=self._boot_id, release=engine.release, idle=self._idle
+            api=api,
+            records=records,
+            specs=specs,
+            metadata=metadata,
+            boot_id=self._boot_id,
+            release=engine.release,
+            idle=self._idle,
         )
         return engine
 
@@ -432,7 +436,8 @@ class Node:
         self._feed.changed()
         states = {(kind, state): 0 for kind in ("gpu", "mig") for state in ("healthy", "degraded", "lost")}
         for device in self._devices.offered:
-            worst = max((c.severity for c in self._conditions.get(device.gpu.uuid, ())), default=Severity.INFORMATION)
+            known = concerning(self._conditions.get(device.gpu.uuid, ()), device.part)
+            worst = max((c.severity for c in known), default=Severity.INFORMATION)
             state = {Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}.get(worst, "healthy")
             states[device.type, state] += 1
         for (kind, state), count in states.items():
@@ -462,9 +467,8 @@ class Node:
         logger.error("%s", message)
         self._warn("DamagedClaimRecord", message)
 
-    def _salvaged(self, uid: str, path: Path, specs: SpecDirectory) -> Record | None:
-        """What a damaged record held. Of what was written before the node booted, nothing is in use."""
-        content = specs.read(uid)
+    def _salvaged(self, uid: str, path: Path, content: bytes | None) -> Record | None:
+        """What a damaged record held, by its claim's CDI spec. Of what was written before the node booted, nothing."""
         if content is None or path.stat().st_mtime < read_boot_time():
             return None
         settings = self._settings

@@ -18,6 +18,7 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # Source: KEP-5304, device metadata.
 METADATA_ROOT = "/var/run/kubernetes.io/dra-device-attributes"
 TEMPLATES = "resourceclaimtemplates"
+_SORTED = json.JSONEncoder(sort_keys=True)
 _POD_CLAIM = "resource.kubernetes.io/pod-claim-name"
 
 
@@ -114,7 +115,7 @@ def read_allocation(claim: dict[str, Any], *, ref: ClaimRef, driver: str) -> All
         claim=ref,
         results=tuple(_read_result(result) for result in results),
         configs=tuple(_read_config(config) for config in configs),
-        fingerprint=hashlib.sha256(json.dumps([results, configs], sort_keys=True).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(_SORTED.encode([results, configs]).encode()).hexdigest(),
         metadata_directory=_metadata_directory(claim["metadata"], ref),
     )
 

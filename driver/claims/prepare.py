@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -21,12 +22,13 @@ from driver.claims.errors import ClaimError, Reason
 from driver.claims.hardware import Hardware
 from driver.claims.plan import check_capacity, check_overlap, plan
 from driver.claims.read import ClaimReader
-from driver.claims.record import PreparedDevice, Record, State
-from driver.claims.sharing import check_ways
+from driver.claims.record import PreparedDevice, Record, State, named
+from driver.claims.sharing import Sharing, Strategy, check_ways
 from driver.claims.specs import ClaimSpecs
 from driver.claims.supervise import Supervisor
 from driver.claims.undo import PATIENCE, Undo, makes, on_disk
 from driver.devices.backend import BackendError
+from driver.devices.sharing import ComputeMode, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -213,8 +215,7 @@ class Engine:
                 if turn.unprepares == unprepares and (known := await self._ready(allocation, turn)):
                     return known
                 work = self._start(self._commit(allocation, turn, unprepares, deadline))
-                done, _ = await asyncio.wait({work}, timeout=max(deadline - time.monotonic(), 0))
-                if not done:
+                if not await _ended_within(work, deadline):
                     raise ClaimError(
                         Reason.DEADLINE,
                         f"claim {ref} is not prepared yet: the hardware takes its time. Work goes on, and what is "
@@ -252,7 +253,7 @@ class Engine:
             if not self._specs.settled(claim):
                 self._specs.write(known, backend, devices)
             return known
-        again = known is not None and self._is_of(known, allocation) and known.state is State.PREPARING
+        again = known is not None and known.state is State.PREPARING and self._begun(known, allocation)
         if known is not None and not again:
             await self._undo.retire(known, deadline)
         if not again:
@@ -270,7 +271,7 @@ class Engine:
                 enforce_shares=self._enforce_shares,
             )
             if known is not None:
-                record = replace(record, unknown=known.unknown)
+                record = _with_unknown(record, known, devices=again)
             record = await self._with_existing_partitions(record)
 
         async def take() -> Record:
@@ -293,6 +294,16 @@ class Engine:
 
     def _is_of(self, record: Record, allocation: Allocation) -> bool:
         return record.allocation == allocation.fingerprint and record.boot_id == self._boot_id
+
+    def _begun(self, record: Record, allocation: Allocation) -> bool:
+        """Whether a record is of what the claim is to have now, so that what is found of it is taken up.
+
+        A damaged one does not tell for which allocation it was: containers may be using what has the same names.
+        """
+        if self._is_of(record, allocation):
+            return True
+        same = record.boot_id == self._boot_id and named(record.devices) == named(allocation.results)
+        return same and bool(record.salvaged_from)
 
     def _answers(self, record: Record, allocation: Allocation, devices: Mapping[str, Device]) -> bool:
         return self._is_of(record, allocation) and record.state is State.PREPARED and _present(record, devices)
@@ -345,6 +356,8 @@ class Engine:
             if known is not None and known.state is State.PREPARED and _present(known, devices):
                 return known
             again = known is not None and known.state is not State.PREPARED
+            if known is not None and known.salvaged_from:  # until it is prepared, it may be what containers are using
+                record = replace(record, salvaged_from=known.salvaged_from)
             held = self._records.held
             with self._metrics.phase("hardware"):
                 if not again:
@@ -355,11 +368,12 @@ class Engine:
                 await self._claim_devices(record)
                 try:
                     made = await self._hardware.make(record, backend, devices, held.on)
-                    prepared = replace(record, devices=made, state=State.PREPARED)
+                    prepared = replace(record, devices=made, state=State.PREPARED, salvaged_from="")
                     if not (wanted() and await self._finish(prepared)):  # unprepared while the hardware was at it
                         raise ClaimError(Reason.REPLACED, f"claim {record.claim} was unprepared meanwhile")
-                except ClaimError:
-                    await self._undo.take_back(record, backend)
+                except ClaimError as error:
+                    if not record.salvaged_from or error.reason is Reason.REPLACED:
+                        await self._undo.take_back(record, backend)
                     raise
         return prepared
 
@@ -384,11 +398,13 @@ class Engine:
                 await self._release(ref)
 
     async def _release(self, ref: ClaimRef) -> None:
+        record = self._records.read(ref.uid)
+        if record is None and (spec := self._specs.read(ref)) is not None:
+            self._records.keep(ref.uid, spec)
         self._specs.remove(ref)
         if self._status:
             self._status.forget(ref)
         self._specs.forget(ref)
-        record = self._records.read(ref.uid)
         if record is None:
             return
         if not makes(record) or record.boot_id != self._boot_id:
@@ -408,9 +424,10 @@ class Engine:
             for device in holder.devices
             if device.partition is not None
         }
+        own = {device.device for device in record.devices if not device.admin}
         devices = []
         for device in record.devices:
-            if device.placement is not None and device.admin:
+            if device.placement is not None and device.admin and device.device not in own:
                 if device.device not in known:
                     raise ClaimError(
                         Reason.UNKNOWN_DEVICE,
@@ -428,13 +445,13 @@ class Engine:
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = self._start(work)
-        await asyncio.wait({task})
+        await _ended_within(task, math.inf)
         return task.result()
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start work that goes on when the caller stops waiting: half-done is never left because a deadline passed.
 
-        Wait for it with ``asyncio.wait``, which does not cancel it and is cheaper than a shield.
+        Wait for it with ``_ended_within``, which does not cancel it and is cheaper than a shield.
         """
         task = asyncio.create_task(work)
         self._under_way.add(task)
@@ -458,8 +475,31 @@ class Engine:
                 del self._turns[uid]
 
 
+async def _ended_within(work: asyncio.Task[Any], deadline: float) -> bool:
+    """Whether work has ended by then (monotonic seconds); it goes on if not, or if we are cancelled."""
+    await asyncio.sleep(0)  # most needs nothing but its first turn, and waiting takes longer than that
+    if not work.done():
+        await asyncio.wait({work}, timeout=None if deadline == math.inf else max(deadline - time.monotonic(), 0))
+    return work.done()
+
+
 def _deadline(seconds_left: float | None) -> float:
-    return time.monotonic() + min(seconds_left or MAX_DEADLINE, MAX_DEADLINE) - ANSWER_MARGIN
+    given = MAX_DEADLINE if seconds_left is None else min(seconds_left, MAX_DEADLINE)
+    return time.monotonic() + given - ANSWER_MARGIN
+
+
+def _with_unknown(record: Record, known: Record, *, devices: bool) -> Record:
+    """With what a newer version has written of the claim, and of its ``devices`` where they are the same."""
+    record = replace(record, unknown=known.unknown)
+    kept = {(device.device, device.share_id): device.unknown for device in known.devices if devices and device.unknown}
+    if not kept:
+        return record
+    return replace(
+        record,
+        devices=tuple(
+            replace(device, unknown=kept.get((device.device, device.share_id), {})) for device in record.devices
+        ),
+    )
 
 
 def _as_noted(record: Record, known: Record | None) -> Record:
@@ -469,11 +509,14 @@ def _as_noted(record: Record, known: Record | None) -> Record:
         for device in (known.devices if known is not None else ())
         if device.sharing is not None
     }
-    if not noted:
+    # Where the note was in a damaged record: what is there now was set for this claim, and is not what was before.
+    guess = Sharing(strategy=Strategy.MPS, mode_before=ComputeMode.DEFAULT, interval_before=TimeSlice.DEFAULT)
+    default = guess if known is not None and known.salvaged_from else None
+    if not noted and default is None:
         return record
     devices = []
     for device in record.devices:
-        before = noted.get((device.device, device.share_id))
+        before = noted.get((device.device, device.share_id), default)
         if device.sharing is not None and before is not None:
             sharing = replace(device.sharing, mode_before=before.mode_before, interval_before=before.interval_before)
             device = replace(device, sharing=sharing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,10 @@ class Mirror:
         params: Mapping[str, Any] | None = None,
         *,
         changed: Callable[[tuple[str, str] | None], None] = lambda _key: None,
+        decode: Callable[[bytes], Any] = json.loads,
     ) -> None:
         self._api = api
+        self._decode = decode
         self._path = path
         self._params = dict(params or {})
         self._changed = changed
@@ -84,7 +87,7 @@ class Mirror:
             self.objects[key] = obj
 
     async def _list(self) -> str:
-        listing = await self._api.get(self._path, self._params, timeout=30)
+        listing = await self._api.get(self._path, self._params, timeout=30, decode=self._decode)
         self.objects = {object_key(item): item for item in listing.get("items") or []}
         self.error = None
         self._passed = _version(listing)
@@ -93,7 +96,8 @@ class Mirror:
         return str(listing["metadata"]["resourceVersion"])
 
     async def _watch(self, version: str) -> str:
-        async for event in self._api.watch(self._path, {**self._params, "resourceVersion": version}):
+        since = {**self._params, "resourceVersion": version}
+        async for event in self._api.watch(self._path, since, decode=self._decode):
             obj = event["object"]
             version = str(obj["metadata"]["resourceVersion"])
             self._passed = max(self._passed, _version(obj))

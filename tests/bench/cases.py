@@ -34,6 +34,8 @@ SETTLED = 1_000
 """Prepares after which memory counts as settled."""
 STARTS = 5
 PREPARED = 500
+CUT_CYCLES = 1_000
+"""Prepares of partitions, which are made for each and taken away again."""
 SLOW_SECONDS = 5.0
 API_DELAY = 0.05
 
@@ -150,10 +152,16 @@ _KINDS = ("scans", "raw")
 
 
 async def concurrent(bench: Bench) -> list[Case]:
-    """prepare.c8, prepare.c32 and unprepare.c8, in turns with bare GETs at the same concurrency."""
+    """prepare.c8, prepare.c32 and unprepare.c8, in turns with bare GETs at the same concurrency.
+
+    And, for scale, in turns with the GETs of the official client as it comes.
+    """
     cases = []
     single: list[float] = []
-    async with bench.many_gpus() as (api, node, claims):
+    async with bench.many_gpus() as (api, node, claims), world.stock_client(node) as stock:
+
+        async def stock_get(claim: dict[str, Any]) -> None:
+            await stock.read_namespaced_resource_claim(claim["metadata"]["name"], world.NAMESPACE)
 
         async def get(claim: dict[str, Any]) -> None:
             await api.get(world.path(claim))
@@ -163,7 +171,13 @@ async def concurrent(bench: Bench) -> list[Case]:
             await node.empty()
 
         for workers in (8, 32):
-            works = {"get": get, "floor": floor, "prepare": node.prepare, "unprepare": node.unprepare}
+            works = {
+                "get": get,
+                "stock_get": stock_get,
+                "floor": floor,
+                "prepare": node.prepare,
+                "unprepare": node.unprepare,
+            }
             samples: dict[str, list[float]] = {name: [] for name in works}
             seconds = dict.fromkeys(works, 0.0)
             cpu = 0.0
@@ -178,17 +192,25 @@ async def concurrent(bench: Bench) -> list[Case]:
                     await concurrently(claims, node.prepare, workers)
                     single += (await concurrently(claims, node.unprepare, 1))[0]
             stats = {name: Stats.of(samples[name], seconds=seconds[name]) for name in works}
-            share = stats["prepare"].throughput / stats["get"].throughput
-            of_floor = stats["prepare"].throughput / stats["floor"].throughput
+            share, of_stock, of_floor = (
+                stats["prepare"].throughput / stats[name].throughput for name in ("get", "stock_get", "floor")
+            )
+            at_most = stats["floor"].throughput / stats["get"].throughput
             cases += [
                 Case(key=f"floor.get_c{workers}", stats=stats["get"]),
-                Case(key=f"floor.get_and_empty_c{workers}", stats=stats["floor"]),
+                Case(key=f"floor.stock_get_c{workers}", stats=stats["stock_get"]),
+                Case(
+                    key=f"floor.get_and_empty_c{workers}",
+                    stats=stats["floor"],
+                    facts={"share_of_get_throughput": at_most},
+                ),
                 Case(
                     key=f"prepare.c{workers}",
                     stats=stats["prepare"],
                     targets=[Target(what="throughput of bare GETs", value=share, limit=0.4, at_least=True)],
                     facts={
                         "share_of_get_throughput": share,
+                        "share_of_stock_get_throughput": of_stock,
                         "share_of_get_and_empty_throughput": of_floor,
                         "driver_cpu_ms": cpu / stats["prepare"].n,
                     },
@@ -271,6 +293,7 @@ async def memory(bench: Bench) -> list[Case]:
                 series.append(node.rss_mib())
         seconds = time.perf_counter() - started
     growth_mib = series[-1] - series[0]
+    cut_idle, cut = await _memory_with_partitions(bench)
     return [
         Case(
             key="rss_mib",
@@ -281,8 +304,38 @@ async def memory(bench: Bench) -> list[Case]:
                 Target(what="MiB more than after 1,000", value=growth_mib, limit=2),
             ],
             facts={"idle": idle, "end": series[-1], "growth": growth_mib, "series": [round(v, 2) for v in series]},
-        )
+        ),
+        Case(
+            key="rss_mib.dynamic",
+            unit="MiB",
+            stats=cut,
+            targets=[Target(what="MiB at most", value=cut.max, limit=80)],
+            facts={"idle": cut_idle},
+        ),
     ]
+
+
+async def _memory_with_partitions(bench: Bench) -> tuple[float, Stats]:
+    """Resident memory, idle and then in use, with all that a node of 8 GPUs can be told to offer and to write."""
+    name = "gpu-{}-mig-1g10gb-19-{}"
+    claims = [
+        world.claim(f"claim-{index}", name.format(index % 8, index // 8 % 7), share=True) for index in range(CUT_CYCLES)
+    ]
+    series: list[float] = []
+    async with (
+        world.api_process(bench.directory, claims) as server,
+        world.node(
+            server, "--partitioning=dynamic", "--shares=unlimited", "--device-metadata", "--device-status"
+        ) as node,
+    ):
+        started = time.perf_counter()
+        idle = node.rss_mib()
+        for done in range(0, CUT_CYCLES, CLAIMS):
+            batch = claims[done : done + CLAIMS]
+            await concurrently(batch, node.prepare, 8)
+            await concurrently(batch, node.unprepare, 8)
+            series.append(node.rss_mib())
+        return idle, Stats.of(series, seconds=time.perf_counter() - started)
 
 
 async def startup(bench: Bench) -> list[Case]:

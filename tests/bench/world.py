@@ -169,6 +169,7 @@ class Node:
     directories: NodeDirectories
     driver: Driver
     kubelet: Kubelet
+    kubeconfig: Path
     stub: dra_v1_pb2_grpc.DRAPluginStub = field(init=False)
 
     async def connect(self) -> None:
@@ -238,7 +239,7 @@ async def node(api: ApiProcess, *flags: str, connect: bool = True) -> AsyncItera
     """A node with a driver, registered and published."""
     with directories() as made:
         driver = Driver(made, api.kubeconfig, *flags)
-        running = Node(made, driver, Kubelet(driver.registrar))
+        running = Node(made, driver, Kubelet(driver.registrar), api.kubeconfig)
         try:
             if connect:
                 await driver.start()
@@ -249,6 +250,20 @@ async def node(api: ApiProcess, *flags: str, connect: bool = True) -> AsyncItera
             await driver.kill()
             if os.environ.get("BENCH_KEEP_LOG"):
                 Path(os.environ["BENCH_KEEP_LOG"]).write_text(driver.log)
+
+
+@contextlib.asynccontextmanager
+async def stock_client(node: Node) -> AsyncIterator[Any]:
+    """The official client with the settings that it comes with."""
+    from kubernetes.aio.client.api.resource_v1_api import ResourceV1Api
+    from kubernetes.aio.client.api_client import ApiClient
+    from kubernetes.aio.client.configuration import Configuration
+    from kubernetes.aio.config.kube_config import load_kube_config
+
+    configuration = Configuration()
+    await load_kube_config(config_file=str(node.kubeconfig), client_configuration=configuration, persist_config=False)
+    async with ApiClient(configuration) as connected:
+        yield ResourceV1Api(connected)
 
 
 @contextlib.asynccontextmanager

@@ -472,6 +472,8 @@ class Story:
         """What the node lacks for an example, empty if nothing."""
         if example.needs_shares and not any(gpu.get("allowMultipleAllocations") for gpu in self._gpus):
             return "it needs a GPU that claims share"
+        if example.needs_exclusive and all(gpu.get("allowMultipleAllocations") for gpu in self._gpus):
+            return "it needs a GPU that claims do not share"
         alike = Counter(_attribute(gpu, example.together) if example.together else "" for gpu in self._gpus)
         if max(alike.values(), default=0) < example.needs_gpus:
             number = example.needs_gpus
