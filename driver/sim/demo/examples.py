@@ -21,8 +21,8 @@ class StepError(Exception):
     """The demo shows something that is not true."""
 
 
-async def run(workloads: Workloads, example: Example) -> list[str]:
-    """Apply it, and wait until its pods have ended, or run all at once if they hold their GPUs.
+async def run(workloads: Workloads, example: Example, *, within: float = 30.0) -> list[str]:
+    """Apply it, and wait until its pods have ended, or run all at once if they hold their GPUs; so many seconds each.
 
     Returns the devices that its containers have printed, by pod and container. Raises StepError for a pod that fails or
     prints nothing, NotSeenError for one that does not get that far.
@@ -30,13 +30,13 @@ async def run(workloads: Workloads, example: Example) -> list[str]:
     await workloads.apply(example.objects)
     devices = []
     for pod in example.of_kind("Pod"):
-        devices += await pod_devices(workloads, pod)
+        devices += await pod_devices(workloads, pod, within=within)
     for job in example.of_kind("Job"):
-        devices += await _job_devices(workloads, job)
+        devices += await _job_devices(workloads, job, within=within)
     return devices
 
 
-async def pod_devices(workloads: Workloads, pod: Mapping[str, Any]) -> list[str]:
+async def pod_devices(workloads: Workloads, pod: Mapping[str, Any], *, within: float = 30.0) -> list[str]:
     """Wait for one pod; the devices that its containers have printed."""
     namespace, name = _key(pod)
     phases = {"Running"} if _holds(pod["spec"]) else {"Succeeded", "Failed"}
@@ -54,10 +54,10 @@ async def pod_devices(workloads: Workloads, pod: Mapping[str, Any]) -> list[str]
             )
         return [device for devices in printed for device in devices] if all(printed) else None
 
-    return await seen(there, what=f"pod {name} is {' or '.join(sorted(phases))}, with a GPU")
+    return await seen(there, what=f"pod {name} is {' or '.join(sorted(phases))}, with a GPU", within=within)
 
 
-async def _job_devices(workloads: Workloads, job: Mapping[str, Any]) -> list[str]:
+async def _job_devices(workloads: Workloads, job: Mapping[str, Any], *, within: float) -> list[str]:
     namespace, name = _key(job)
     holds = _holds(job["spec"]["template"]["spec"])
     wanted = job["spec"]["parallelism" if holds else "completions"]
@@ -70,7 +70,16 @@ async def _job_devices(workloads: Workloads, job: Mapping[str, Any]) -> list[str
         printed = [devices for pod in ready for devices in await _printed(workloads, pod)]
         return sorted(device for devices in printed for device in devices) if all(printed) else None
 
-    return await seen(there, what=f"{wanted} pods of {namespace}/{name}, each with a GPU")
+    return await seen(there, what=f"{wanted} pods of {namespace}/{name}, each with a GPU", within=within)
+
+
+async def unschedulable(workloads: Workloads, example: Example) -> bool:
+    """Whether the scheduler has found no devices for a pod of it."""
+    pods = [await workloads.pod(*_key(pod)) or {} for pod in example.of_kind("Pod")]
+    for job in example.of_kind("Job"):
+        pods += await workloads.pods(**{"batch.kubernetes.io/job-name": _key(job)[1]})
+    conditions = [condition for pod in pods for condition in pod.get("status", {}).get("conditions") or []]
+    return any(condition.get("reason") == "Unschedulable" for condition in conditions)
 
 
 async def _printed(workloads: Workloads, pod: Mapping[str, Any]) -> list[list[str]]:
