@@ -12,15 +12,15 @@ import os
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
-def write(path: str, content: bytes, *, mode: int = 0o644, mtime: int | None = None) -> os.stat_result:
-    """Write a file as a whole and answer what it is then; ``mtime`` gives it another time stamp. Raises OSError."""
+def write(path: str, content: bytes, *, mode: int = 0o644, mtime_ns: int | None = None) -> os.stat_result:
+    """Write a file as a whole and answer what it is then; ``mtime_ns`` gives it another time stamp. Raises OSError."""
     descriptor = os.open(path, _NEW, mode)
     try:
         left = memoryview(content)
         while left:  # a disk that is nearly full takes a part, and says so at the next try
             left = left[os.write(descriptor, left) :]
-        if mtime is not None:
-            os.utime(descriptor, (mtime, mtime))
+        if mtime_ns is not None:
+            os.utime(descriptor, ns=(mtime_ns, mtime_ns))
         return os.fstat(descriptor)
     finally:
         os.close(descriptor)

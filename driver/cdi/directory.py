@@ -76,11 +76,11 @@ class SpecDirectory:
         staged = f"{self._staging}{os.sep}{spec.file_name(self._driver, claim_uid)}"
         try:
             try:
-                files.write(staged, content + b"\n", mtime=0)
+                files.write(staged, content + b"\n", mtime_ns=0)
                 files.rename(staged, path)
             except FileNotFoundError:  # nobody has made it yet, or an instance that starts has cleaned up
                 self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
-                files.write(staged, content + b"\n", mtime=0)
+                files.write(staged, content + b"\n", mtime_ns=0)
                 files.rename(staged, path)
             os.truncate(path, len(content))
         except OSError:

@@ -136,6 +136,8 @@ class Hardware:
                 made.append(device)
             else:
                 made.append(replace(device, partition=await self._partition(record.claim, device, backend, known)))
+        there = {device.device: device.partition for device in made if not device.admin}
+        made = [replace(d, partition=there[d.device]) if d.admin and d.device in there else d for d in made]
         if any(device.sharing is not None and device.sharing.changes for device in made):
             await self.share(replace(record, devices=tuple(made)), backend, uses)
         return tuple(made)
@@ -233,7 +235,7 @@ class Hardware:
     async def _call(claim: ClaimRef, function: Callable[[], T]) -> T:
         try:
             return await in_daemon_thread(function)
-        except BackendError as error:
+        except (BackendError, OSError) as error:  # files are a part of it: of daemons, of the kernel driver
             raise ClaimError(Reason.HARDWARE, f"claim {claim}: {error}") from error
 
 

@@ -34,6 +34,8 @@ def document(record: Record, request: str, published: Callable[[str], Mapping[st
         "apiVersion": API_VERSION,
         "metadata": {"name": claim.name, "namespace": claim.namespace, "uid": claim.uid, "generation": 1},
     }
+    alternative = next((device.subrequest for device in record.devices if request in device.requests), "")
+    full = f"{request}/{alternative}" if alternative else request
     directory = record.metadata or ""
     if f"/{TEMPLATES}/" in directory:
         content["podClaimName"] = directory.rsplit("/", 1)[-1]
@@ -47,7 +49,7 @@ def document(record: Record, request: str, published: Callable[[str], Mapping[st
         for device in record.devices
         if request in device.requests
     ]
-    return {**content, "requests": [{"name": request, "devices": devices}]}
+    return {**content, "requests": [{"name": full, "devices": devices}]}
 
 
 class MetadataFiles:
@@ -94,7 +96,17 @@ class MetadataFiles:
 
     def remove(self, claim: ClaimRef) -> None:
         """Remove the files of a claim."""
-        shutil.rmtree(self._directory / claim.uid, ignore_errors=True)
+        self.discard(claim.uid)
+
+    def claim_uids(self) -> set[str]:
+        """UIDs of all claims that have files. Raises OSError."""
+        if not self._directory.exists():
+            return set()
+        return {path.name for path in self._directory.iterdir()}
+
+    def discard(self, uid: str) -> None:
+        """Remove the files of the claim with this UID."""
+        shutil.rmtree(self._directory / uid, ignore_errors=True)
 
     def _path(self, claim: ClaimRef, request: str) -> Path:
         return self._directory / claim.uid / request / "metadata.json"

@@ -13,9 +13,9 @@ from driver.claims.sharing import plan_sharing
 from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from driver.claims.allocation import Allocation, Result
+    from driver.claims.allocation import Allocation, ClaimRef, Result
     from driver.claims.holders import Holders
     from driver.devices.catalogue import Device
 
@@ -40,12 +40,15 @@ def plan(
     planned = tuple(
         _plan_device(result, allocation, devices=devices, pool=pool, driver=driver) for result in allocation.results
     )
-    names = [spec.device_name(allocation.claim.uid, device.device, device.share_id) for device in planned]
+    # With admin access a claim may look at what it uses, too.
+    used = [device for device in planned if not device.admin]
+    names = [spec.device_name(allocation.claim.uid, device.device, device.share_id) for device in used]
     for name in names:
         if names.count(name) > 1:
             raise ClaimError(
                 Reason.INVALID_REQUEST, f"claim {allocation.claim} is allocated the same device or share twice: {name}"
             )
+    check_within(allocation.claim, used)
     if allocation.configs or enforce_shares:
         types = {result.device: devices[result.device].type for result in allocation.results}
         applied = resolve(allocation, types, driver=driver)
@@ -69,6 +72,21 @@ def needs_hardware(device: PreparedDevice, known: Device) -> bool:
         return False
     shared = device.sharing is not None and device.sharing.changes
     return device.placement is not None or (device.whole and known.partitionable) or shared
+
+
+def check_within(claim: ClaimRef, devices: Sequence[PreparedDevice]) -> None:
+    """Refuse that a claim uses the same hardware as two devices, for instance a GPU and a partition of it: ClaimError.
+
+    No scheduler that counts as the slices say allocates them together.
+    """
+    for number, device in enumerate(devices):
+        for other in devices[:number]:
+            if _collide(device, other, ending=False):
+                raise ClaimError(
+                    Reason.INVALID_REQUEST,
+                    f"claim {claim} is allocated devices {other.device} and {device.device}, which are the same part "
+                    f"of GPU {device.gpu_uuid}: a claim can have one of them",
+                )
 
 
 def check_overlap(record: Record, holders: Iterable[Record]) -> None:
@@ -117,16 +135,16 @@ def _collide(device: PreparedDevice, held: PreparedDevice, *, ending: bool) -> b
 def _in_use(device: PreparedDevice, held: PreparedDevice, record: Record, holder: Record) -> str:
     what = f"device {device.device}" + (f", share {device.share_id}," if device.share_id else "")
     part = "" if held.device == device.device else f" as part of {held.device}"
+    if holder.state is State.UNDOING:
+        return (
+            f"{what} is not free yet{part}: what was made for claim {holder.claim} (UID {holder.claim.uid}) could not "
+            f"be undone so far; the driver tries again on its own"
+        )
     if holder.salvaged_from:
         return (
             f"{what} may still be used{part} by the claim with UID {holder.claim.uid}, whose damaged record was set "
             f"aside as {holder.salvaged_from}; claim {record.claim} can have it once the kubelet unprepares that one, "
             "or once that file is deleted because nothing uses the device any more"
-        )
-    if holder.state is State.UNDOING:
-        return (
-            f"{what} is not free yet{part}: what was made for claim {holder.claim} (UID {holder.claim.uid}) could not "
-            f"be undone so far; the driver tries again on its own"
         )
     return (
         f"{what} is still held{part} by claim {holder.claim} (UID {holder.claim.uid}), whose containers may still use "
@@ -161,6 +179,7 @@ def _plan_device(
         share_id=result.share_id,
         consumed=result.consumed,
         admin=result.admin,
+        subrequest=result.request.partition("/")[2],
         placement=placement,
         partition=known.partition,
         offered=known.offered,

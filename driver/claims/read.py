@@ -51,9 +51,24 @@ class ClaimReader:
             raise ClaimError(Reason.API, f"cannot read claim {ref}: {error}") from error
 
     async def _get(self, path: str, deadline: float) -> dict[str, Any]:
-        async with self._reads:
+        await self._turn(path, deadline)
+        try:
             left = max(deadline - time.monotonic(), 0.1)
             return await self._api.get(path, timeout=min(READ_TIMEOUT, left))
+        finally:
+            self._reads.release()
+
+    async def _turn(self, path: str, deadline: float) -> None:
+        """Wait for others that are reading, but not longer than our caller waits for us. Raises ApiError."""
+        if not self._reads.locked():
+            await self._reads.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                await self._reads.acquire()
+        except TimeoutError:
+            problem = f"{path}: the API server has not answered {CONCURRENT_READS} other requests in time"
+            raise ApiError(0, problem) from None
 
     async def _get_again(self, path: str, deadline: float, first: ApiError) -> dict[str, Any]:
         """GET until it succeeds, or fails for good, or the time is up; the first try has failed already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from driver.claims.allocation import ClaimRef, check_ref
 from driver.claims.errors import ClaimError
@@ -13,9 +13,16 @@ from driver.claims.sharing import Sharing, decode_sharing, encode_sharing
 from driver.devices.model import Partition
 from driver.devices.options import DeviceOptions, Partitioning, Shares, parse_shares
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from driver.claims.allocation import Result
+
 T = TypeVar("T")
 
 SCHEMA = 1
+PARTS = ("placement", "partition", "sharing")
+"""Objects of a device that a record may or may not have; what a newer version says inside goes with them."""
 
 
 class DamagedRecordError(Exception):
@@ -59,6 +66,8 @@ class PreparedDevice:
     consumed: tuple[tuple[str, str], ...] = ()
     """Capacity that a share takes: names and quantities."""
     admin: bool = False
+    subrequest: str = ""
+    """Which alternative of ``firstAvailable`` it is, without the request's name; empty where there are none."""
     placement: Placement | None = None
     """What prepare makes and unprepare destroys; None for devices that are there already."""
     partition: Partition | None = None
@@ -101,6 +110,11 @@ class Record:
         return replace(self, state=state)
 
 
+def named(devices: Iterable[PreparedDevice | Result]) -> frozenset[tuple[str, str | None]]:
+    """Which devices and shares they are, by name."""
+    return frozenset((device.device, device.share_id) for device in devices)
+
+
 def encode(record: Record) -> bytes:
     """The file's content."""
     return json.dumps(_merged(record.unknown, _encode(record))).encode()  # indented, it would take the slow encoder
@@ -137,7 +151,7 @@ def _encode(record: Record) -> dict[str, Any]:
         "bootID": record.boot_id,
         "driver": record.driver,
         "state": record.state,
-        "devices": [_merged(device.unknown, _encode_device(device)) for device in record.devices],
+        "devices": [_merged_device(device) for device in record.devices],
         "preparedAt": record.prepared_at,
     }
     if record.metadata is not None:
@@ -162,6 +176,8 @@ def _encode_device(device: PreparedDevice) -> dict[str, Any]:
         raw["consumed"] = dict(device.consumed)
     if device.admin:
         raw["admin"] = True
+    if device.subrequest:
+        raw["subrequest"] = device.subrequest
     if device.placement is not None:
         raw["placement"] = {"profile": device.placement.profile, "start": device.placement.start}
     if device.partition is not None:
@@ -201,6 +217,7 @@ def decode_device(raw: dict[str, Any]) -> PreparedDevice:
         share_id=_a(str, raw["shareID"]) if raw.get("shareID") is not None else None,
         consumed=tuple((name, _a(str, amount)) for name, amount in _a(dict, raw.get("consumed") or {}).items()),
         admin=_a(bool, raw.get("admin", False)),
+        subrequest=_a(str, raw.get("subrequest", "")),
         placement=Placement(profile=_a(str, placement["profile"]), start=_a(int, placement["start"]))
         if placement
         else None,
@@ -253,6 +270,12 @@ def _merged(unknown: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(known.get(key), dict):
             merged[key] = _merged(value, known[key])
     return merged
+
+
+def _merged_device(device: PreparedDevice) -> dict[str, Any]:
+    raw = _encode_device(device)
+    unknown = {key: value for key, value in device.unknown.items() if key in raw or key not in PARTS}
+    return _merged(unknown, raw)
 
 
 def _a(kind: type[T], value: Any) -> T:

@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import re
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from driver import files
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.holders import Holders
-from driver.claims.record import DamagedRecordError, Record, decode, encode
+from driver.claims.record import DamagedRecordError, Record, State, decode, encode
 from driver.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
+_ENDED = ".ended"
+"""Beside a damaged record: the CDI spec of its claim, which has ended since."""
 _TEMPORARY = ".tmp"
 
 
@@ -45,14 +48,17 @@ class Records:
         *,
         boot_id: str,
         quarantined: Callable[[Path, str], None],
-        salvage: Callable[[str, Path], Record | None] = lambda _uid, _path: None,
+        salvage: Callable[[str, Path, bytes | None], Record | None] = lambda _uid, _path, _spec: None,
         changed: Callable[[Record], None] = lambda _record: None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         """Args are what they are called, but for these.
 
         quarantined: gets the new path of a damaged record and what is wrong with it.
         salvage: finds out, for a claim and its damaged record, what may still be in use; None where nothing is known.
+            It gets the CDI spec, too, if the claim has ended since.
         changed: gets each record that this instance begins or ceases to know, whoever wrote it. On the hot path.
+        clock: nanoseconds that go on with each record, finer than a file system's own time stamps.
         """
         self._directory = directory
         self._prefix = f"{directory}{os.sep}"
@@ -62,6 +68,7 @@ class Records:
         self._quarantined = quarantined
         self._salvage = salvage
         self._changed = changed
+        self._clock = clock
         self._stamp = b""
         self._seen: dict[str, tuple[int, ...]] = {}
         """What identifies the content of each record file that the index reflects, by UID."""
@@ -98,6 +105,9 @@ class Records:
         async with self.exclusive():
             for leftover in self._directory.glob(f"*{_TEMPORARY}"):
                 leftover.unlink(missing_ok=True)
+        for kept in self._quarantine.glob(f"*{_ENDED}"):
+            if kept.stem not in self.quarantined_uids():
+                kept.unlink(missing_ok=True)
 
     def salvage(self) -> bool:
         """For damaged records that were set aside: hold what may still be in use, if that is not done yet.
@@ -113,6 +123,15 @@ class Records:
             except (ClaimError, OSError) as error:
                 logger.error("what the damaged record %s held is not known: %s", path, error)
         return found
+
+    def keep(self, uid: str, spec: bytes) -> None:
+        """A claim ends before it is known what its damaged record held: keep what tells of that, to undo it later."""
+        if uid not in self.quarantined_uids():
+            return
+        try:
+            files.write(self._ended(uid), spec)
+        except OSError as error:  # the pod does not wait for that
+            logger.error("what the damaged record of claim UID %s held will not be undone: %s", uid, error)
 
     def read(self, uid: str) -> Record | None:
         """The record of a claim from disk, None where there is none. A damaged one is set aside and counts as none."""
@@ -167,7 +186,7 @@ class Records:
         temporary = path.removesuffix(_SUFFIX) + _TEMPORARY
         try:
             self._renew_stamp(descriptor)
-            status = files.write(temporary, encode(record))
+            status = files.write(temporary, encode(record), mtime_ns=self._clock())
             files.rename(temporary, path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -254,14 +273,19 @@ class Records:
         The best is what we still know of it ourselves. Without the lock, because damage is found while reading: it
         never replaces a record that is there.
         """
-        record = self._index.get(uid) or self._salvage(uid, damaged)
+        ended = self._ended(uid)
+        spec = files.read(ended) if files.status(ended) is not None else None
+        record = self._index.get(uid) or self._salvage(uid, damaged, spec)
         if record is None:
             return None
+        if spec is not None:
+            record = record.with_state(State.UNDOING)
         path = self._path(uid)
         temporary = f"{path.removesuffix(_SUFFIX)}.{uuid.uuid4().hex[:8]}{_TEMPORARY}"
         try:
-            status = files.write(temporary, encode(record))
+            status = files.write(temporary, encode(record), mtime_ns=self._clock())
             os.link(temporary, path)
+            files.remove(ended)  # it has served: what is made there from now on is somebody else's
         except FileExistsError:
             return None  # prepared anew meanwhile
         except OSError as error:
@@ -278,6 +302,9 @@ class Records:
 
     def _path(self, uid: str) -> str:
         return f"{self._prefix}{uid}{_SUFFIX}"
+
+    def _ended(self, uid: str) -> str:
+        return f"{self._quarantine}{os.sep}{uid}{_ENDED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +324,10 @@ class Changes:
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """A record is never written in place: another content is another file."""
+    """A record is never written in place: another content is another file, with a time stamp of its own.
+
+    Inodes are used again at once, and time stamps of the kernel's own are as coarse as 4 ms before Linux 6.13.
+    """
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driver.cdi import spec
 from driver.claims.allocation import ClaimRef, check_ref
 from driver.claims.errors import ClaimError
 from driver.claims.record import Placement, PreparedDevice, Record, State, decode_device
+from driver.claims.sharing import Sharing, Strategy, decode_sharing
+from driver.devices.mps_edits import PIPES
+from driver.devices.sharing import ComputeMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,8 +61,9 @@ def salvage(
         return None
     readable = {(device.device, device.share_id): device for device in _readable(told)}
     held = [
-        readable.get((name, share_id)) or _device(uid, devices[name], share_id, driver=driver, pool=pool)
-        for name, share_id in _named(uid, _object(spec_content), devices)
+        readable.get((name, share_id))
+        or replace(_device(uid, devices[name], share_id, driver=driver, pool=pool), sharing=sharing)
+        for name, share_id, sharing in _named(uid, _object(spec_content), devices)
     ]
     if not held:
         return None
@@ -90,8 +96,10 @@ def _readable(told: Mapping[str, Any]) -> Iterator[PreparedDevice]:
             continue
 
 
-def _named(uid: str, spec_object: Mapping[str, Any], devices: Mapping[str, Device]) -> Iterator[tuple[str, str | None]]:
-    """Device names and share ids out of the names that ``driver.cdi.spec.device_name`` makes."""
+def _named(
+    uid: str, spec_object: Mapping[str, Any], devices: Mapping[str, Device]
+) -> Iterator[tuple[str, str | None, Sharing | None]]:
+    """Device names and share ids out of the names that ``driver.cdi.spec.device_name`` makes, and how they share."""
     listed = spec_object.get("devices")
     for entry in listed if isinstance(listed, list) else ():
         name = entry.get("name") if isinstance(entry, dict) else None
@@ -99,9 +107,21 @@ def _named(uid: str, spec_object: Mapping[str, Any], devices: Mapping[str, Devic
             continue
         rest = name.removeprefix(f"{uid}-")
         if rest in devices:
-            yield rest, None
+            yield rest, None, _sharing(entry, shared=False)
         elif _SHARE.fullmatch(rest[-36:]) and rest[:-37] in devices:
-            yield rest[:-37], rest[-36:]
+            yield rest[:-37], rest[-36:], _sharing(entry, shared=True)
+
+
+def _sharing(entry: Mapping[str, Any], *, shared: bool) -> Sharing | None:
+    """The MPS daemon that a device's containers are led to; a time slice leaves no trace there."""
+    try:
+        mounts = entry["containerEdits"]["mounts"]
+        daemons = [Path(mount["hostPath"]).parent.name for mount in mounts if mount["containerPath"] == PIPES]
+        return decode_sharing(
+            {"strategy": Strategy.MPS, "daemon": daemons[0], "multiUser": shared, "modeBefore": ComputeMode.DEFAULT}
+        )
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
 
 
 def _device(uid: str, known: Device, share_id: str | None, *, driver: str, pool: str) -> PreparedDevice:

@@ -45,6 +45,11 @@ class ClaimSpecs:
         with self._about("write", ref):
             return self._specs.settled(ref.uid)
 
+    def read(self, ref: ClaimRef) -> bytes | None:
+        """The spec of a claim, None where there is none."""
+        with self._about("read", ref):
+            return self._specs.read(ref.uid)
+
     def write(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
         """Write what a record says."""
         with self._metrics.phase("cdi"):
@@ -90,7 +95,8 @@ class ClaimSpecs:
                     spec.device_name(record.claim.uid, device.device, device.share_id): self._edits(
                         record, device, backend, devices
                     )
-                    for device in record.devices
+                    # What a claim both uses and looks at has one name, under which it is to be used.
+                    for device in sorted(record.devices, key=lambda device: not device.admin)
                 },
             )
         except spec.SpecError as error:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "gpu-dra-driver"
 ATTEMPTS = 12
+_BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=30)
 
 
 def device_status(record: Record, device: PreparedDevice, published: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,14 +114,18 @@ class StatusWriter:
             "kind": "ResourceClaim",
             "metadata": {"name": claim.name, "namespace": claim.namespace, "uid": claim.uid},
             "status": {
-                "devices": [device_status(record, device, self._published(device.device)) for device in record.devices]
+                # Once, what a claim both uses and looks at: the server takes no two entries of the same name.
+                "devices": [
+                    device_status(record, device, self._published(device.device))
+                    for device in {(device.device, device.share_id): device for device in record.devices}.values()
+                ]
             },
         }
         path = f"{RESOURCE}/namespaces/{claim.namespace}/resourceclaims/{claim.name}/status"
         try:
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient),
-                wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
+                wait=_wait,
                 stop=tenacity.stop_after_attempt(ATTEMPTS),
                 reraise=True,
             ):
@@ -130,6 +135,12 @@ class StatusWriter:
         except ApiError as error:
             if error.status not in {404, 409}:  # the claim is gone or has been replaced: nobody misses the status
                 logger.warning("the status of claim %s was not written: %s", claim, error)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Longer and longer, and never less than the server asks for."""
+    error = state.outcome.exception() if state.outcome else None
+    return max(_BACKOFF(state), getattr(error, "retry_after", None) or 0)
 
 
 def _value(attribute: Mapping[str, Any] | None) -> Any:

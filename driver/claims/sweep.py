@@ -1,4 +1,4 @@
-"""What nobody will ever ask for again: records of claims that are gone, and CDI specs without a record.
+"""What nobody will ever ask for again: records of claims that are gone, CDI specs and other files without a record.
 
 A claim counts as gone only when the API server says so by UID. Even then its containers may still run, for instance
 after a forced deletion while the kubelet is away: its devices are let go only when that has been so for a while and no
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from driver.cdi.directory import SpecDirectory
     from driver.claims.allocation import ClaimRef
+    from driver.claims.metadata import MetadataFiles
     from driver.claims.record import Record
     from driver.claims.records import Records
 
@@ -43,6 +44,7 @@ class Sweeper:
         api: Api,
         records: Records,
         specs: SpecDirectory,
+        metadata: MetadataFiles,
         boot_id: str,
         release: Callable[[ClaimRef], Awaitable[None]],
         idle: Callable[[str], Awaitable[bool]],
@@ -51,6 +53,7 @@ class Sweeper:
         self._api = api
         self._records = records
         self._specs = specs
+        self._metadata = metadata
         self._boot_id = boot_id
         self._release = release
         self._idle = idle
@@ -101,6 +104,10 @@ class Sweeper:
             await self._release(record.claim)
         known = {record.claim.uid for record in self._records} | self._records.quarantined_uids()
         self._gone_since = {uid: since for uid, since in self._gone_since.items() if uid in known}
+        for uid in self._metadata.claim_uids() - known:
+            if self._records.read(uid) is None:
+                logger.warning("device metadata of claim UID %s belongs to no claim: removed", uid)
+                self._metadata.discard(uid)
         for uid in self._specs.claim_uids() - known:
             if self._records.read(uid) is None:
                 logger.warning("CDI spec %s belongs to no claim: removed", self._specs.path(uid))

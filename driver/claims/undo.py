@@ -11,8 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.record import State
+from driver.claims.record import State, named
 from driver.devices.backend import BackendError
+from driver.said import Said
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -53,6 +54,7 @@ class Undo:
         """Set, and replaced, when a claim has let go of its devices."""
         self.tasks: dict[str, asyncio.Task[None]] = {}
         """What is being undone, by claim UID."""
+        self._said = Said()
 
     async def leftovers(self) -> None:
         """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
@@ -60,7 +62,10 @@ class Undo:
             try:
                 await self._records.refresh()
             except ClaimError as error:
-                logger.error("what is left to undo cannot be read: %s", error)
+                if self._said.is_news("", str(error)):
+                    logger.error("what is left to undo cannot be read, trying again: %s", error)
+            else:
+                self._said.over("")
             for record in self._records:
                 if record.state is State.UNDOING:
                     self.start(record)
@@ -116,6 +121,8 @@ class Undo:
         async with self._records.exclusive() as changes:
             self._specs.remove(claim)  # an instance that has just started may have restored it
             changes.remove(claim.uid)
+        if self._said.over(claim.uid):
+            logger.info("what was made for claim %s is undone now", claim)
         self.released.set()
         self.released = asyncio.Event()
 
@@ -143,7 +150,8 @@ class Undo:
                 await self._hardware.undo(record, backend, self._records.held.on)
                 await self.drop(record.claim)
         except (ClaimError, BackendError) as error:
-            logger.error("what was made for claim %s is not undone yet, trying again later: %s", record.claim, error)
+            if self._said.is_news(record.claim.uid, str(error)):
+                logger.error("what was made for claim %s is not undone yet, trying again: %s", record.claim, error)
 
     async def _store(self, record: Record) -> None:
         async with self._records.exclusive() as changes:
@@ -151,11 +159,16 @@ class Undo:
 
 
 async def on_disk(records: Records, record: Record) -> Record | None:
-    """The record as it is now, if it is there and for the same allocation, with the index refreshed."""
+    """The record as it is now, if it is there and for the same allocation, with the index refreshed.
+
+    What a damaged record held is for any allocation of the same devices.
+    """
     async with records.exclusive():
         known = records.read(record.claim.uid)
-    same = known is not None and (known.allocation, known.boot_id) == (record.allocation, record.boot_id)
-    return known if same else None
+    if known is None or known.boot_id != record.boot_id:
+        return None
+    salvaged = known.salvaged_from and not known.allocation and named(known.devices) == named(record.devices)
+    return known if known.allocation == record.allocation or salvaged else None
 
 
 def makes(record: Record) -> bool:

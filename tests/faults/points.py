@@ -93,13 +93,14 @@ class Points:
                 return
             self.seen.append(name)
             number = len(self.seen)
-        if not plan.at or not (number == plan.at or (plan.lasting and number > plan.at)):
-            return
-        if number == plan.at:
-            self.tell({"fired": name, "number": number})
-        if plan.action == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif plan.action == "hang":
+            if not plan.at or not (number == plan.at or (plan.lasting and number > plan.at)):
+                return
+            # Before anybody can disarm: a kill that comes after that would be one that nobody planned.
+            if number == plan.at:
+                self.tell({"fired": name, "number": number})
+            if plan.action == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        if plan.action == "hang":
             time.sleep(plan.seconds)
         elif plan.action == "pause":
             self.resume.wait(20)

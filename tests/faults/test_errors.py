@@ -13,8 +13,12 @@ from tests.faults.scenarios import BY_NAME, SCENARIOS, Scenario, Stage
 
 EACH = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 SOME = pytest.mark.parametrize("scenario", [BY_NAME["whole"], BY_NAME["partition"]], ids=lambda s: s.name)
-ERRORS = pytest.mark.parametrize(
-    "error", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES], ids=lambda number: errno.errorcode[number]
+# The driver looks at no error's number. Once, only where it happens matters, and EIO happens at every operation; for
+# good, each number leaves other operations to recover with.
+DISKS = pytest.mark.parametrize(
+    ("error", "lasting"),
+    [(errno.EIO, False), (errno.ENOSPC, True), (errno.EROFS, True), (errno.EIO, True), (errno.EACCES, True)],
+    ids=lambda value: errno.errorcode[value] if value > 1 else "for-good" if value else "once",
 )
 LASTING = pytest.mark.parametrize("lasting", [False, True], ids=["once", "for-good"])
 FILES = r"^(?!hardware |api |connect )"
@@ -47,8 +51,7 @@ async def test_a_disk_that_fails_here_and_there_is_told_and_got_over(
 
 @pytest.mark.long
 @EACH
-@ERRORS
-@LASTING
+@DISKS
 async def test_a_disk_that_fails_at_any_operation_is_told_and_got_over(
     launcher: Launcher, scenario: Scenario, error: int, lasting: bool
 ) -> None:

@@ -26,6 +26,12 @@ def test_an_example_says_in_its_comment_what_it_needs(name, gpus, together, part
     assert (example.needs_partitions, example.needs_shares) == (partitions, shares)
 
 
+def test_examples_that_choose_how_a_gpu_is_shared_inside_their_claim_need_one_for_themselves():
+    alone = [name for name, example in EXAMPLES.items() if example.needs_exclusive]
+
+    assert alone == ["15-mps", "16-time-slicing"]
+
+
 def test_a_title_is_the_first_clause_of_the_comment():
     assert EXAMPLES["01-single-gpu"].title == "One pod, one GPU of its own"
     assert EXAMPLES["05-select-by-memory"].title == "A GPU chosen by what it is"

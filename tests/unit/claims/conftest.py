@@ -117,7 +117,7 @@ class Node:
             root / "plugin" / "claims",
             boot_id=boot_id,
             quarantined=lambda path, problem: self.quarantined.append((path, problem)),
-            salvage=lambda uid, path: self.salvaged(uid, path, boot_id),
+            salvage=lambda uid, path, spec: self.salvaged(uid, path, spec or self.specs.read(uid), boot_id),
         )
         self.cdi_root = root / "cdi"
         self.specs = SpecDirectory(self.cdi_root, driver=DRIVER)
@@ -134,14 +134,16 @@ class Node:
             **more,
         )
 
-    def salvaged(self, uid: str, path: Path, boot_id: str) -> Record | None:
-        content = self.specs.read(uid)
+    def salvaged(self, uid: str, path: Path, content: bytes | None, boot_id: str) -> Record | None:
         if content is None:
             return None
         told = path.read_bytes()
         return salvage(
-            uid, told, content, path=str(path), devices=self.inventory, driver=DRIVER, pool=POOL, boot_id=boot_id
+            uid, told, content, path=str(path), devices=self.nameable(), driver=DRIVER, pool=POOL, boot_id=boot_id
         )
+
+    def nameable(self) -> dict[str, Device]:
+        return self.inventory
 
     async def known(self) -> Any:
         return Hardware(), self.inventory

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from driver.claims.records import Records
+
 from .conftest import ClaimApi, Node
 
 if TYPE_CHECKING:
@@ -43,6 +45,28 @@ async def test_what_one_instance_prepared_the_other_unprepares_and_the_device_is
 
     [device] = await node.prepare(allocated(name="second"))
     assert device.device == "gpu-0"
+
+
+async def test_each_record_has_a_time_stamp_of_its_own_so_that_another_instance_sees_it(
+    tmp_path: Path, api: ClaimApi, allocated: Any
+) -> None:
+    node = await Node(tmp_path, api).start()
+    ticks = iter(range(1_000_000_001, 1_000_000_100))
+    records = Records(
+        tmp_path / "plugin" / "claims", boot_id="boot-1", quarantined=lambda _path, _problem: None, clock=ticks.__next__
+    )
+    claim = allocated()
+    await node.prepare(claim)
+    [record] = node.records
+
+    stamps = []
+    for _ in range(3):
+        async with records.exclusive() as changes:
+            changes.put(record)
+        [path] = (tmp_path / "plugin" / "claims").glob("*.json")
+        stamps.append(path.stat().st_mtime_ns)
+
+    assert stamps == [1_000_000_001, 1_000_000_002, 1_000_000_003]
 
 
 async def test_a_spec_directory_that_an_administrator_removes_is_made_again(node: Node, allocated: Any) -> None:

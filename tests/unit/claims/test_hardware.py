@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.record import State
 from driver.devices.backend import BackendError
-from driver.devices.catalogue import catalogue
+from driver.devices.catalogue import Device, catalogue
 from driver.devices.fault import inject
 from driver.devices.model import Gpu, MigMode, MigProfile, Partition
 from driver.devices.open import open_backend
@@ -85,6 +86,9 @@ class MigNode(Node):
 
     async def known(self) -> Any:
         return self.hardware, self.devices
+
+    def nameable(self) -> dict[str, Device]:
+        return self.devices
 
     def partitions(self) -> list[str]:
         return [f"{p.profile}@{p.start}" for p in self.hardware.partitions(self.gpu_uuid)]
@@ -227,13 +231,39 @@ async def test_hardware_that_refuses_leaves_nothing_behind(node: MigNode, alloca
 
 
 async def test_a_failure_half_way_takes_back_the_first_half(node: MigNode, allocated: Any) -> None:
-    first = allocated(result(SMALL), result("gpu-0-mig-7g80gb-0-0", request="impossible"))
+    first = allocated(result(SMALL), result("gpu-1-mig-1g10gb-19-0", request="impossible"))
+    inject(node.state_dir, boot_id=BOOT, device="gpu-1", fail_next=1)
 
     error = await node.prepare(first)
 
     assert error.reason is Reason.HARDWARE
     assert node.partitions() == []
     assert node.record_of(first) is None
+
+
+@pytest.mark.parametrize("second", ["gpu-0-mig-7g80gb-0-0", "gpu-0"])
+async def test_one_claim_cannot_have_the_same_hardware_twice(node: MigNode, allocated: Any, second: str) -> None:
+    error = await node.prepare(allocated(result(SMALL), result(second, request="other")))
+
+    assert error.reason is Reason.INVALID_REQUEST
+    assert SMALL in str(error)
+    assert second in str(error)
+    assert node.hardware.calls == []
+
+
+@pytest.mark.parametrize("name", ["gpu-0", SMALL])
+@pytest.mark.parametrize("admin_first", [False, True])
+async def test_one_claim_can_look_at_what_it_uses(node: MigNode, allocated: Any, name: str, admin_first: bool) -> None:
+    results = [result(name), result(name, request="monitor", adminAccess=True)]
+    claim = allocated(*reversed(results) if admin_first else results)
+
+    devices = await node.prepare(claim)
+
+    assert [device.admin for device in devices] == [admin_first, not admin_first]
+    assert devices[0].cdi_ids == devices[1].cdi_ids
+    assert devices[0].partition == devices[1].partition
+    assert await node.unprepare(claim) is None
+    assert node.partitions() == []
 
 
 async def test_the_next_try_succeeds_when_the_hardware_does(node: MigNode, allocated: Any) -> None:
@@ -244,6 +274,24 @@ async def test_the_next_try_succeeds_when_the_hardware_does(node: MigNode, alloc
     devices = await node.prepare(claim)
 
     assert devices[0].device == SMALL
+
+
+async def test_what_a_newer_version_wrote_of_a_device_survives_a_prepare_that_is_taken_up(
+    node: MigNode, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated(result(SMALL))
+    await node.prepare(claim)
+    path = tmp_path / "plugin" / "claims" / f"{claim['metadata']['uid']}.json"
+    raw = json.loads(path.read_text())
+    raw["devices"][0]["fromTheFuture"] = 1
+    raw["devices"][0]["partition"]["fromTheFuture"] = 2
+    path.unlink()
+    path.write_text(json.dumps({**raw, "state": "preparing"}))
+
+    await (await MigNode(tmp_path, api).start()).prepare(claim)
+
+    [device] = json.loads(path.read_text())["devices"]
+    assert (device["fromTheFuture"], device["partition"]["fromTheFuture"]) == (1, 2)
 
 
 async def test_slow_hardware_of_one_gpu_does_not_delay_another(node: MigNode, allocated: Any) -> None:
@@ -336,6 +384,22 @@ async def test_what_could_not_be_undone_is_undone_later(node: MigNode, allocated
 
     leftovers.cancel()
     assert node.partitions() == []
+
+
+async def test_what_cannot_be_undone_again_and_again_is_said_once(
+    node: MigNode, allocated: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = allocated(result(SMALL))
+    await node.prepare(claim)
+    node.hardware.failures = {"destroy_partition": 4}
+    await node.unprepare(claim)
+
+    for _ in range(3):
+        await node.engine._undo.start(node.record_of(claim))
+    assert caplog.text.count("is not undone yet, trying again") == 1
+
+    await node.engine._undo.start(node.record_of(claim))
+    assert node.record_of(claim) is None
 
 
 async def test_a_new_allocation_under_the_same_uid_undoes_the_old_partition_first(

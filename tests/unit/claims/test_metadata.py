@@ -74,6 +74,18 @@ async def test_the_file_says_which_devices_a_request_got(node: Node, allocated: 
     }
 
 
+async def test_of_alternatives_the_file_names_the_one_that_was_chosen(
+    node: Node, allocated: Any, tmp_path: Path
+) -> None:
+    claim = allocated(result(request="gpu/small"))
+
+    await node.prepare(claim)
+
+    content = json.loads((tmp_path / "metadata" / claim["metadata"]["uid"] / "gpu" / "metadata.json").read_text())
+    assert [request["name"] for request in content["requests"]] == ["gpu/small"]
+    assert mounts(node)[0]["containerPath"] == f"{ROOT}/resourceclaims/claim/gpu/{DRIVER}-metadata.json"
+
+
 async def test_only_the_first_device_of_a_request_brings_the_file(node: Node, allocated: Any) -> None:
     await node.prepare(allocated(result("gpu-0"), result("gpu-1")))
 

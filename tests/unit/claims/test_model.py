@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from driver.claims.errors import ClaimError, Reason
 from driver.claims.prepare import Engine
 from driver.claims.record import State
 from driver.devices import profile
-from driver.devices.catalogue import catalogue
+from driver.devices.catalogue import Device, catalogue
 from driver.devices.fake import FakeBackend
 from driver.devices.fault import inject
+from driver.devices.model import Partition
 from driver.devices.options import DeviceOptions, Options, Partitioning
 from driver.devices.sharing import ComputeMode
 from driver.observe.metrics import Metrics
@@ -49,8 +52,14 @@ BY_CLASS: dict[str, list[dict[str, Any]]] = {
 }
 """How the classes of some claims say that devices are shared."""
 USES = st.sampled_from([{}, {}, {}, {"shareID": SHARES[0]}, {"shareID": SHARES[1]}, {"adminAccess": True}])
-ALLOCATIONS = st.lists(st.tuples(st.sampled_from(DEVICES), USES), min_size=1, max_size=2, unique_by=lambda one: one[0])
-
+ALLOCATIONS = st.lists(
+    st.tuples(st.sampled_from(DEVICES), USES),
+    min_size=1,
+    max_size=2,
+    unique_by=lambda one: (one[0], "adminAccess" in one[1]),
+)
+FUTURE = {"fromTheFuture": {"x": 1}}
+DAMAGES = ("", '{"schema": 1, "claim', '{"devices": [{}, 1], "state": "quantum"}')
 
 PROFILE = profile.load("h100x8")  # once: reading it takes longer than all that is done with it
 METRICS = Metrics(driver_name=DRIVER)
@@ -79,6 +88,9 @@ class ModelNode(Node):
     async def known(self) -> Any:
         return self.hardware, self.devices
 
+    def nameable(self) -> dict[str, Device]:
+        return self.devices
+
 
 class NodeMachine(RuleBasedStateMachine):
     """Claims on a node with two instances of the driver. ``held`` is the model: what the kubelet was told it has."""
@@ -94,6 +106,13 @@ class NodeMachine(RuleBasedStateMachine):
         """By UID, those that the kubelet may still unprepare, with the allocation that they have."""
         self.held: dict[str, list[dict[str, Any]]] = {}
         """By UID, the allocation with which the kubelet was answered last, until it unprepares."""
+        self.told: dict[str, list[Partition]] = {}
+        """By UID, the partitions that containers of those claims have got to see."""
+        self.damaged: set[str] = set()
+        """UIDs of claims whose record was damaged, until they are prepared again or end."""
+        self.upgraded: dict[str, Any] = {}
+        """By UID, the allocation of records that a newer version has written, as long as nothing has to change them."""
+        self.quarantine = False
         self.faulty = False
         self.left_behind = False
         self.created = 0
@@ -158,14 +177,23 @@ class NodeMachine(RuleBasedStateMachine):
         for uid, answer in answers.items():
             results = wanted[uid]["status"]["allocation"]["devices"]["results"]
             if isinstance(answer, ClaimError):
-                assert answer.reason in {Reason.IN_USE, Reason.HARDWARE, Reason.UNKNOWN_DEVICE}, answer
+                assert answer.reason in {Reason.IN_USE, Reason.HARDWARE, Reason.UNKNOWN_DEVICE, Reason.INVALID_REQUEST}
+                assert (answer.reason is Reason.INVALID_REQUEST) <= self.impossible(results), answer
                 if answer.reason is Reason.HARDWARE:
-                    assert self.faulty or self.left_behind or impossible(results), answer
+                    assert self.faulty or self.left_behind, answer
+                self.upgraded.pop(uid, None)
                 if self.held.get(uid) != results:
-                    self.held.pop(uid, None)
+                    self.end(uid)
                 continue
+            assert not self.impossible(results)
             assert [device.device for device in answer] == [one["device"] for one in results]
-            self.held[uid] = results
+            made = [device.partition for device in answer if device.partition is not None and not device.admin]
+            if self.held.get(uid) == results:
+                assert self.told[uid] == made, "what containers use has been made anew"
+            else:
+                self.upgraded.pop(uid, None)
+            self.held[uid], self.told[uid] = results, made
+            self.damaged.discard(uid)
             spec = (self.driver.cdi_root / f"k8s.{DRIVER}-claim_{uid}.json").read_text()
             names_in_spec = {one["name"] for one in json.loads(spec)["devices"]}
             assert {name.split("=")[1] for device in answer for name in device.cdi_ids} == names_in_spec
@@ -181,7 +209,7 @@ class NodeMachine(RuleBasedStateMachine):
         """The same call again, to whichever instance, has the same answer and changes nothing."""
         uid = data.draw(st.sampled_from(sorted(self.claims)))
         claim = self.claims[uid]
-        if uid not in self.held or self.api.claims.get(claim["metadata"]["name"]) is not claim:
+        if uid not in self.held or uid in self.damaged or self.api.claims.get(claim["metadata"]["name"]) is not claim:
             return
         if claim["status"]["allocation"]["devices"]["results"] != self.held[uid]:
             return
@@ -205,7 +233,7 @@ class NodeMachine(RuleBasedStateMachine):
 
         assert self.run(self.driver.unprepare(claim)) is None
 
-        self.held.pop(uid, None)
+        self.end(uid)
         assert not (self.driver.cdi_root / f"k8s.{DRIVER}-claim_{uid}.json").exists()
         record = self.driver.records.read(uid)
         assert record is None or (self.faulty and record.state is State.UNDOING)
@@ -213,7 +241,7 @@ class NodeMachine(RuleBasedStateMachine):
         if gone:
             del self.claims[uid]
 
-    @rule(what=st.sampled_from([*"rrllnnddmmmuuB"]), gpu=st.sampled_from(["gpu-0", "gpu-1"]), calls=st.integers(1, 2))
+    @rule(what=st.sampled_from([*"rrllnnddmmmuuxxB"]), gpu=st.sampled_from(["gpu-0", "gpu-1"]), calls=st.integers(1, 2))
     def something_happens_to_the_node(self, what: str, gpu: str, calls: int) -> None:
         match what:
             case "r":
@@ -228,6 +256,8 @@ class NodeMachine(RuleBasedStateMachine):
                 self.mend_hardware()
             case "u":
                 self.undo_what_is_left()
+            case "x":
+                self.damage_a_record(calls)
             case "B":
                 self.reboot()
 
@@ -238,7 +268,9 @@ class NodeMachine(RuleBasedStateMachine):
         """Nothing of the hardware's state and of the CDI directory outlives it; no container does either."""
         self.boot += 1
         shutil.rmtree(self.directory / "cdi")
-        self.held.clear()
+        for uid in tuple(self.held):
+            self.end(uid)
+        self.upgraded.clear()
         self.faulty = False
         self.instances = [self.run(self.begin()) for _ in range(2)]
 
@@ -248,12 +280,41 @@ class NodeMachine(RuleBasedStateMachine):
         self.restart()
 
     def come_back_from_a_newer_version(self) -> None:
-        """An upgrade that is taken back: its records have a field that we do not know, and keep."""
-        for path in (self.directory / "plugin/claims").glob("*.json"):
+        """An upgrade that is taken back: its records have fields that we do not know, and keep."""
+        for path in self.files():
             raw = json.loads(path.read_text())
-            path.with_suffix(".new").write_text(json.dumps({**raw, "schema": 2, "fromTheFuture": {"x": 1}}))
+            raw |= {"schema": 2, "devices": [device | FUTURE for device in raw["devices"]], **FUTURE}
+            path.with_suffix(".new").write_text(json.dumps(raw))
             path.with_suffix(".new").rename(path)
+            if raw["bootID"] == f"boot-{self.boot}":
+                self.upgraded[path.stem] = raw["allocation"]
         self.instances = [self.run(self.begin()) for _ in range(2)]
+
+    def damage_a_record(self, number: int) -> None:
+        """Something writes nonsense into a record while one of the instances is away."""
+        prepared = [path for path in self.files() if path.stem in self.held and path.stem not in self.damaged]
+        if len(prepared) < number:
+            return
+        path = prepared[number - 1]
+        damage = DAMAGES[self.created % len(DAMAGES)]
+        if "TimeSlicing" in (content := path.read_text()):  # nothing but the record tells of a time slice
+            damage = json.dumps({**json.loads(content), "state": "quantum"})
+        path.unlink()
+        path.write_text(damage)
+        self.quarantine = True
+        self.damaged.add(path.stem)
+        self.upgraded.pop(path.stem, None)
+        self.restart()
+
+    def files(self) -> list[Path]:
+        return sorted((self.directory / "plugin/claims").glob("*.json"))
+
+    def end(self, uid: str) -> None:
+        """What the claim was told counts no more."""
+        self.held.pop(uid, None)
+        self.told.pop(uid, None)
+        self.upgraded.pop(uid, None)
+        self.damaged.discard(uid)
 
     def break_hardware(self, gpu: str, calls: int) -> None:
         inject(self.directory / "plugin", boot_id=f"boot-{self.boot}", device=gpu, fail_next=calls)
@@ -299,9 +360,9 @@ class NodeMachine(RuleBasedStateMachine):
         for uid, results in self.held.items():
             record = self.driver.records.read(uid)
             assert record is not None
+            for partition in self.told[uid]:
+                assert partition in self.driver.hardware.partitions(partition.gpu_uuid), (uid, results)
             for device in record.devices:
-                if device.partition is not None and not device.admin and record.state is State.PREPARED:
-                    assert device.partition in self.driver.hardware.partitions(device.gpu_uuid), (uid, results)
                 sharing = device.sharing
                 if sharing is not None and sharing.daemon and record.state is State.PREPARED:
                     assert self.driver.hardware.mps_runs(sharing.daemon), (uid, results)
@@ -311,6 +372,21 @@ class NodeMachine(RuleBasedStateMachine):
                     exclusive = ComputeMode.EXCLUSIVE_PROCESS if sharing.daemon else ComputeMode.DEFAULT
                     assert (mode, interval) == (exclusive, sharing.interval), (uid, results)
 
+    @invariant()
+    def what_a_newer_version_wrote_is_there(self) -> None:
+        for path in self.files() if self.upgraded else ():
+            raw = json.loads(path.read_text())
+            if self.upgraded.get(path.stem) == raw["allocation"]:
+                assert all(one.items() >= FUTURE.items() for one in (raw, *raw["devices"])), raw
+
+    def impossible(self, results: list[dict[str, Any]]) -> bool:
+        """Whether one claim asks for the same hardware as two devices, which a scheduler never allocates."""
+        used = [one for one in results if not one.get("adminAccess")]
+        if len(used) < 2:
+            return False
+        one, other = (self.driver.devices[result["device"]] for result in used)
+        return one.gpu.uuid == other.gpu.uuid and not one.slots.isdisjoint(other.slots)
+
     def teardown(self) -> None:
         """In the end every claim is unprepared, the hardware is well, and nothing is left."""
         try:
@@ -318,17 +394,18 @@ class NodeMachine(RuleBasedStateMachine):
                 self.mend_hardware()
                 for uid, claim in list(self.claims.items()):
                     assert self.run(self.driver.unprepare(claim)) is None
-                    self.held.pop(uid, None)
+                    self.end(uid)
                 self.undo_what_is_left()
-                assert not list((self.directory / "plugin/claims").glob("*.json"))
+                assert not self.files()
                 assert self.driver.spec_files() == []
+                self.driver.hardware.inventory()  # another instance may have changed what this one remembers
                 left = self.driver.hardware._state
                 assert not left.mps
                 assert not left.compute_mode
                 assert not left.time_slice
                 for gpu in self.driver.hardware.inventory().gpus:
                     assert gpu.partitions == ()
-                assert not (self.directory / "plugin/quarantine").exists()
+                assert self.quarantine == (self.directory / "plugin/quarantine").exists()
         finally:
             self.loop.close()
             shutil.rmtree(self.directory)
@@ -342,14 +419,17 @@ def configs(name: str) -> list[dict[str, Any]]:
     ]
 
 
-def impossible(results: list[dict[str, Any]]) -> bool:
-    """Whether one claim asks for devices that exclude each other, which a scheduler never allocates."""
-    return len(results) > 1
-
-
 SETTINGS = settings(
     deadline=None, stateful_step_count=25, suppress_health_check=list(HealthCheck), print_blob=False, database=None
 )
+
+
+@pytest.fixture(autouse=True)
+def silence() -> Iterator[None]:
+    """What is logged in thousands of lives is of no use, and takes its time."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def test_a_node_through_its_life_agrees_with_the_model() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.read import CONCURRENT_READS
 from driver.kube.client import ApiError
 from tests.eventually import eventually
 
@@ -184,6 +185,29 @@ async def test_a_server_that_stays_away_is_given_up_before_the_kubelet_does(
 
     assert error.reason is Reason.API
     assert "busy" in str(error)
+
+
+async def test_a_caller_that_has_no_time_left_is_not_kept(node: Node, api: ClaimApi, allocated: Any) -> None:
+    api.errors = [ApiError(503, "away") for _ in range(100)]
+
+    error = await node.prepare(allocated(), seconds_left=0)
+
+    assert error.reason is Reason.API
+
+
+async def test_a_claim_behind_many_others_that_are_stuck_is_answered_in_time(
+    node: Node, api: ClaimApi, allocated: Any
+) -> None:
+    stuck = asyncio.Event()
+    api.on_get = stuck.wait
+    others = [asyncio.create_task(node.prepare(allocated(name=f"c-{n}"))) for n in range(CONCURRENT_READS)]
+    await eventually(lambda: api.gets == CONCURRENT_READS)
+
+    error = await node.prepare(allocated(name="late"), seconds_left=3.2)
+
+    assert error.reason is Reason.API
+    stuck.set()
+    await asyncio.gather(*others)
 
 
 async def test_one_bad_claim_does_not_fail_the_batch(node: Node, allocated: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,16 @@ def test_fields_of_a_newer_version_are_kept_wherever_they_are(path: str) -> None
     raw = changed(**{path: {"deep": [1]}})
 
     assert rewritten(raw) == {**raw, "state": "undoing"}
+
+
+def test_what_was_kept_of_a_part_goes_with_it() -> None:
+    record = decode(json.dumps(changed(devices__0__partition__new=1, devices__0__new=2)).encode(), uid="u-1")
+    bare = replace(record, devices=tuple(replace(device, partition=None) for device in record.devices))
+
+    [device] = json.loads(encode(bare))["devices"]
+
+    assert "partition" not in device
+    assert device["new"] == 2
 
 
 def test_how_the_device_was_offered_is_known() -> None:

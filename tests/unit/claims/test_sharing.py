@@ -17,6 +17,7 @@ from driver.claims.errors import ClaimError, Reason
 from driver.claims.plan import plan
 from driver.claims.record import DamagedRecordError, PreparedDevice, Record, State, decode, encode
 from driver.claims.sharing import daemons_of
+from driver.devices.backend import BackendError
 from driver.devices.catalogue import Device, catalogue
 from driver.devices.fault import inject
 from driver.devices.open import open_backend
@@ -546,6 +547,26 @@ async def test_a_daemon_that_cannot_be_started_again_is_told_once(node: SharedNo
 
     assert told == ["MpsDaemonDown"]
     assert [reason for reason, _ in node.events] == ["MpsDaemonDown", "MpsDaemonRestarted"]
+
+
+async def test_a_daemon_that_fails_in_the_same_way_again_and_again_is_logged_once(
+    node: SharedNode, allocated: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    obj = allocated(result("gpu-0"), config=[config("MPS")])
+    await node.prepare(obj)
+    node.hardware.stop_mps(f"claim-{obj['metadata']['uid']}")
+
+    def refuse(daemon: MpsDaemon) -> None:
+        raise BackendError("there is no driver")
+
+    start, node.hardware.start_mps = node.hardware.start_mps, refuse
+    for _ in range(5):
+        await node.engine._supervisor.look()
+
+    assert caplog.text.count("there is no driver") == 1
+    node.hardware.start_mps = start
+    await node.engine._supervisor.look()
+    assert "was started again" in caplog.text
 
 
 async def test_another_instance_finds_the_daemon_and_leaves_it(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -99,6 +101,28 @@ async def test_a_server_that_stumbles_is_asked_again(api: Api, server: ApiServer
 
     await eventually(lambda: statuses(api))
     assert failures == []
+
+
+async def test_a_server_that_asks_for_a_pause_gets_it(api: Api, server: ApiServer, writer: StatusWriter) -> None:
+    claim = await Claims(api).allocated("claim", "gpu-0")
+    failures = [Fault(status=429, retry_after=1)]
+    server.fault = lambda request: failures.pop() if request.verb == "patch" and failures else None
+    started = time.monotonic()
+
+    writer.want(record(claim))
+
+    await eventually(lambda: statuses(api))
+    assert time.monotonic() - started >= 1
+
+
+async def test_what_a_claim_both_uses_and_looks_at_is_said_once(api: Api, writer: StatusWriter) -> None:
+    claim = await Claims(api).allocated("claim", "gpu-0")
+    known = record(claim)
+    [device] = known.devices
+
+    writer.want(replace(known, devices=(device, replace(device, requests=("req-1",), admin=True))))
+
+    assert [one["device"] for one in await eventually(lambda: statuses(api))] == ["gpu-0"]
 
 
 async def test_a_claim_that_is_gone_does_not_stop_the_others(api: Api, writer: StatusWriter) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.claims.metadata import MetadataFiles
 from driver.claims.sweep import GRACE, Sweeper
 from driver.kube.client import ApiError
 
@@ -25,6 +26,7 @@ class World:
             api=api,  # type: ignore[arg-type]
             records=node.records,
             specs=node.specs,
+            metadata=MetadataFiles(node.cdi_root.parent / "metadata", published=lambda _name: {}),
             boot_id=boot_id,
             release=node.engine.release,
             idle=self.idle,
@@ -152,3 +154,18 @@ async def test_files_of_others_in_the_cdi_root_stay(node: Node, world: World) ->
     await world.sweeper.sweep()
 
     assert len(node.spec_files()) == 2
+
+
+async def test_files_for_containers_that_belong_to_no_claim_are_removed(
+    node: Node, world: World, allocated: Any, tmp_path: Path
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    files = tmp_path / "metadata"
+    for uid in (claim["metadata"]["uid"], "0b0c1d6c-1c3b-4f6e-9d0a-000000000009"):
+        (files / uid / "gpu").mkdir(parents=True)
+        (files / uid / "gpu" / "metadata.json").touch()
+
+    await world.sweeper.sweep()
+
+    assert [path.name for path in files.iterdir()] == [claim["metadata"]["uid"]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from driver.devices.catalogue import Hold, survey
 from driver.devices.model import Inventory, MigMode
 from driver.devices.options import DeviceOptions, Options, Partitioning
+from driver.health.report import GONE, Health, report
+from driver.slices.build import build_slices
 from tests.unit.devices.mig_facts import gpu
 
 STATIC = DeviceOptions(partitioning=Partitioning.STATIC)
@@ -20,3 +22,15 @@ def test_it_stays_and_its_gpu_is_offered_in_no_other_way() -> None:
     (device,) = found.devices
     assert (device.name, device.partitionable, device.partition) == (HELD, False, None)
     assert found.pending
+
+
+def test_it_is_tainted_and_unhealthy() -> None:
+    cut = gpu("H100-SXM5-80GB", mode=MigMode.ENABLED)
+    inventory = Inventory(driver_version="570.1", cuda_version="12.8", gpus=(cut,))
+    found = survey(inventory, Options(default=STATIC), {cut.uuid: [Hold(device=HELD, offered=STATIC)]})
+
+    (spec,) = build_slices(inventory, {}, driver_name="gpu.nvidia.com", devices=found.devices)
+    (health,) = report(found.devices, {})
+
+    assert spec["devices"][0]["taints"] == [{"key": "gpu.nvidia.com/partition-gone", "effect": "NoSchedule"}]
+    assert (health.status, health.message) == (Health.UNHEALTHY, GONE)

@@ -1,0 +1,150 @@
+"""A damaged record of a claim for which hardware was changed: what containers use stays, and is undone at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driver.claims.errors import Reason
+from driver.claims.record import State
+from driver.devices.fault import inject
+from driver.devices.sharing import ComputeMode, TimeSlice
+from tests.eventually import eventually
+
+from .conftest import DRIVER, ClaimApi, result
+from .test_hardware import BOOT, SMALL, SMALL_TOO, MigNode
+from .test_salvage import GARBAGE, damage
+
+MPS: dict[str, Any] = {"strategy": "MPS"}
+LONG: dict[str, Any] = {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}}
+
+
+def shared_by(sharing: dict[str, Any]) -> list[dict[str, Any]]:
+    parameters = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig", "sharing": sharing}
+    return [{"source": "FromClaim", "requests": [], "opaque": {"driver": DRIVER, "parameters": parameters}}]
+
+
+def fields_of(node: MigNode, claim: dict[str, Any]) -> Any:
+    return json.loads((node.state_dir / "claims" / f"{claim['metadata']['uid']}.json").read_text())
+
+
+@pytest.fixture
+def node(tmp_path: Path, api: ClaimApi) -> MigNode:
+    """Not started yet."""
+    return MigNode(tmp_path, api)
+
+
+async def damaged(node: MigNode, claim: dict[str, Any], content: str = GARBAGE) -> None:
+    """Have a claim prepared, and its record damaged while no instance runs."""
+    before = await MigNode(node.state_dir.parent, node.api).start()
+    assert isinstance(await before.prepare(claim), tuple)
+    damage(before, claim, content)
+
+
+async def test_the_partition_that_containers_use_stays_when_the_claim_is_prepared_again(
+    node: MigNode, allocated: Any
+) -> None:
+    claim = allocated(result(SMALL), result(SMALL_TOO, request="other"))
+    await damaged(node, claim)
+    before = node.hardware.partitions(node.gpu_uuid)
+    await node.start()
+
+    devices = await node.prepare(claim)
+
+    assert node.hardware.calls == []
+    assert tuple(device.partition for device in devices) == before
+    [record] = node.records
+    assert (record.state, record.salvaged_from) == (State.PREPARED, "")
+
+
+async def test_it_stays_when_the_hardware_fails_meanwhile(node: MigNode, allocated: Any) -> None:
+    claim = allocated(result(SMALL), result("gpu-1", request="whole"), config=shared_by(LONG))
+    await damaged(node, claim)
+    before = node.partitions()
+    await node.start()
+    inject(node.state_dir, boot_id=BOOT, device="gpu-1", fail_next=1)
+
+    error = await node.prepare(claim)
+
+    assert error.reason is Reason.HARDWARE
+    assert node.partitions() == before
+    assert node.record_of(claim).salvaged_from
+    assert [device.device for device in await node.prepare(claim)] == [SMALL, "gpu-1"]
+
+
+async def test_another_allocation_undoes_it(node: MigNode, allocated: Any) -> None:
+    claim = allocated(result(SMALL))
+    await damaged(node, claim)
+    await node.start()
+    claim["status"]["allocation"]["devices"]["results"] = [result(SMALL_TOO)]
+
+    [device] = await node.prepare(claim)
+
+    assert device.device == SMALL_TOO
+    assert node.partitions() == ["1g.10gb@1"]
+
+
+async def test_a_claim_that_ends_before_its_devices_are_known_leaves_nothing(node: MigNode, allocated: Any) -> None:
+    claim = allocated(result(SMALL))
+    await damaged(node, claim)
+    known, node.devices = node.devices, {}
+    await node.start()
+
+    assert await node.unprepare(claim) is None
+    assert node.partitions() == ["1g.10gb@0"]
+    assert node.spec_files() == []
+    node.devices = known
+    assert node.records.salvage()
+
+    leftovers = asyncio.create_task(node.engine.undo_leftovers())
+    await eventually(lambda: node.record_of(claim) is None)
+    leftovers.cancel()
+    assert node.partitions() == []
+    assert not node.records.salvage(), "what is made there from now on is somebody else's"
+
+
+async def test_what_was_kept_of_it_goes_with_the_damaged_record(node: MigNode, allocated: Any) -> None:
+    claim = allocated(result(SMALL))
+    await damaged(node, claim)
+    node.devices = {}
+    await node.start()
+    await node.unprepare(claim)
+    [(path, _)] = node.quarantined
+
+    path.unlink()
+    await node.records.tidy()
+
+    assert list(path.parent.iterdir()) == []
+
+
+async def test_its_mps_daemon_ends_with_the_claim(node: MigNode, allocated: Any) -> None:
+    claim = allocated(result("gpu-1"), config=shared_by(MPS))
+    await damaged(node, claim)
+    uuid = node.devices["gpu-1"].gpu.uuid
+    assert node.hardware.compute_mode(uuid) is ComputeMode.EXCLUSIVE_PROCESS
+    await node.start()
+
+    assert await node.unprepare(claim) is None
+
+    assert not node.hardware.mps_runs(f"claim-{claim['metadata']['uid']}")
+    assert node.hardware.compute_mode(uuid) is ComputeMode.DEFAULT
+
+
+@pytest.mark.parametrize("sharing", [MPS, LONG], ids=lambda sharing: sharing["strategy"])
+async def test_what_was_set_for_a_claim_is_not_taken_for_what_was_before(
+    node: MigNode, allocated: Any, sharing: dict[str, Any]
+) -> None:
+    claim = allocated(result("gpu-1"), config=shared_by(sharing))
+    await damaged(node, claim)
+    uuid = node.devices["gpu-1"].gpu.uuid
+    await node.start()
+    await node.prepare(claim)
+
+    assert await node.unprepare(claim) is None
+
+    assert node.hardware.compute_mode(uuid) is ComputeMode.DEFAULT
+    assert node.hardware.time_slice(uuid) is TimeSlice.DEFAULT
