@@ -12,7 +12,7 @@ import tenacity
 
 from driver.claims.errors import ClaimError
 from driver.claims.record import State
-from driver.kube.client import APPLY_PATCH, RESOURCE, Api, ApiError
+from driver.kube.client import APPLY_PATCH, MERGE_PATCH, RESOURCE, ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from driver.claims.allocation import ClaimRef
     from driver.claims.record import PreparedDevice, Record
     from driver.claims.records import Records
+    from driver.kube.client import Api
 
 logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "gpu-dra-driver"
 ATTEMPTS = 12
+CONFLICTS = 5
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=30)
 
 
@@ -130,11 +132,36 @@ class StatusWriter:
                 reraise=True,
             ):
                 with attempt:
-                    params = {"fieldManager": FIELD_MANAGER, "force": "true"}
-                    await self._api.request("PATCH", path, params=params, body=body, content_type=APPLY_PATCH)
+                    await self._patch(path, record, body)
         except ApiError as error:
             if error.status not in {404, 409}:  # the claim is gone or has been replaced: nobody misses the status
                 logger.warning("the status of claim %s was not written: %s", claim, error)
+
+    async def _patch(self, path: str, record: Record, body: dict[str, Any]) -> None:
+        params = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        try:
+            await self._api.request("PATCH", path, params=params, body=body, content_type=APPLY_PATCH)
+        except ApiError as error:
+            if error.status != 422:
+                raise
+            # To apply, the server sorts the keys of opaque parameters, and takes an allocation that has them in another
+            # order for changed. A merge leaves them as they are.
+            await self._merge(path, record, body["status"]["devices"])
+
+    async def _merge(self, path: str, record: Record, devices: list[dict[str, Any]]) -> None:
+        for left in reversed(range(CONFLICTS)):
+            found = await self._api.get(path.removesuffix("/status"))
+            metadata = {"uid": record.claim.uid, "resourceVersion": found["metadata"]["resourceVersion"]}
+            others = [one for one in found["status"].get("devices") or () if one["driver"] != record.driver]
+            body = {"metadata": metadata, "status": {"devices": [*others, *devices]}}
+            params = {"fieldManager": FIELD_MANAGER}
+            try:
+                await self._api.request("PATCH", path, params=params, body=body, content_type=MERGE_PATCH)
+            except ApiError as error:
+                if error.status != 409 or not left or found["metadata"]["uid"] != record.claim.uid:
+                    raise
+            else:
+                return
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

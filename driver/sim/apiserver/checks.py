@@ -19,7 +19,7 @@ from driver.sim.apiserver.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     Errors = list[FieldError]
 
@@ -211,8 +211,21 @@ def each(
 
 
 def immutable(new: Any, old: Any, path: str) -> Errors:
-    """A field that may not change."""
-    return [] if new == old else [invalid_value(path, new, "field is immutable")]
+    """A field that may not change. Opaque parameters are compared byte by byte, so the order of keys counts."""
+    same = new == old and [*_opaque(new)] == [*_opaque(old)]
+    return [] if same else [invalid_value(path, new, "field is immutable")]
+
+
+def _opaque(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in sorted(value.items()):
+            if key == "parameters":
+                yield json.dumps(inner)
+            else:
+                yield from _opaque(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _opaque(inner)
 
 
 def raw_object(value: Any, path: str, limit: int) -> Errors:

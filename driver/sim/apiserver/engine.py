@@ -6,6 +6,7 @@ No I/O: everything here is synchronous, so that each request is one atomic step 
 from __future__ import annotations
 
 import copy
+import json
 import secrets
 import uuid
 from collections.abc import Callable
@@ -259,7 +260,8 @@ class Engine:
         base = view(call.resource, current.obj)
         merged = apply.merge(call.resource, base, applied, manager=call.manager, force=call.force,
                              subresource=call.subresource, now=self.context.timestamp())  # fmt: skip
-        return self._update(call, current, merged, "Apply"), False
+        # As the real one, which converts for an apply and sorts all keys, those of opaque parameters too.
+        return self._update(call, current, json.loads(json.dumps(merged, sort_keys=True)), "Apply"), False
 
     def _wrong_name(self, call: Call, name: str) -> None:
         raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({call.name})")

@@ -115,6 +115,26 @@ async def test_a_server_that_asks_for_a_pause_gets_it(api: Api, server: ApiServe
     assert time.monotonic() - started >= 1
 
 
+async def test_parameters_that_a_server_would_sort_do_not_keep_a_status_from_being_written(
+    api: Api, writer: StatusWriter
+) -> None:
+    parameters = {"kind": "GpuConfig", "apiVersion": "resource.nvidia.com/v1beta1"}
+    opaque = {"driver": DRIVER, "parameters": parameters}
+    claim = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": "claim", "namespace": "default"},
+        "spec": {"devices": {"requests": [{"name": "req-0", "exactly": {"deviceClassName": DRIVER}}]}},
+    }
+    claim = await api.request("POST", f"{RESOURCE}/namespaces/default/resourceclaims", body=claim)
+    result = {"request": "req-0", "driver": DRIVER, "pool": NODE, "device": "gpu-0"}
+    claim = await Claims(api).allocate(claim, [result], [{"source": "FromClaim", "opaque": opaque}])
+
+    writer.want(record(claim))
+
+    assert [one["device"] for one in await eventually(lambda: statuses(api))] == ["gpu-0"]
+
+
 async def test_what_a_claim_both_uses_and_looks_at_is_said_once(api: Api, writer: StatusWriter) -> None:
     claim = await Claims(api).allocated("claim", "gpu-0")
     known = record(claim)
