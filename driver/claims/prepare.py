@@ -101,6 +101,7 @@ class Engine:
             records=records, hardware=self._hardware, devices=devices, boot_id=boot_id, warn=warn
         )
         self._turns: dict[str, _Turn] = {}
+        self._rounds = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def prepare(
@@ -212,16 +213,12 @@ class Engine:
                 with self._metrics.phase("claim_read"):
                     claim = await self._reader.read(ref, deadline)
                 allocation = read_allocation(claim, ref=ref, driver=self._driver)
+                await self._let_others_start()
                 if turn.unprepares == unprepares and (known := await self._ready(allocation, turn)):
                     return known
-                work = self._start(self._commit(allocation, turn, unprepares, deadline))
-                if not await _ended_within(work, deadline):
-                    raise ClaimError(
-                        Reason.DEADLINE,
-                        f"claim {ref} is not prepared yet: the hardware takes its time. Work goes on, and what is "
-                        "ready by then is found when the kubelet asks again",
-                    )
-                record = work.result()
+                plain = await self._plain(allocation, turn)
+                commit = self._commit(allocation, turn, unprepares, deadline, plain)
+                record = await commit if plain else await self._in_time(commit, deadline, ref)
                 if record is not None:
                     return record
                 # The claim was unprepared while we were reading it, so what we read may be of the past.
@@ -236,16 +233,54 @@ class Engine:
             return None
         return known
 
-    async def _commit(self, allocation: Allocation, turn: _Turn, unprepares: int, deadline: float) -> Record | None:
+    async def _let_others_start(self) -> None:
+        """Of claims whose answers came together, go on with one in each round of the loop.
+
+        Calls that come in meanwhile would wait for all of them else, and send their GETs together again.
+        """
+        if len(self._turns) > 1:
+            await self._rounds.acquire()
+            asyncio.get_running_loop().call_soon(self._rounds.release)
+
+    async def _plain(self, allocation: Allocation, turn: _Turn) -> Record | None:
+        """The plan of a claim that is new here and for which no hardware is changed.
+
+        It is committed in the caller's own task: before its record is written nothing is lost if the caller goes, and
+        after that nothing is waited for.
+        """
+        if turn.lock.locked():
+            return None
+        _, devices = await self._hardware_now(allocation.claim)
+        if self._records.read(allocation.claim.uid) is not None:
+            return None
+        record = self._plan(allocation, devices)
+        return record if record.state is State.PREPARED else None
+
+    async def _in_time(self, commit: Coroutine[Any, Any, T], deadline: float, ref: ClaimRef) -> T:
+        """What a commit comes to, if it ends before the deadline; it goes on if not, or if the caller goes."""
+        work = self._start(commit)
+        if not await _ended_within(work, deadline):
+            raise ClaimError(
+                Reason.DEADLINE,
+                f"claim {ref} is not prepared yet: the hardware takes its time. Work goes on, and what is ready by "
+                "then is found when the kubelet asks again",
+            )
+        return work.result()
+
+    async def _commit(
+        self, allocation: Allocation, turn: _Turn, unprepares: int, deadline: float, plain: Record | None
+    ) -> Record | None:
         """Everything after the claim was read; None when an unprepare came in between."""
         with self._turn(allocation.claim.uid):
             async with turn.lock:
                 if turn.unprepares != unprepares:
                     return None
                 wanted = lambda: turn.unprepares == unprepares  # noqa: E731
-                return await self._prepare_allocated(allocation, deadline, wanted)
+                return await self._prepare_allocated(allocation, deadline, wanted, plain)
 
-    async def _prepare_allocated(self, allocation: Allocation, deadline: float, wanted: Callable[[], bool]) -> Record:
+    async def _prepare_allocated(
+        self, allocation: Allocation, deadline: float, wanted: Callable[[], bool], plain: Record | None
+    ) -> Record:
         claim = allocation.claim
         backend, devices = await self._hardware_now(claim)
         known = self._records.read(claim.uid)
@@ -259,8 +294,26 @@ class Engine:
         if not again:
             # Of another allocation. Were it still there after a crash, the new record would be answered with it.
             self._specs.remove(claim)
+        record = plain or self._plan(allocation, devices)
+        if known is not None:
+            record = _with_unknown(record, known, devices=again)
+        record = await self._with_existing_partitions(record)
+
+        async def take() -> Record:
+            if record.state is State.PREPARED:
+                await self._claim_devices(record, deadline)
+                return record
+            return await self._change_hardware(record, backend, devices, deadline, wanted)
+
+        record = await self._when_free(take, deadline)
+        self._specs.write(record, backend, devices)
+        if self._status:
+            self._status.want(record)
+        return record
+
+    def _plan(self, allocation: Allocation, devices: Mapping[str, Device]) -> Record:
         with self._metrics.phase("plan"):
-            record = plan(
+            return plan(
                 allocation,
                 devices=devices,
                 pool=self._pool,
@@ -270,21 +323,6 @@ class Engine:
                 metadata=allocation.metadata_directory if self._specs.with_metadata else None,
                 enforce_shares=self._enforce_shares,
             )
-            if known is not None:
-                record = _with_unknown(record, known, devices=again)
-            record = await self._with_existing_partitions(record)
-
-        async def take() -> Record:
-            if record.state is State.PREPARED:
-                await self._claim_devices(record)
-                return record
-            return await self._change_hardware(record, backend, devices, deadline, wanted)
-
-        record = await self._when_free(take, deadline)
-        self._specs.write(record, backend, devices)
-        if self._status:
-            self._status.want(record)
-        return record
 
     async def _hardware_now(self, claim: ClaimRef) -> tuple[Backend, Mapping[str, Device]]:
         try:
@@ -328,9 +366,9 @@ class Engine:
                 async with asyncio.timeout(min(left, 1.0)):
                     await released.wait()
 
-    async def _claim_devices(self, record: Record) -> None:
+    async def _claim_devices(self, record: Record, deadline: float) -> None:
         waiting = time.perf_counter()
-        async with self._records.exclusive() as changes:
+        async with self._records.exclusive(within=max(deadline - time.monotonic(), 0)) as changes:
             self._metrics.phases.labels("lock_wait").observe(time.perf_counter() - waiting)
             held = self._records.held
             for device in record.devices:
@@ -365,7 +403,7 @@ class Engine:
                 if time.monotonic() >= deadline:  # nobody waits any more, and an unprepare may have gone elsewhere
                     raise ClaimError(Reason.DEADLINE, f"claim {record.claim}: GPU too slow, nothing has been changed")
                 record = await self._hardware.look(_as_noted(record, known), backend, held.on)
-                await self._claim_devices(record)
+                await self._claim_devices(record, deadline)
                 try:
                     made = await self._hardware.make(record, backend, devices, held.on)
                     prepared = replace(record, devices=made, state=State.PREPARED, salvaged_from="")

@@ -38,6 +38,9 @@ _ENDED = ".ended"
 """Beside a damaged record: the CDI spec of its claim, which has ended since."""
 _TEMPORARY = ".tmp"
 
+LOCK_PATIENCE = 30.0
+"""Seconds to wait for another instance that is changing records; it needs milliseconds."""
+
 
 class Records:
     """The directory of records. All methods are quick; none scans the directory unless another instance wrote."""
@@ -154,10 +157,19 @@ class Records:
             return self._hold(uid, damaged) if damaged is not None else None
 
     @contextlib.asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[Changes]:
-        """Hold the node-wide lock. The body must not await: everyone on the node waits for it."""
+    async def exclusive(self, *, within: float = LOCK_PATIENCE) -> AsyncIterator[Changes]:
+        """Hold the node-wide lock. The body must not await: everyone on the node waits for it.
+
+        Raises ClaimError when another instance does not let go of it ``within`` so many seconds.
+        """
         try:
-            descriptor = await _lock(self._lock_path)
+            descriptor = await _lock(self._lock_path, within=within)
+        except TimeoutError:
+            raise ClaimError(
+                Reason.RECORD,
+                f"another instance of the driver has held {self._lock_path} for {within:.0f} s, which takes "
+                "milliseconds; is its process stopped, or the disk stuck?",
+            ) from None
         except OSError as error:
             raise ClaimError(Reason.RECORD, f"cannot lock {self._lock_path}: {error.strerror}") from error
         try:
@@ -331,15 +343,19 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-async def _lock(path: str) -> int:
-    """Lock a file and return the descriptor; closing it unlocks. Own descriptor per holder: they exclude each other."""
+async def _lock(path: str, *, within: float | None = None) -> int:
+    """Lock a file and return the descriptor; closing it unlocks. Own descriptor per holder: they exclude each other.
+
+    Raises TimeoutError when it cannot be had ``within`` so many seconds.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         waiting = in_daemon_thread(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX), name="lock")
         try:
-            await asyncio.shield(waiting)
+            async with asyncio.timeout(within):
+                await asyncio.shield(waiting)
         except BaseException:
             # The thread cannot be interrupted: it gives the lock back as soon as it gets it.
             waiting.add_done_callback(lambda _: os.close(descriptor))

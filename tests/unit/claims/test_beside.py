@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from driver.claims.errors import Reason
 from driver.claims.records import Records
+from tests.eventually import eventually
 
 from .conftest import ClaimApi, Node
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -67,6 +74,42 @@ async def test_each_record_has_a_time_stamp_of_its_own_so_that_another_instance_
         stamps.append(path.stat().st_mtime_ns)
 
     assert stamps == [1_000_000_001, 1_000_000_002, 1_000_000_003]
+
+
+@pytest.fixture
+def stopped(node: Node, tmp_path: Path) -> Iterator[None]:
+    """Another instance that was stopped while it changed records."""
+    with (tmp_path / "plugin" / "claims" / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_an_instance_that_hangs_while_it_changes_records_is_named_before_the_kubelet_gives_up(
+    node: Node, allocated: Any
+) -> None:
+    error = await node.prepare(allocated(), seconds_left=3.1)
+
+    assert error.reason is Reason.RECORD
+    assert "another instance of the driver has held" in str(error)
+    assert str(node.records._lock_path) in str(error)
+    assert node.spec_files() == []
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_a_caller_that_goes_while_another_instance_is_waited_for_leaves_nothing(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    call = asyncio.create_task(node.prepare(claim))
+    await eventually(lambda: api.gets == 1)
+
+    call.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert list((tmp_path / "plugin" / "claims").glob("*.json")) == []
+    assert node.spec_files() == []
 
 
 async def test_a_spec_directory_that_an_administrator_removes_is_made_again(node: Node, allocated: Any) -> None:

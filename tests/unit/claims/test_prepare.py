@@ -210,6 +210,30 @@ async def test_a_claim_behind_many_others_that_are_stuck_is_answered_in_time(
     await asyncio.gather(*others)
 
 
+async def test_a_call_that_comes_while_many_answers_of_the_server_arrive_does_not_wait_for_all_of_them(
+    api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    node = await Node(tmp_path, api, gpus=21).start()
+    answered = asyncio.Event()
+    api.on_get = answered.wait
+    early = [asyncio.create_task(node.prepare(allocated(result(f"gpu-{i}"), name=f"claim-{i}"))) for i in range(20)]
+    await eventually(lambda: api.gets == 20)
+
+    done_when_it_came: list[int] = []
+
+    async def note() -> None:
+        done_when_it_came.append(sum(task.done() for task in early))
+
+    answered.set()
+    await asyncio.wait(early, return_when=asyncio.FIRST_COMPLETED)
+    api.on_get = note
+    [device] = await node.prepare(allocated(result("gpu-20"), name="late"))
+
+    assert device.device == "gpu-20"
+    assert done_when_it_came[0] < 10
+    await asyncio.gather(*early)
+
+
 async def test_one_bad_claim_does_not_fail_the_batch(node: Node, allocated: Any) -> None:
     good = allocated(name="good")
     uid = good["metadata"]["uid"]
