@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from driver.cli_options import read_settings, settings_options
+from driver.cli_options import NO_NODE, read_settings, settings_options
 
 if TYPE_CHECKING:
     from driver.config import Settings
     from driver.doctor.findings import Finding
-
-NO_NODE = "no-node"
 
 
 @click.command()
@@ -60,7 +58,7 @@ async def _examine(settings: Settings, *, scope: str, node_name: str) -> dict[st
 
     sections: dict[str, list[Finding]] = {}
     if scope == "node" or (scope == "auto" and settings.kubelet_plugins_dir.is_dir()):
-        state = await node.look(settings, boot_id=read_boot_id())
+        state = await node.look(settings, node_name=node_name, boot_id=read_boot_id())
         sections[f"This node{f' ({node_name})' if node_name else ''}"] = node_checks.judge(state)
     credentials = settings.kubeconfig is not None or "KUBERNETES_SERVICE_HOST" in os.environ
     if scope == "cluster" or (scope == "auto" and credentials):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from driver import layout
 from driver.cli_options import read_settings, settings_options
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _look(given: dict[str, Any]) -> View:
                 backend.close()
         except BackendError as error:
             raise click.ClickException(str(error)) from None
-    records = tuple(_records(settings.plugin_dir / "claims"))
+    records = tuple(_records(settings.plugin_dir / layout.CLAIMS))
     ours = {
         (part.gpu_uuid, part.placement.profile, part.placement.start)
         for record in records
@@ -197,25 +198,26 @@ def _records(directory: Path) -> list[Record]:
 def _documents(view: View) -> list[dict[str, Any]]:
     """The slices as the publisher creates them in a new pool, but for the Node's UID, which the API server knows."""
     from driver import node_config
-    from driver.slices.build import build_slices
+    from driver.slices.build import build_slices, slice_name
 
     settings = view.settings
+    driver, node = settings.driver_name, settings.node_name
     specs = build_slices(
         view.inventory,
         view.conditions,
-        driver_name=settings.driver_name,
+        driver_name=driver,
         devices=view.catalogue.devices,
         effects=node_config.effects(view.config),
         list_attributes=view.config.list_attributes,
         pending=view.catalogue.pending,
     )
-    pool = {"name": settings.node_name, "generation": 1, "resourceSliceCount": len(specs)}
+    pool = {"name": node, "generation": 1, "resourceSliceCount": len(specs)}
     return [
         {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "ResourceSlice",
-            "metadata": {"name": f"{index:05x}-{settings.driver_name}-{settings.node_name}"[:253].rstrip("-.")},
-            "spec": {"driver": settings.driver_name, "nodeName": settings.node_name, "pool": dict(pool), **spec},
+            "metadata": {"name": slice_name(index, driver_name=driver, node_name=node)},
+            "spec": {"driver": driver, "nodeName": node, "pool": dict(pool), **spec},
         }
         for index, spec in enumerate(specs)
     ]

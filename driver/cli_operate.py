@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from driver.cli_options import read_settings, settings_options
+from driver.cli_options import NO_NODE, read_settings, settings_options
 
 if TYPE_CHECKING:
     from driver.cleanup.node import InUse
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from driver.config import Settings
     from driver.drain import Drained, Holder
     from driver.kube.client import Api
-
-# These commands change a node, so the name of a node that nobody gave must be one that no node has.
-NO_NODE = "no-node"
 
 
 @click.command("drain-check")

@@ -23,6 +23,8 @@ _METAVARS = {
     "http_port": "PORT",
 } | {name: "DIR" for name in Settings.model_fields if name.endswith(("_dir", "_root"))}
 ALL: Collection[str] = tuple(Settings.model_fields)
+NO_NODE = "no-node"
+"""For commands that need no node's name and were given none: a name that no node has."""
 
 
 def _flag(name: str) -> str:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.client import ApiError
 from driver.kubelet.instances import Instance, Kind, identify, is_socket, listened_to, registrar_sockets
+from driver.slices.build import slice_name
 from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
@@ -120,8 +122,9 @@ def plugin_resources(node: Mapping[str, Any]) -> dict[str, str]:
 def is_own_slice(name: str, *, driver_name: str, node_name: str) -> bool:
     """Whether a slice has the name that we give; the Go helper appends random letters to it."""
     index = name[:5]
-    ours = f"{index}-{driver_name}-{node_name}"[:253].rstrip("-.")
-    return name == ours and all(letter in "0123456789abcdef" for letter in index)
+    if not re.fullmatch("[0-9a-f]{5}", index):
+        return False
+    return name == slice_name(int(index, 16), driver_name=driver_name, node_name=node_name)
 
 
 def tainted(slices: Sequence[Mapping[str, Any]], sign: Sign, *, driver_name: str) -> tuple[dict[str, Any], ...]:

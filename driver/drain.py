@@ -15,6 +15,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from driver import layout
 from driver.claims.record import DamagedRecordError, Record, decode
 from driver.kube.client import RESOURCE, ApiError
 from driver.kubelet.instances import Instance, Kind, find_instances
@@ -91,7 +92,7 @@ def holders(plugin_dir: Path, *, boot_id: str) -> tuple[Holder, ...]:
 
 
 def _records(plugin_dir: Path) -> list[Path]:
-    directory = plugin_dir / "claims"
+    directory = plugin_dir / layout.CLAIMS
     try:
         names = os.listdir(directory)  # noqa: PTH208 - the error of a missing directory is wanted
     except FileNotFoundError:

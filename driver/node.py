@@ -13,7 +13,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver import memory, node_config
+from driver import layout, memory, node_config
 from driver.cdi.directory import SpecDirectory
 from driver.claims.metadata import MetadataFiles
 from driver.claims.prepare import Engine
@@ -157,7 +157,7 @@ class Node:
                 node_name=settings.node_name,
                 metrics=self._metrics,
                 warn=self._warn,
-                lead=Lead(settings.plugin_dir / "instances"),
+                lead=Lead(settings.plugin_dir / layout.INSTANCES),
                 essential={"DRAPartitionableDevices": self._offer.without_partitions},
             )
             publisher = self._publisher
@@ -214,7 +214,7 @@ class Node:
             # A directory that is read-only now may be writable for the next claim; until then claims fail one by one.
             logger.error("CDI specs cannot be written to %s: %s", settings.cdi_root, error.strerror)
         records = Records(
-            settings.plugin_dir / "claims",
+            settings.plugin_dir / layout.CLAIMS,
             boot_id=self._boot_id,
             quarantined=self._quarantined,
             salvage=lambda uid, path, spec: self._salvaged(uid, path, spec or specs.read(uid)),
@@ -224,7 +224,7 @@ class Node:
         self._metrics.prepared.set(len(records))
         self._offer.records = records
         self._status = StatusWriter(api, published=self._published_device) if settings.device_status else None
-        metadata = MetadataFiles(settings.plugin_dir / "dra-device-metadata", published=self._published_device)
+        metadata = MetadataFiles(settings.plugin_dir / layout.METADATA, published=self._published_device)
         if settings.device_metadata:
             metadata.open()
         engine = Engine(

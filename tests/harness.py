@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from driver.kube.client import RESOURCE, Api
+from driver.kube.client import RESOURCE, Api, ApiError
 from driver.sim.process import DriverProcess
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc, pluginregistration_pb2_grpc
@@ -22,7 +22,7 @@ from driver.wire import pluginregistration_pb2 as registration
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 DRIVER = "gpu.nvidia.com"
 NODE = "node-1"
@@ -211,9 +211,14 @@ class Claims:
         return await self.api.get(self._path(claim))
 
     async def deallocate(self, claim: dict[str, Any]) -> dict[str, Any]:
-        current = await self.api.get(self._path(claim))
-        current["status"] = {}
-        return await self.api.request("PUT", f"{self._path(claim)}/status", body=current)
+        while True:  # a driver may be writing the devices' status
+            current = await self.api.get(self._path(claim))
+            current["status"] = {}
+            try:
+                return await self.api.request("PUT", f"{self._path(claim)}/status", body=current)
+            except ApiError as error:
+                if error.status != 409:
+                    raise
 
     async def delete(self, claim: dict[str, Any]) -> None:
         await self.api.request("DELETE", self._path(claim))
@@ -221,12 +226,6 @@ class Claims:
     @staticmethod
     def _path(claim: dict[str, Any]) -> str:
         return f"{RESOURCE}/namespaces/{claim['metadata']['namespace']}/resourceclaims/{claim['metadata']['name']}"
-
-
-@contextlib.asynccontextmanager
-async def api_client(kubeconfig: Path) -> AsyncIterator[Api]:
-    async with await Api.connect(kubeconfig) as api:
-        yield api
 
 
 def read_spec(node: NodeDirectories, claim: dict[str, Any]) -> dict[str, Any]:

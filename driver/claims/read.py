@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tenacity
 
 from driver.claims.errors import ClaimError, Reason
+from driver.kube.backoff import IF_TRANSIENT, Backoff
 from driver.kube.client import RESOURCE, Api, ApiError
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ class ClaimReader:
 
     async def _get_again(self, path: str, deadline: float, first: ApiError) -> dict[str, Any]:
         """GET until it succeeds, or fails for good, or the time is up; the first try has failed already."""
-        backoff = tenacity.wait_random_exponential(multiplier=0.05, max=2)
         failed = [first]
 
         async def get() -> dict[str, Any]:
@@ -80,13 +80,9 @@ class ClaimReader:
                 raise failed.pop()
             return await self._get(path, deadline)
 
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            return max(backoff(state), getattr(error, "retry_after", None) or 0)
-
         return await tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient),
-            wait=wait,
+            retry=IF_TRANSIENT,
+            wait=Backoff(multiplier=0.05, longest=2),
             stop=lambda state: time.monotonic() + state.upcoming_sleep >= deadline,
             reraise=True,
         )(get)

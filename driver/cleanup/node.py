@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from driver import layout
 from driver.cdi.directory import SpecDirectory
 from driver.claims.errors import ClaimError
 from driver.claims.metadata import MetadataFiles
@@ -72,9 +73,10 @@ async def undo(settings: Settings, *, boot_id: str, open_backend: Callable[[], B
 
     Claims without such a thing lose their record and their CDI spec as well.
     """
-    records = Records(settings.plugin_dir / "claims", boot_id=boot_id, quarantined=lambda _path, _problem: None)
-    if not (settings.plugin_dir / "claims").is_dir():
+    directory = settings.plugin_dir / layout.CLAIMS
+    if not directory.is_dir():
         return ()
+    records = Records(directory, boot_id=boot_id, quarantined=lambda _path, _problem: None)
     await records.open()
     if not len(records) and not _daemons(settings):
         return ()
@@ -93,7 +95,7 @@ async def undo(settings: Settings, *, boot_id: str, open_backend: Callable[[], B
                 boot_id=boot_id,
                 metrics=Metrics(driver_name=settings.driver_name),
                 published=lambda _name: {},
-                metadata=MetadataFiles(settings.plugin_dir / "dra-device-metadata", published=lambda _name: {}),
+                metadata=MetadataFiles(settings.plugin_dir / layout.METADATA, published=lambda _name: {}),
                 status=None,
             )
             problems = []
@@ -116,7 +118,7 @@ async def undo(settings: Settings, *, boot_id: str, open_backend: Callable[[], B
 def _daemons(settings: Settings) -> list[str]:
     """MPS daemons that were started from here: each has a directory."""
     try:
-        return sorted(path.name for path in (settings.plugin_dir / "mps").iterdir() if not path.is_symlink())
+        return sorted(path.name for path in (settings.plugin_dir / layout.MPS).iterdir() if not path.is_symlink())
     except OSError:
         return []
 

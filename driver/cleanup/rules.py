@@ -7,6 +7,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, Any
 
+from driver import layout
 from driver.cdi import spec
 from driver.claims.record import DamagedRecordError, decode
 from driver.cleanup.walk import Rule
@@ -56,7 +57,7 @@ def _plugin(driver: str) -> tuple[Rule, ...]:
 
     return (
         directory(
-            "claims",
+            layout.CLAIMS,
             "the directory of records",
             file(rf"{_UID}\.json", "a claim's record", _record_of(driver)),
             file(rf"{_UID}\.tmp", "an unfinished record"),
@@ -64,12 +65,12 @@ def _plugin(driver: str) -> tuple[Rule, ...]:
             file(r"\.[-A-Za-z0-9_]+\.lock", "a GPU's lock"),
         ),
         directory(
-            "quarantine",
+            layout.QUARANTINE,
             "the directory of damaged records",
             file(rf"{_UID}\.[0-9a-f]{{8}}\.json", "a damaged record"),
         ),
         directory(
-            "dra-device-metadata",
+            layout.METADATA,
             "the directory of device metadata",
             directory(
                 _UID,
@@ -83,12 +84,12 @@ def _plugin(driver: str) -> tuple[Rule, ...]:
             ),
         ),
         directory(
-            "instances",
+            layout.INSTANCES,
             "the directory of instances",
             file(r"[0-9]{8,18}-[0-9a-f]{32}", "an instance's lock"),
             file(r"\.entering-[0-9a-f]{32}", "an instance's lock"),
         ),
-        directory("mps", "the directory of MPS daemons"),
+        directory(layout.MPS, "the directory of MPS daemons"),
         file(re.escape(CONDITIONS_FILE), "the devices' conditions", _with_keys("schema", "bootID", "conditions")),
         file(rf"{re.escape(CONDITIONS_FILE)}\.damaged", "damaged conditions"),
         file(rf"\.{re.escape(CONDITIONS_FILE)}\.[0-9]+", "unfinished conditions"),

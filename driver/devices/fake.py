@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from driver import layout
 from driver.devices.backend import BackendError
 from driver.devices.hardware_state import (
     DamagedStateError,
@@ -67,7 +68,7 @@ class FakeBackend:
         self._inventory = profile.inventory()
         self._name = name
         self._boot_id = boot_id
-        self._mps = state_dir / "mps"
+        self._mps = state_dir / layout.MPS
         self._file = StateFile(state_dir)
         self._closed = threading.Event()
         self._by_uuid = {gpu.uuid: gpu for gpu in self._inventory.gpus}

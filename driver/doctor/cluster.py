@@ -92,9 +92,9 @@ class _Looker:
             kind, spec = "SubjectAccessReview", {"user": name, "groups": _groups(name)}
         else:
             kind, spec = "SelfSubjectAccessReview", {}
-        settings = self._settings
+        wanted = needed(self._settings, node_name=self._node)
         try:
-            answers = [Access(permission=one, allowed=await self._may(kind, spec, one)) for one in needed(settings)]
+            answers = [Access(permission=one, allowed=await self._may(kind, spec, one)) for one in wanted]
         except ApiError as error:
             self.unreadable["access"] = str(error)
             return name, bound, None

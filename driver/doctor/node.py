@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from driver import layout
 from driver.cdi.directory import SpecDirectory
 from driver.claims.record import State
 from driver.coexistence import DEVICE_PLUGIN_DIR, NVIDIA_DRIVER
@@ -22,7 +23,7 @@ from driver.kubelet.instances import find_instances, is_socket, listened_to
 from driver.threads import in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from driver.config import Settings
 
@@ -33,7 +34,9 @@ _NVIDIA_FILES = ("checkpoint.json", "pu.lock", "cp.lock")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-async def look(settings: Settings, *, boot_id: str, environment: Mapping[str, str] = os.environ) -> NodeState:
+async def look(
+    settings: Settings, *, node_name: str, boot_id: str, environment: Mapping[str, str] = os.environ
+) -> NodeState:
     """Everything that can be seen of this node. Never raises: what cannot be seen is said in the state."""
     in_pod = "KUBERNETES_SERVICE_HOST" in environment
     mounts = _mounts() if in_pod else ()
@@ -50,7 +53,7 @@ async def look(settings: Settings, *, boot_id: str, environment: Mapping[str, st
     ]
     visible = [path for path in kubelet_sockets if is_socket(path)]
     return NodeState(
-        node_name=settings.node_name,
+        node_name=node_name,
         driver_name=settings.driver_name,
         devices=settings.devices,
         plugins=plugins if not claims_error else Place(path=plugins.path, error=claims_error),
@@ -63,7 +66,7 @@ async def look(settings: Settings, *, boot_id: str, environment: Mapping[str, st
         foreign_files=tuple(path for name in _NVIDIA_FILES if (path := settings.plugin_dir / name).is_file()),
         hardware=await _hardware(settings, boot_id),
         holders=claims,
-        quarantined=tuple(sorted(settings.plugin_dir.glob("quarantine/*.json"))),
+        quarantined=tuple(sorted(_quarantined(settings))),
         without_spec=tuple(holder for holder in prepared if specs is not None and holder.uid not in specs),
         stray_specs=tuple(
             SpecDirectory(settings.cdi_root, driver=settings.driver_name).path(uid)
@@ -116,7 +119,11 @@ def _spec_uids(settings: Settings) -> set[str] | None:
 
 
 def _quarantined_uids(settings: Settings) -> set[str]:
-    return {path.name.partition(".")[0] for path in settings.plugin_dir.glob("quarantine/*.json")}
+    return {path.name.partition(".")[0] for path in _quarantined(settings)}
+
+
+def _quarantined(settings: Settings) -> Iterator[Path]:
+    return (settings.plugin_dir / layout.QUARANTINE).glob("*.json")
 
 
 def _plugin_sockets(settings: Settings) -> list[Path]:

@@ -10,13 +10,11 @@ if TYPE_CHECKING:
     from driver.config import Settings
 
 
-def needed(settings: Settings) -> tuple[Permission, ...]:
-    """Every permission that these settings need."""
+def needed(settings: Settings, *, node_name: str) -> tuple[Permission, ...]:
+    """Every permission that these settings need on a node; with an empty name, on every node."""
     found = [
         Permission(verb="get", resource="resourceclaims", why="every prepare reads its claim"),
-        Permission(
-            verb="get", group="", resource="nodes", name=settings.node_name, why="the Node owns the ResourceSlices"
-        ),
+        Permission(verb="get", group="", resource="nodes", name=node_name, why="the Node owns the ResourceSlices"),
         *(
             Permission(verb=verb, resource="resourceslices", why="GPUs are published as ResourceSlices")
             for verb in ("list", "watch", "create", "update", "delete")

@@ -51,6 +51,7 @@ class NodeState:
     """One node, seen from its own file system."""
 
     node_name: str
+    """Empty where nobody has said it."""
     driver_name: str
     devices: str
     plugins: Place

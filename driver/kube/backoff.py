@@ -1,18 +1,30 @@
-"""How long to wait before the next try, for loops that go on for ever."""
+"""What is tried again, and how long after."""
 
 from __future__ import annotations
 
 import tenacity
 
+from driver.kube.client import ApiError
+
+IF_TRANSIENT = tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient)
+"""For tenacity: what the API server may well answer in a moment."""
+
 
 class Backoff:
-    """Seconds to wait after so many failures in a row: exponential, with jitter, never above ``longest``."""
+    """Seconds to wait after so many failures in a row: exponential, with jitter, never above ``longest`` by itself.
+
+    A server that asks for more gets it.
+    """
 
     def __init__(self, *, multiplier: float, longest: float) -> None:
         self._wait = tenacity.wait_random_exponential(multiplier=multiplier, max=longest)
         self._state = tenacity.RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
 
-    def after(self, failures: int) -> float:
-        """The pause after this many failures; 1 for the first."""
+    def after(self, failures: int, error: BaseException | None) -> float:
+        """The pause after this many failures, 1 for the first; ``error`` is the last of them."""
         self._state.attempt_number = failures
-        return self._wait(self._state)
+        return max(self._wait(self._state), getattr(error, "retry_after", None) or 0)
+
+    def __call__(self, state: tenacity.RetryCallState) -> float:
+        """The same for tenacity."""
+        return self.after(state.attempt_number, state.outcome.exception() if state.outcome else None)

@@ -70,7 +70,7 @@ class Mirror:
                     failures += 1
                     self.error = error
                     logger.warning("%s; trying again", error)
-                await asyncio.sleep(max(backoff.after(failures), error.retry_after or 0))
+                await asyncio.sleep(backoff.after(failures, error))
 
     def put(self, obj: dict[str, Any]) -> None:
         """Take over the server's answer to a write, unless the mirror has something newer.

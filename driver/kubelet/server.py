@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import errno
 import logging
-import socket
-import stat
 import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+
+from driver.kubelet.instances import is_socket, listened_to
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -120,24 +120,11 @@ def bind_tcp(server: grpc.aio.Server, port: int) -> None:
     raise OSError(errno.EADDRINUSE, f"cannot listen on TCP port {port}; is it taken? Choose another --health-port")
 
 
-def remove_dead_socket(path: Path) -> bool:
+def remove_dead_socket(path: Path) -> None:
     """Remove a socket that nobody listens on any more. A kubelet would dial it for ever."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return False
-    except FileNotFoundError:
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-            logger.info("removed dead socket %s", path)
-            return True
-        except OSError as error:
-            logger.debug("socket %s: %s", path, error)
-    return False
+    if is_socket(path) and not listened_to(path):
+        path.unlink(missing_ok=True)
+        logger.info("removed dead socket %s", path)
 
 
 def _code_name(code: Any) -> str:

@@ -100,6 +100,11 @@ def build_slices(
     return (*counters, *({"devices": chunk} for chunk in _packed(by_gpu.values()))) or ({},)
 
 
+def slice_name(index: int, *, driver_name: str, node_name: str) -> str:
+    """The name of a pool's slice. The index is in front, because the scheduler looks in the order of names."""
+    return f"{index:05x}-{driver_name}-{node_name}"[:253].rstrip("-.")  # as long as an object's name may be
+
+
 def capacity(device: Device) -> dict[str, dict[str, Any]]:
     """A device's capacities as they are published."""
     return _shared(device) if device.shares else _exclusive(device)

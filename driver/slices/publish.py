@@ -24,6 +24,7 @@ from driver.kube.backoff import Backoff
 from driver.kube.client import RESOURCE, Api, ApiError
 from driver.kube.decode import decode_frugally
 from driver.kube.watch import Mirror
+from driver.slices.build import slice_name
 from driver.slices.compare import same_spec, with_known_times
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Publisher:
                 self._set_published(done=False)
                 self._metrics.slice_errors.labels(str(error.status)).inc()
                 failures += 1
-                pause = max(backoff.after(failures), error.retry_after or 0)
+                pause = backoff.after(failures, error)
                 if error.status == 422:
                     logger.error("the API server refuses our ResourceSlice: %s", error)
                     self._warn("ResourceSliceInvalid", str(error))
@@ -200,7 +201,10 @@ class Publisher:
         if pool is None:
             return
         existing = {obj["metadata"]["name"]: obj for obj in self._mirror.objects.values()}
-        wanted = {self._slice_name(index): spec for index, spec in enumerate(pool.slices)}
+        wanted = {
+            slice_name(index, driver_name=self._driver, node_name=self._node): spec
+            for index, spec in enumerate(pool.slices)
+        }
         generation = max((obj["spec"]["pool"]["generation"] for obj in existing.values()), default=0)
         desired = {
             name: with_known_times(self._spec(spec, pool, generation), existing.get(name))
@@ -239,10 +243,6 @@ class Publisher:
                 "slices_deleted": len(obsolete),
             },
         )
-
-    def _slice_name(self, index: int) -> str:
-        # The index decides the order in which the scheduler looks; object names may have 253 characters.
-        return f"{index:05x}-{self._driver}-{self._node}"[:253].rstrip("-.")
 
     def _spec(self, spec: Mapping[str, Any], pool: Pool, generation: int) -> dict[str, Any]:
         return {

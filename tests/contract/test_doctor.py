@@ -249,6 +249,18 @@ async def test_a_permission_that_is_missing_is_named(
     assert "may not get nodes node-1" in seen.says("permissions")
 
 
+async def test_nobody_is_told_of_a_node_that_was_not_named(
+    driver: Driver, api: Api, node: NodeDirectories, kubeconfig: Path
+) -> None:
+    await ready(driver, api)
+    await without_rule(api, "nodes")
+
+    seen = await Doctor(node, f"--kubeconfig={kubeconfig}").examine()
+
+    assert "may not get nodes: the Node owns the ResourceSlices" in seen.says("permissions")
+    assert "no-node" not in json.dumps(seen.findings)
+
+
 async def test_an_administrator_learns_what_the_drivers_account_lacks(
     driver: Driver, api: Api, node: NodeDirectories, server: ApiServer
 ) -> None:

@@ -66,7 +66,8 @@ async def test_slices_are_deleted_when_the_driver_was_killed_and_come_back_with_
 ) -> None:
     await new_kubelet(wiping_delay=0.5).start()
     await eventually(driver.ready)
-    before = await slices(api)
+    # A kubelet that starts slowly may still have been wiping when the driver registered.
+    before = await eventually(lambda: slices(api))
     await driver.kill()
 
     async def none() -> bool:

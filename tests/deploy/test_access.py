@@ -113,7 +113,7 @@ def test_the_roles_allow_what_the_driver_needs_and_status_only_where_it_writes_i
             for namespace, rule in rules
         )
 
-    wanted = needed(Settings(node_name="node-a", device_status=status))
+    wanted = needed(Settings(node_name="node-a", device_status=status), node_name="node-a")
     assert all(allowed(need) for need in wanted), [need for need in wanted if not allowed(need)]
     assert any("resourceclaims/status" in rule["resources"] for _, rule in rules) == status
 

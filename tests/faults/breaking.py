@@ -99,6 +99,25 @@ async def killed_at(
     return fired
 
 
+async def killed_at_each(
+    stage: Stage,
+    expected: list[Outcome],
+    recover: Recover,
+    *,
+    every: int = 1,
+    abandon: bool = False,
+    only: str = EFFECTS,
+) -> set[str]:
+    """Kill at each point (or at every so-manyth) of each step, one after another. Returns where that was."""
+    hit: set[str] = set()
+    for number in range(1, MOST, every):
+        fired = await killed_at(stage, expected, number, recover, abandon=abandon, only=only)
+        if not fired:
+            return hit
+        hit.update(fired)
+    raise AssertionError(f"{stage.scenario.name} does not end")
+
+
 async def failing_at(stage: Stage, expected: list[Outcome], plan: Plan, *, timeout: float = 20) -> list[str]:
     """Run a scenario with a fault at one point of each step; returns where it was."""
     fired: list[str] = []

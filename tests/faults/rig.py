@@ -41,7 +41,8 @@ gpus:
   partitioning: none
 """
 
-_IDS = re.compile(r'MIG-[-0-9a-f]{36}|nvidia-cap\d+|"gi": \d+')
+_IDS = re.compile(r'MIG-[-0-9a-f]{36}|("minor": \d+, "path": "/dev/nvidia-caps/)?nvidia-cap\d+|"gi": \d+')
+_HARDWARE = ("hardware.json", "machine")
 
 Answer = dict[str, Any]
 
@@ -328,7 +329,7 @@ def _content(path: Path) -> str:
 
 def without_ids(state: dict[str, str]) -> dict[str, str]:
     """A state without what depends on which of two partitions was made first."""
-    return {path: _IDS.sub("<id>", content) for path, content in state.items() if not path.endswith("hardware.json")}
+    return {path: _IDS.sub("<id>", content) for path, content in state.items() if not path.endswith(_HARDWARE)}
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.eventually import eventually
-from tests.faults.breaking import HIT, MOST, fail_over, killed_at, restart, same, undisturbed
+from tests.faults.breaking import HIT, MOST, fail_over, killed_at, killed_at_each, restart, same, undisturbed
 from tests.faults.points import Plan
 from tests.faults.rig import EFFECTS, DeadError, Launcher, rig
 from tests.faults.scenarios import BY_NAME, SCENARIOS, Scenario, Stage, lose_specs
@@ -30,19 +30,12 @@ async def kill_everywhere(
     abandon: bool = False,
     flags: tuple[str, ...] = (),
 ) -> set[str]:
-    """Kill at each point (or at every so-manyth) of each step, one after another. Returns where that was."""
-    hit: set[str] = set()
+    """Kill at each effect (or at every so-manyth) of a scenario. Returns where that was."""
     async with rig(launcher, instances=instances, flags=flags) as node:
         stage = await Stage.build(node, scenario)
         expected = await undisturbed(stage)
         recover = restart if instances == 1 else fail_over
-        for number in range(1, MOST, every):
-            fired = await killed_at(stage, expected, number, recover, abandon=abandon)
-            if not fired:
-                break
-            hit.update(fired)
-        else:
-            raise AssertionError(f"{scenario.name} does not end")
+        hit = await killed_at_each(stage, expected, recover, every=every, abandon=abandon)
         if every == 1 and not abandon:
             # Threads run side by side, so that a number does not always stand for the same point.
             points = {point for outcome in expected for point in outcome.points if not re.search(BESIDE, point)}

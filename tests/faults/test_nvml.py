@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.breaking import MOST, Outcome, Recover, fail_over, killed_at, restart, same, undisturbed
+from tests.faults.breaking import Outcome, Recover, fail_over, killed_at, killed_at_each, restart, same, undisturbed
 from tests.faults.points import Plan
 from tests.faults.rig import Launcher, rig
 from tests.faults.scenarios import BY_NAME, Scenario, Stage
@@ -51,15 +51,8 @@ async def kill_everywhere(
     launcher: Launcher, scenario: Scenario, *, every: int = 1, instances: int = 1, abandon: bool = False
 ) -> set[str]:
     recover: Recover = restart if instances == 1 else fail_over
-    hit: set[str] = set()
     async with staged(launcher, scenario, instances=instances) as (stage, _, expected):
-        for number in range(1, MOST, every):
-            fired = await killed_at(stage, expected, number, recover, abandon=abandon, only=CALLS)
-            if not fired:
-                break
-            hit.update(fired)
-        else:
-            raise AssertionError(f"{scenario.name} does not end")
+        hit = await killed_at_each(stage, expected, recover, every=every, abandon=abandon, only=CALLS)
         if every == 1 and not abandon:
             calls = {point for outcome in expected for point in outcome.points if point.startswith("nvml ")}
             assert calls, "NVML was not called"

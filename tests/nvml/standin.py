@@ -33,7 +33,7 @@ NO_COMPILER = "the stand-in for NVML is compiled from C, and this machine has no
 SYMBOLS = frozenset(re.findall(r"\b(?:API|ENTRY\(|const char \*)\s*(nvml\w+)", SOURCE.read_text()))
 NUMBERS = {"1g": 0, "2g": 1, "3g": 2, "4g": 3, "7g": 4}
 """NVML_GPU_INSTANCE_PROFILE_* by the first word of a profile's name."""
-XID, DOUBLE_BIT, RECOVERY = 0x8, 0x2, 0x8000
+XID, DOUBLE_BIT = 0x8, 0x2
 RECOVERY_ACTION = 230
 """The field by which a GPU asks for repair."""
 

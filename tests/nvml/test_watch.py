@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tests.nvml.standin import World
 
 LOST = Fault(cause=Cause.GPU_LOST)
-UNMONITORED = Fault(cause=Cause.UNMONITORED)
 
 
 class Health:

@@ -54,7 +54,7 @@ class NvmlBackend:
         self._library = Library(nvml, root)
         self._versions, self._versions_of = ("", ""), 0
         self._sharing = Sharing(self._library, self._handle, root=root, directory=state_dir)
-        self._mig = Mig(self._library, proc=proc)
+        self._mig = Mig(self._library)
         kernel = Kernel(sysfs=sysfs, proc=proc)
         self._reader = Reader(self._library, self._mig, kernel)
         self._watch = Watch(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
+from driver.devices.backend import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 UNINITIALIZED = 1
-INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
 NO_PERMISSION = 4
 ALREADY_INITIALIZED = 5
 NOT_FOUND = 6
-INSUFFICIENT_SIZE = 7
 INSUFFICIENT_POWER = 8
 DRIVER_NOT_LOADED = 9
 TIMEOUT = 10
@@ -24,7 +30,6 @@ IN_USE = 19
 INSUFFICIENT_RESOURCES = 23
 ARGUMENT_VERSION_MISMATCH = 25
 DEPRECATED = 26
-NOT_READY = 27
 GPU_NOT_FOUND = 28
 UNKNOWN = 999
 
@@ -71,3 +76,12 @@ class NvmlError(Exception):
 def words(code: int) -> str:
     """What a code means, for people."""
     return _WORDS.get(code, f"NVML status {code}")
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an NvmlError into a BackendError: ``what`` was tried, and why it failed."""
+    try:
+        yield
+    except NvmlError as error:
+        raise BackendError(f"{what}: {error.reason}") from None

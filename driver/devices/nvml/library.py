@@ -15,6 +15,7 @@ from driver.cdi import libraries
 from driver.devices.backend import BackendError
 from driver.devices.nvml import errors
 from driver.devices.nvml.errors import NvmlError
+from driver.said import AGAIN_SECONDS, Said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,8 +32,6 @@ NO_INSTANCE = 0xFFFFFFFF
 """What an event has in place of an instance's id where it is laid to none."""
 _NO_GPUS = 1
 """NVML_INIT_FLAG_NO_GPUS: a driver whose GPUs are all lost, or with somebody else, is one that can be talked to."""
-REPEAT_SECONDS = 600.0
-"""A query that keeps failing in the same way is logged this often."""
 
 # What older or partial libraries have in place of the symbol that pynvml calls; the arguments are the same.
 _OLDER = {
@@ -86,7 +85,7 @@ class Library:
         self._gate = threading.Condition()
         self._inside = 0
         self._open = False
-        self._said: dict[tuple[str, int], float] = {}
+        self._said = Said()
         self.number = 0
         """Grows with each session."""
 
@@ -204,10 +203,9 @@ class Library:
         if error.code in errors.CANNOT_TELL:
             logger.debug("%s", error)
             return
-        key, now = (error.function, error.code), time.monotonic()
-        if now - self._said.get(key, -REPEAT_SECONDS) >= REPEAT_SECONDS:
-            self._said[key] = now
-            logger.warning("%s (said again in %.0f minutes at the earliest)", error, REPEAT_SECONDS / 60)
+        # By function and code: GPUs that fail in different ways must not take turns.
+        if self._said.is_news(f"{error.function}, {error.code}", error.function):
+            logger.warning("%s (said again in %.0f minutes at the earliest)", error, AGAIN_SECONDS / 60)
 
     def _begin(self) -> None:
         if self.number:  # let go of a driver that somebody may want to unload; it may be gone already

@@ -14,21 +14,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.devices.backend import BackendError
-from driver.devices.model import DeviceNode, MigMode, MigProfile, Partition
+from driver.devices.model import MigMode, MigProfile, Partition
 from driver.devices.nvml import errors
-from driver.devices.nvml.errors import NvmlError
+from driver.devices.nvml.errors import NvmlError, explained
 from driver.devices.nvml.mig_profiles import STARTS, canonical_name, compose_name, most_side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from driver.devices.model import Gpu
     from driver.devices.nvml.library import Library
 
 logger = logging.getLogger(__name__)
 
-_CAP = re.compile(r"gpu([0-9]+)/gi([0-9]+)/(?:ci([0-9]+)/)?access ([0-9]+)")
 _REV1 = 7
 """A compute instance profile of one slice that shares engines otherwise; never the one that fills an instance."""
 MAX_INSTANCES = 64
@@ -58,9 +56,8 @@ class _MigDevice:
 class Mig:
     """The part of the backend that knows MIG."""
 
-    def __init__(self, library: Library, *, proc: Path) -> None:
+    def __init__(self, library: Library) -> None:
         self._library = library
-        self._proc = proc
         self._kinds: dict[str, tuple[_Kind, ...]] = {}
         """By GPU UUID; profiles of a GPU never change."""
 
@@ -98,7 +95,7 @@ class Mig:
             return ()
         if gpu_uuid not in self._kinds:
             self.profiles(handle, gpu_uuid, None)
-        with _errors(f"list the MIG devices of {gpu_uuid}"):
+        with explained(f"list the MIG devices of {gpu_uuid}"):
             devices = self._devices(handle)
             found = []
             for kind in self._kinds[gpu_uuid]:
@@ -111,7 +108,7 @@ class Mig:
         """Create a GPU instance and the compute instance that fills it. Raises BackendError, and leaves nothing."""
         call = self._library.call
         what = f"create {profile.name} at {start} on {gpu.name}"
-        with contextlib.ExitStack() as undo, _errors(what):
+        with contextlib.ExitStack() as undo, explained(what):
             if self.mode(handle) is not MigMode.ENABLED:
                 if not gpu.mig_switchable:
                     raise BackendError(
@@ -137,7 +134,7 @@ class Mig:
         """Destroy by ids, if what has them now is still the same placement. Raises BackendError."""
         call = self._library.call
         what = f"destroy {partition.profile} at {partition.start} ({partition.uuid or 'unfinished'})"
-        with _errors(what):
+        with explained(what):
             mode = self.mode(handle)
             if mode is MigMode.DISABLED:
                 return  # a reset has taken it away
@@ -159,7 +156,7 @@ class Mig:
     def make_whole(self, handle: Any, gpu: Gpu) -> None:
         """Switch MIG mode off. Raises BackendError."""
         what = f"switch MIG mode off on {gpu.name}"
-        with _errors(what):
+        with explained(what):
             if self.mode(handle) is not MigMode.ENABLED:
                 return
             if self._any(handle, gpu.uuid):
@@ -170,24 +167,6 @@ class Mig:
                     f"and nvidia-smi -i {gpu.uuid} --gpu-reset"
                 )
             self._switch(handle, what, on=False)
-
-    def capabilities(self) -> dict[tuple[int, int, int | None], DeviceNode]:
-        """Device files that open partitions, by GPU minor, GPU instance, and compute instance or None."""
-        try:
-            devices = (self._proc / "devices").read_text(encoding="ascii")
-            minors = (self._proc / "driver/nvidia-caps/mig-minors").read_text(encoding="ascii")
-        except (OSError, ValueError):
-            return {}
-        major = re.search(r"^ *([0-9]+) nvidia-caps$", devices, re.MULTILINE)
-        if major is None:
-            return {}
-        return {
-            (int(m[1]), int(m[2]), None if m[3] is None else int(m[3])): DeviceNode(
-                path=f"/dev/nvidia-caps/nvidia-cap{m[4]}", major=int(major[1]), minor=int(m[4]), permissions="r"
-            )
-            for m in map(_CAP.fullmatch, minors.splitlines())
-            if m is not None
-        }
 
     def handles(self, handle: Any) -> Iterator[Any]:
         """The MIG devices of a GPU, in NVML's order."""
@@ -345,11 +324,3 @@ def _partition(gpu_uuid: str, profile: str, info: Any, devices: list[_MigDevice]
         gi_id=info.id,
         ci_id=devices[0].ci if filled else 0,
     )
-
-
-@contextlib.contextmanager
-def _errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except NvmlError as error:
-        raise BackendError(f"{what}: {error.reason}") from None

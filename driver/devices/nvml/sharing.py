@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driver import layout
 from driver.cdi.root import DriverRoot
 from driver.devices.backend import BackendError
 from driver.devices.mps import MpsDaemons
-from driver.devices.nvml.errors import NvmlError
+from driver.devices.nvml.errors import explained
 from driver.devices.sharing import ComputeMode
 from driver.devices.time_slice import TimeSlices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from driver.devices.nvml.library import Library
 
@@ -47,11 +47,11 @@ class Sharing:
         self._library = library
         self._handle = handle
         self.time_slices = TimeSlices(root or DriverRoot())
-        self.mps = MpsDaemons(directory / "mps", root or DriverRoot())
+        self.mps = MpsDaemons(directory / layout.MPS, root or DriverRoot())
 
     def compute_mode(self, gpu_uuid: str) -> ComputeMode:
         """As NVML has it. Raises BackendError."""
-        with self._library.session(), _errors(f"read the compute mode of {gpu_uuid}"):
+        with self._library.session(), explained(f"read the compute mode of {gpu_uuid}"):
             number = self._library.call("nvmlDeviceGetComputeMode", self._handle(gpu_uuid))
         if number not in MODES:
             raise BackendError(f"read the compute mode of {gpu_uuid}: NVML says {number}, which is none that we know")
@@ -59,13 +59,5 @@ class Sharing:
 
     def set_compute_mode(self, gpu_uuid: str, mode: ComputeMode) -> None:
         """Change it. Raises BackendError."""
-        with self._library.session(), _errors(f"set the compute mode of {gpu_uuid} to {mode}"):
+        with self._library.session(), explained(f"set the compute mode of {gpu_uuid} to {mode}"):
             self._library.call("nvmlDeviceSetComputeMode", self._handle(gpu_uuid), NUMBERS[mode])
-
-
-@contextlib.contextmanager
-def _errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except NvmlError as error:
-        raise BackendError(f"{what}: {error.reason}") from None

@@ -19,7 +19,7 @@ from driver.sim.apiserver.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Errors = list[FieldError]
 
@@ -317,8 +317,3 @@ def node_selector(selector: dict[str, Any], path: str) -> Errors:
             if item.get("key") != "metadata.name":
                 errors.append(invalid_value(f"{at}.key", item.get("key", ""), "not a valid field selector key"))
     return errors
-
-
-def objects(items: Iterable[Any] | None) -> list[Any]:
-    """A list that may be missing."""
-    return list(items or ())

@@ -130,10 +130,6 @@ class Engine:
         objects = self.store.collection(collection_of(call.resource)).objects
         return [objects[key] for key in sorted(objects) if selection.matches(view(call.resource, objects[key].obj))]
 
-    def namespace_exists(self, name: str) -> bool:
-        """Whether a namespace is there (it may be terminating)."""
-        return self.store.get("namespaces", ("", name)) is not None
-
     def _namespace_labels(self, name: str) -> Mapping[str, str]:
         stored = self.store.get("namespaces", ("", name))
         return (stored.obj["metadata"].get("labels") or {}) if stored else {}
@@ -449,10 +445,3 @@ def _restore(new: Object, old: Object, key: str) -> None:
     new.pop(key, None)
     if key in old:
         new[key] = old[key]
-
-
-def _set(obj: Object, key: str, value: Any) -> None:
-    if value:
-        obj[key] = value
-    else:
-        obj.pop(key, None)

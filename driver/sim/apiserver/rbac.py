@@ -53,16 +53,10 @@ class Rbac:
         if collection == "clusterroles":
             self._aggregate()
 
-    def allows(
-        self, user: User, verb: str, group: str, resource: str, subresource: str, namespace: str, name: str
-    ) -> bool:
-        """Whether a user may do this to a resource."""
-        return self.decide(user, verb, group, resource, subresource, namespace, name).allowed
-
     def decide(
         self, user: User, verb: str, group: str, resource: str, subresource: str, namespace: str, name: str
     ) -> Decision:
-        """The same, with the reason."""
+        """Whether a user may do this to a resource."""
         combined = f"{resource}/{subresource}" if subresource else resource
         anywhere = f"*/{subresource}"
 

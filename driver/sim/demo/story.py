@@ -30,7 +30,6 @@ from driver.sim.process import DriverProcess, gpu_dra
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable
 
-ABOUT = "A Kubernetes cluster in one process, and a real driver beside it"
 UPGRADE_PODS = 40
 AT_ONCE = 4
 LOOK_SECONDS = 0.2

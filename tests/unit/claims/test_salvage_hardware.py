@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,6 @@ LONG: dict[str, Any] = {"strategy": "TimeSlicing", "timeSlicingConfig": {"interv
 def shared_by(sharing: dict[str, Any]) -> list[dict[str, Any]]:
     parameters = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig", "sharing": sharing}
     return [{"source": "FromClaim", "requests": [], "opaque": {"driver": DRIVER, "parameters": parameters}}]
-
-
-def fields_of(node: MigNode, claim: dict[str, Any]) -> Any:
-    return json.loads((node.state_dir / "claims" / f"{claim['metadata']['uid']}.json").read_text())
 
 
 @pytest.fixture

@@ -182,8 +182,8 @@ def test_as_long_as_nothing_is_published_classes_are_not_blamed():
 
 
 def test_permissions_follow_the_settings():
-    plain = permissions.needed(Settings(node_name="node-1"))
-    status = permissions.needed(Settings(node_name="node-1", device_status=True))
+    plain = permissions.needed(Settings(node_name="node-1"), node_name="node-1")
+    status = permissions.needed(Settings(node_name="node-1", device_status=True), node_name="node-1")
 
     assert "resourceclaims/driver" not in {one.resource for one in plain}
     assert {str(one) for one in set(status) - set(plain)} == {
