@@ -6,9 +6,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from driver.claims.errors import ClaimError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Claim UIDs become file names, so what may be in one is spelled out. The API server makes them as RFC 4122 UUIDs.
 _UID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
@@ -20,6 +23,16 @@ METADATA_ROOT = "/var/run/kubernetes.io/dra-device-attributes"
 TEMPLATES = "resourceclaimtemplates"
 _SORTED = json.JSONEncoder(sort_keys=True)
 _POD_CLAIM = "resource.kubernetes.io/pod-claim-name"
+
+# What the API server admits, and what is safe in a path, in a CDI name and in arithmetic, whatever it answers.
+_REQUEST = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?")
+_SHARE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+_QUANTITY = re.compile(r"[0-9]{1,30}(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,2}|[KMGTPE]i|[numkMGTPE])?")
+
+_ALLOCATION = "status.allocation"
+_WORDS: Mapping[type, str] = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,64 +100,140 @@ def check_ref(namespace: str, name: str, uid: str) -> ClaimRef:
     return ClaimRef(namespace, name, uid)
 
 
-def read_allocation(claim: dict[str, Any], *, ref: ClaimRef, driver: str) -> Allocation:
-    """Take our part out of a claim as the API server returned it.
+def is_quantity(text: str) -> bool:
+    """Whether it is an amount of a capacity that can be computed with; ``driver.slices.compare.quantity`` reads it."""
+    return _QUANTITY.fullmatch(text) is not None
 
-    Raises ClaimError when the claim is another one than the kubelet meant, is not allocated, or has no device of ours.
+
+def read_allocation(claim: dict[str, Any], *, ref: ClaimRef, driver: str) -> Allocation:
+    """Take our part out of a claim as the API server returned it; fields that we do not know are passed over.
+
+    Raises ClaimError when the claim is another one than the kubelet meant, is not allocated, or has no device of ours;
+    also where the answer is not of the form that the API has (resource.k8s.io/v1), with the field.
     Source: the checks that the kubelet's Go helper makes before it calls a driver, made per claim.
     """
-    uid = claim.get("metadata", {}).get("uid")
+    try:
+        return _read_allocation(claim, ref=ref, driver=driver)
+    except _OddError as error:
+        raise ClaimError(
+            Reason.API,
+            f"claim {ref} cannot be understood as the API server gives it: {error}. Is it of a version of Kubernetes "
+            "that this driver does not know?",
+        ) from None
+    except RecursionError:
+        raise ClaimError(
+            Reason.CONFIG, f"parameters of claim {ref} or its DeviceClass are nested too deeply to be read"
+        ) from None
+
+
+class _OddError(Exception):
+    """A field of an answer that has another form than it should have."""
+
+    def __init__(self, where: str, expected: str, found: object) -> None:
+        super().__init__(f"{where} is {_shown(found)}, {expected} is expected")
+
+
+def _read_allocation(claim: dict[str, Any], *, ref: ClaimRef, driver: str) -> Allocation:
+    if not isinstance(claim, dict):
+        raise _OddError("the answer", "an object", claim)
+    metadata = _get(dict, claim, "metadata", "the claim") or {}
+    uid = metadata.get("uid")
     if uid != ref.uid:
         raise ClaimError(
             Reason.REPLACED,
             f"claim {ref} has been replaced: the kubelet asks for UID {ref.uid}, the API server now has {uid}",
         )
-    allocation = (claim.get("status") or {}).get("allocation")
+    allocation = _get(dict, _get(dict, claim, "status", "the claim") or {}, "allocation", "status")
     if not allocation:
         raise ClaimError(Reason.NOT_ALLOCATED, f"claim {ref} is not allocated: the scheduler has chosen no device yet")
-    devices = allocation.get("devices") or {}
-    all_results = devices.get("results") or []
-    results = [result for result in all_results if result["driver"] == driver]
+    devices = _get(dict, allocation, "devices", _ALLOCATION) or {}
+    where = f"{_ALLOCATION}.devices"
+    all_results = _objects(devices, "results", where)
+    results = [result for result in all_results if result.get("driver") == driver]
     if not results:
-        others = ", ".join(sorted({result["driver"] for result in all_results})) or "none"
+        others = ", ".join(sorted({str(result.get("driver")) for result in all_results})) or "none"
         raise ClaimError(
             Reason.NOT_OURS, f"claim {ref} has no device of driver {driver}; its devices belong to: {others}"
         )
-    configs = [config for config in devices.get("config") or [] if (config.get("opaque") or {}).get("driver") == driver]
+    configs = [
+        config
+        for config in _objects(devices, "config", where)
+        if (_get(dict, config, "opaque", f"{where}.config[]") or {}).get("driver") == driver
+    ]
     return Allocation(
         claim=ref,
-        results=tuple(_read_result(result) for result in results),
-        configs=tuple(_read_config(config) for config in configs),
+        results=tuple([_read_result(result, f"{where}.results[]") for result in results]),
+        configs=tuple([_read_config(config, f"{where}.config[]") for config in configs]),
         fingerprint=hashlib.sha256(_SORTED.encode([results, configs]).encode()).hexdigest(),
-        metadata_directory=_metadata_directory(claim["metadata"], ref),
+        metadata_directory=_metadata_directory(metadata, ref),
     )
 
 
 def _metadata_directory(metadata: dict[str, Any], ref: ClaimRef) -> str:
-    pod_claim = (metadata.get("annotations") or {}).get(_POD_CLAIM)
+    annotations = metadata.get("annotations")
+    pod_claim = annotations.get(_POD_CLAIM) if isinstance(annotations, dict) else None
     # An annotation is text that a user may write: it becomes a part of a path in a container.
     if isinstance(pod_claim, str) and _NAMESPACE.fullmatch(pod_claim):
         return f"{METADATA_ROOT}/{TEMPLATES}/{pod_claim}"
     return f"{METADATA_ROOT}/resourceclaims/{ref.name}"
 
 
-def _read_result(result: dict[str, Any]) -> Result:
+def _read_result(result: dict[str, Any], where: str) -> Result:
+    request, pool, device = (_get(str, result, key, where) for key in ("request", "pool", "device"))
+    share_id = _get(str, result, "shareID", where)
+    consumed = _get(dict, result, "consumedCapacity", where) or {}
+    if request is None or not _REQUEST.fullmatch(request):
+        raise _OddError(f"{where}.request", "a name, or two with '/' between", request)
+    if pool is None or device is None:
+        raise _OddError(f"{where}.{'pool' if pool is None else 'device'}", "a name", None)
+    if share_id is not None and not _SHARE.fullmatch(share_id):
+        raise _OddError(f"{where}.shareID", "a UUID", share_id)
+    for amount in consumed.values():
+        if not (isinstance(amount, str) and is_quantity(amount)):
+            raise _OddError(f"{where}.consumedCapacity[]", "a quantity such as 10Gi", amount)
     return Result(
-        request=result["request"],
-        pool=result["pool"],
-        device=result["device"],
-        admin=bool(result.get("adminAccess")),
-        share_id=result.get("shareID"),
-        consumed=tuple((result.get("consumedCapacity") or {}).items()),
+        request=request,
+        pool=pool,
+        device=device,
+        admin=bool(_get(bool, result, "adminAccess", where)),
+        share_id=share_id,
+        consumed=tuple(consumed.items()),
     )
 
 
-def _read_config(config: dict[str, Any]) -> Config:
+def _read_config(config: dict[str, Any], where: str) -> Config:
+    requests = _get(list, config, "requests", where) or []
+    for request in requests:
+        if not isinstance(request, str):
+            raise _OddError(f"{where}.requests[]", "a name", request)
     return Config(
         from_class=config.get("source") == "FromClass",
-        requests=tuple(config.get("requests") or ()),
-        parameters=config["opaque"].get("parameters") or {},
+        requests=tuple(requests),
+        parameters=_get(dict, config["opaque"], "parameters", f"{where}.opaque") or {},
     )
+
+
+def _get(kind: type[T], parent: Mapping[str, Any], key: str, where: str) -> T | None:
+    """A field that may be left out. Raises _OddError for one of another type."""
+    value = parent.get(key)
+    if value is None or type(value) is kind:
+        return value
+    raise _OddError(f"{where}.{key}", _WORDS[kind], value)
+
+
+def _objects(parent: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    found: list[Any] = _get(list, parent, key, where) or []
+    for one in found:
+        if type(one) is not dict:
+            raise _OddError(f"{where}.{key}[]", "an object", one)
+    return found
+
+
+def _shown(value: object) -> str:
+    """At most so much of it, and never all of what is nested deeply."""
+    if value is None:
+        return "missing"
+    return f"{value!r:.80}" if isinstance(value, str | int | float) else _WORDS.get(type(value), str(type(value)))
 
 
 def _bad(what: str, value: str, expected: str) -> ClaimError:

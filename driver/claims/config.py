@@ -147,7 +147,7 @@ def decode(parameters: Mapping[str, Any]) -> DeviceConfig:
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None or parameters.get("apiVersion") != API_VERSION:
         raise ValueError(
-            f"apiVersion {parameters.get('apiVersion')!r} and kind {kind!r} are not known: "
+            f"apiVersion {parameters.get('apiVersion')!r:.80} and kind {kind!r:.80} are not known: "
             f"{API_VERSION} with {', '.join(KINDS)} is accepted"
         )
     try:
@@ -203,6 +203,10 @@ def resolve(allocation: Allocation, types: Mapping[str, str], *, driver: str) ->
         except ValueError as error:
             raise ClaimError(
                 Reason.CONFIG, f"parameters for driver {driver} in {source} of {allocation.claim}: {error}"
+            ) from None
+        except RecursionError:  # a value that is to be shown
+            raise ClaimError(
+                Reason.CONFIG, f"parameters for driver {driver} in {source} of {allocation.claim} are nested too deeply"
             ) from None
         for number, result in enumerate(allocation.results):
             if config.requests and not {result.request, result.base_request} & set(config.requests):

@@ -24,9 +24,16 @@ class Reason(enum.StrEnum):
     INTERNAL = "internal"
 
 
+LONGEST = 1500
+"""Characters of a message; much more does not get through to the pod's event anyway."""
+
+
 class ClaimError(Exception):
     """Why one claim was not prepared or unprepared. It never fails the other claims of a call."""
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
+        if len(message) > LONGEST:
+            message = f"{message[:LONGEST]}… ({len(message)} characters)"
+        # JSON has halves of surrogate pairs, protobuf refuses them: the whole call would fail for one claim's text.
+        super().__init__(message.encode(errors="backslashreplace").decode())
         self.reason = reason

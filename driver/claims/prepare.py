@@ -60,6 +60,36 @@ class _Turn:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
     unprepares: int = 0
+    commits: int = 0
+    """How often a call has begun to prepare what it had read."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """One prepare of a claim, with how its turn was before the claim was read."""
+
+    turn: _Turn
+    deadline: float
+    """Monotonic seconds."""
+    unprepares: int
+    commits: int
+    gone: bool = False
+    """Nobody waits for it any more: an unprepare may be with another instance, so nothing is begun that it undoes."""
+
+    @property
+    def unprepared(self) -> bool:
+        """Whether the claim was unprepared here meanwhile."""
+        return self.turn.unprepares != self.unprepares
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether another call has begun to prepare meanwhile what it had read, perhaps later than we."""
+        return self.turn.commits != self.commits
+
+    @property
+    def left(self) -> float:
+        """Seconds to the deadline, 0 after it."""
+        return max(self.deadline - time.monotonic(), 0)
 
 
 class Engine:
@@ -102,6 +132,8 @@ class Engine:
         )
         self._turns: dict[str, _Turn] = {}
         self._rounds = asyncio.Lock()
+        self._looked = False
+        """Whether the hardware was looked at, after which nobody waits for that."""
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def prepare(
@@ -180,7 +212,11 @@ class Engine:
                     outcome = error
                 except Exception as error:
                     logger.exception("unexpected error", extra={"claim_uid": uid[:64], "operation": operation})
-                    outcome = ClaimError(Reason.INTERNAL, f"{operation} failed unexpectedly: {error!r}")
+                    outcome = ClaimError(
+                        Reason.INTERNAL,
+                        f"{operation} of claim {namespace[:63]}/{name[:253]} failed unexpectedly, a bug of the driver: "
+                        f"{error!r:.500}; its log has the details, and the kubelet asks again",
+                    )
             self._account(operation, namespace, name, uid, time.perf_counter() - started, outcome)
             return outcome
 
@@ -209,25 +245,26 @@ class Engine:
     async def _prepare(self, ref: ClaimRef, deadline: float) -> Record:
         with self._turn(ref.uid) as turn:
             while True:
-                unprepares = turn.unprepares
+                call = _Call(turn=turn, deadline=deadline, unprepares=turn.unprepares, commits=turn.commits)
                 with self._metrics.phase("claim_read"):
                     claim = await self._reader.read(ref, deadline)
                 allocation = read_allocation(claim, ref=ref, driver=self._driver)
                 await self._let_others_start()
-                if turn.unprepares == unprepares and (known := await self._ready(allocation, turn)):
+                if not call.unprepared and (known := await self._ready(allocation, call)):
                     return known
-                plain = await self._plain(allocation, turn)
-                commit = self._commit(allocation, turn, unprepares, deadline, plain)
-                record = await commit if plain else await self._in_time(commit, deadline, ref)
+                plain = await self._plain(allocation, call)
+                commit = self._commit(allocation, call, plain)
+                record = await commit if plain else await self._in_time(commit, call, ref)
                 if record is not None:
                     return record
-                # The claim was unprepared while we were reading it, so what we read may be of the past.
+                # The claim was unprepared, or prepared by another call, while we were reading it: what we read may be
+                # of the past.
 
-    async def _ready(self, allocation: Allocation, turn: _Turn) -> Record | None:
+    async def _ready(self, allocation: Allocation, call: _Call) -> Record | None:
         """The record that answers for this allocation with nothing left to do, as after a kubelet's restart."""
-        if turn.lock.locked():
+        if call.turn.lock.locked():
             return None
-        _, devices = await self._hardware_now(allocation.claim)
+        _, devices = await self._hardware_in_time(allocation.claim, call)
         known = self._records.read(allocation.claim.uid)
         if known is None or not self._answers(known, allocation, devices) or not self._specs.settled(known.claim):
             return None
@@ -242,24 +279,30 @@ class Engine:
             await self._rounds.acquire()
             asyncio.get_running_loop().call_soon(self._rounds.release)
 
-    async def _plain(self, allocation: Allocation, turn: _Turn) -> Record | None:
+    async def _plain(self, allocation: Allocation, call: _Call) -> Record | None:
         """The plan of a claim that is new here and for which no hardware is changed.
 
         It is committed in the caller's own task: before its record is written nothing is lost if the caller goes, and
         after that nothing is waited for.
         """
-        if turn.lock.locked():
+        if call.turn.lock.locked():
             return None
-        _, devices = await self._hardware_now(allocation.claim)
+        _, devices = await self._hardware_in_time(allocation.claim, call)
         if self._records.read(allocation.claim.uid) is not None:
             return None
         record = self._plan(allocation, devices)
         return record if record.state is State.PREPARED else None
 
-    async def _in_time(self, commit: Coroutine[Any, Any, T], deadline: float, ref: ClaimRef) -> T:
+    async def _in_time(self, commit: Coroutine[Any, Any, T], call: _Call, ref: ClaimRef) -> T:
         """What a commit comes to, if it ends before the deadline; it goes on if not, or if the caller goes."""
         work = self._start(commit)
-        if not await _ended_within(work, deadline):
+        try:
+            ended = await _ended_within(work, call.deadline)
+        except asyncio.CancelledError:
+            call.gone = True
+            raise
+        if not ended:
+            call.gone = True
             raise ClaimError(
                 Reason.DEADLINE,
                 f"claim {ref} is not prepared yet: the hardware takes its time. Work goes on, and what is ready by "
@@ -267,30 +310,26 @@ class Engine:
             )
         return work.result()
 
-    async def _commit(
-        self, allocation: Allocation, turn: _Turn, unprepares: int, deadline: float, plain: Record | None
-    ) -> Record | None:
-        """Everything after the claim was read; None when an unprepare came in between."""
+    async def _commit(self, allocation: Allocation, call: _Call, plain: Record | None) -> Record | None:
+        """Everything after the claim was read; None when that was overtaken."""
         with self._turn(allocation.claim.uid):
-            async with turn.lock:
-                if turn.unprepares != unprepares:
-                    return None
-                wanted = lambda: turn.unprepares == unprepares  # noqa: E731
-                return await self._prepare_allocated(allocation, deadline, wanted, plain)
+            async with call.turn.lock:
+                return None if call.unprepared else await self._prepare_allocated(allocation, call, plain)
 
-    async def _prepare_allocated(
-        self, allocation: Allocation, deadline: float, wanted: Callable[[], bool], plain: Record | None
-    ) -> Record:
+    async def _prepare_allocated(self, allocation: Allocation, call: _Call, plain: Record | None) -> Record | None:
         claim = allocation.claim
         backend, devices = await self._hardware_now(claim)
         known = self._records.read(claim.uid)
         if known is not None and self._answers(known, allocation, devices):
             if not self._specs.settled(claim):
-                self._specs.write(known, backend, devices)
+                self._write_spec(known, backend, devices)
             return known
+        if call.overtaken:
+            return None
+        call.turn.commits += 1
         again = known is not None and known.state is State.PREPARING and self._begun(known, allocation)
         if known is not None and not again:
-            await self._undo.retire(known, deadline)
+            await self._undo.retire(known, call.deadline)
         if not again:
             # Of another allocation. Were it still there after a crash, the new record would be answered with it.
             self._specs.remove(claim)
@@ -301,15 +340,18 @@ class Engine:
 
         async def take() -> Record:
             if record.state is State.PREPARED:
-                await self._claim_devices(record, deadline)
+                await self._claim_devices(record, call)
                 return record
-            return await self._change_hardware(record, backend, devices, deadline, wanted)
+            return await self._change_hardware(record, backend, devices, call)
 
-        record = await self._when_free(take, deadline)
+        record = await self._when_free(take, call.deadline)
+        self._write_spec(record, backend, devices)
+        return record
+
+    def _write_spec(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
         self._specs.write(record, backend, devices)
         if self._status:
             self._status.want(record)
-        return record
 
     def _plan(self, allocation: Allocation, devices: Mapping[str, Device]) -> Record:
         with self._metrics.phase("plan"):
@@ -329,6 +371,22 @@ class Engine:
             return await self._devices()
         except BackendError as error:
             raise ClaimError(Reason.HARDWARE, f"claim {claim} cannot be prepared: {error}") from error
+
+    async def _hardware_in_time(self, claim: ClaimRef, call: _Call) -> tuple[Backend, Mapping[str, Device]]:
+        """The first look at the hardware may take long, or hang; after it this comes at once."""
+        if self._looked:
+            return await self._hardware_now(claim)
+        try:
+            async with asyncio.timeout(call.left):
+                found = await self._hardware_now(claim)
+            self._looked = True
+        except TimeoutError:
+            raise ClaimError(
+                Reason.DEADLINE,
+                f"claim {claim} cannot be prepared yet: the driver has just started, and its first look at the GPUs "
+                "does not end; if that lasts, see whether nvidia-smi answers on the node. The kubelet asks again",
+            ) from None
+        return found
 
     def _is_of(self, record: Record, allocation: Allocation) -> bool:
         return record.allocation == allocation.fingerprint and record.boot_id == self._boot_id
@@ -366,10 +424,12 @@ class Engine:
                 async with asyncio.timeout(min(left, 1.0)):
                     await released.wait()
 
-    async def _claim_devices(self, record: Record, deadline: float) -> None:
+    async def _claim_devices(self, record: Record, call: _Call) -> None:
         waiting = time.perf_counter()
-        async with self._records.exclusive(within=max(deadline - time.monotonic(), 0)) as changes:
+        async with self._records.exclusive(within=call.left) as changes:
             self._metrics.phases.labels("lock_wait").observe(time.perf_counter() - waiting)
+            if call.unprepared or call.gone:  # nobody would unprepare it again
+                raise _unprepared(record)
             held = self._records.held
             for device in record.devices:
                 check_overlap(record, held.rivals(device))
@@ -381,15 +441,10 @@ class Engine:
                 changes.put(record)
 
     async def _change_hardware(
-        self,
-        record: Record,
-        backend: Backend,
-        devices: Mapping[str, Device],
-        deadline: float,
-        wanted: Callable[[], bool],
+        self, record: Record, backend: Backend, devices: Mapping[str, Device], call: _Call
     ) -> Record:
         """Make what a record needs. Where a former try may have got somewhere, what is found there is ours."""
-        async with self._hardware.turn(record, deadline=deadline):
+        async with self._hardware.turn(record, deadline=call.deadline):
             known = await on_disk(self._records, record)  # another instance may have had the call before us
             if known is not None and known.state is State.PREPARED and _present(known, devices):
                 return known
@@ -400,15 +455,15 @@ class Engine:
             with self._metrics.phase("hardware"):
                 if not again:
                     await self._hardware.check_free(record, backend, self._known_partitions)
-                if time.monotonic() >= deadline:  # nobody waits any more, and an unprepare may have gone elsewhere
+                if not call.left:  # nobody waits any more, and an unprepare may have gone elsewhere
                     raise ClaimError(Reason.DEADLINE, f"claim {record.claim}: GPU too slow, nothing has been changed")
                 record = await self._hardware.look(_as_noted(record, known), backend, held.on)
-                await self._claim_devices(record, deadline)
+                await self._claim_devices(record, call)
                 try:
                     made = await self._hardware.make(record, backend, devices, held.on)
                     prepared = replace(record, devices=made, state=State.PREPARED, salvaged_from="")
-                    if not (wanted() and await self._finish(prepared)):  # unprepared while the hardware was at it
-                        raise ClaimError(Reason.REPLACED, f"claim {record.claim} was unprepared meanwhile")
+                    if call.unprepared or not await self._finish(prepared):  # unprepared while the hardware was at it
+                        raise _unprepared(record)
                 except ClaimError as error:
                     if not record.salvaged_from or error.reason is Reason.REPLACED:
                         await self._undo.take_back(record, backend)
@@ -524,6 +579,14 @@ async def _ended_within(work: asyncio.Task[Any], deadline: float) -> bool:
 def _deadline(seconds_left: float | None) -> float:
     given = MAX_DEADLINE if seconds_left is None else min(seconds_left, MAX_DEADLINE)
     return time.monotonic() + given - ANSWER_MARGIN
+
+
+def _unprepared(record: Record) -> ClaimError:
+    return ClaimError(
+        Reason.REPLACED,
+        f"claim {record.claim} was unprepared or given up while it was being prepared, so it is not; if a pod still "
+        "needs it, the kubelet asks again",
+    )
 
 
 def _with_unknown(record: Record, known: Record, *, devices: bool) -> Record:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from driver.claims.allocation import ClaimRef, check_ref
+from driver.claims.allocation import ClaimRef, check_ref, is_quantity
 from driver.claims.errors import ClaimError
 from driver.claims.sharing import Sharing, decode_sharing, encode_sharing
 from driver.devices.model import Partition
@@ -215,7 +215,7 @@ def decode_device(raw: dict[str, Any]) -> PreparedDevice:
         slots=tuple(_a(int, slot) for slot in _a(list, raw["slots"])),
         whole=_a(bool, raw["whole"]),
         share_id=_a(str, raw["shareID"]) if raw.get("shareID") is not None else None,
-        consumed=tuple((name, _a(str, amount)) for name, amount in _a(dict, raw.get("consumed") or {}).items()),
+        consumed=tuple((name, _amount(value)) for name, value in _a(dict, raw.get("consumed") or {}).items()),
         admin=_a(bool, raw.get("admin", False)),
         subrequest=_a(str, raw.get("subrequest", "")),
         placement=Placement(profile=_a(str, placement["profile"]), start=_a(int, placement["start"]))
@@ -276,6 +276,13 @@ def _merged_device(device: PreparedDevice) -> dict[str, Any]:
     raw = _encode_device(device)
     unknown = {key: value for key, value in device.unknown.items() if key in raw or key not in PARTS}
     return _merged(unknown, raw)
+
+
+def _amount(value: Any) -> str:
+    """Others compute with what a claim takes, so it has to be a number for their sake. Raises ValueError, TypeError."""
+    if not is_quantity(_a(str, value)):
+        raise ValueError(f"{value!r:.80} is not a quantity")
+    return str(value)
 
 
 def _a(kind: type[T], value: Any) -> T:

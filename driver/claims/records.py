@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import re
+import stat
 import time
 import uuid
 from dataclasses import dataclass
@@ -36,7 +37,14 @@ logger = logging.getLogger(__name__)
 _SUFFIX = ".json"
 _ENDED = ".ended"
 """Beside a damaged record: the CDI spec of its claim, which has ended since."""
+_ODD = ".odd"
+"""Beside a damaged record that is empty: what was in its place and is not to be read, a named pipe for instance."""
 _TEMPORARY = ".tmp"
+
+_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
+LARGEST = 4 << 20
+"""Bytes of a record that is read; those of claims with 32 devices, the most that there can be, have some 30 KiB."""
 
 LOCK_PATIENCE = 30.0
 """Seconds to wait for another instance that is changing records; it needs milliseconds."""
@@ -107,7 +115,10 @@ class Records:
         """Remove what killed instances left half-written. Whoever writes does so inside ``exclusive``, as we are."""
         async with self.exclusive():
             for leftover in self._directory.glob(f"*{_TEMPORARY}"):
-                leftover.unlink(missing_ok=True)
+                try:
+                    leftover.unlink(missing_ok=True)
+                except OSError as error:  # a directory, say, that is not ours
+                    logger.warning("%s is left over and cannot be removed: %s", leftover, error.strerror)
         for kept in self._quarantine.glob(f"*{_ENDED}"):
             if kept.stem not in self.quarantined_uids():
                 kept.unlink(missing_ok=True)
@@ -145,15 +156,18 @@ class Records:
                 return None
             if _identity(status) == self._seen.get(uid):
                 return self._index[uid]  # nobody has written it since we last did or looked
-            data = files.read(path)
+            readable = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST
+            data = files.read(path) if readable else b""
         except FileNotFoundError:
             return None
         except OSError as error:
             raise ClaimError(Reason.RECORD, f"cannot read record {path}: {error.strerror}") from error
         try:
+            if not readable:
+                raise DamagedRecordError(f"it is no file of at most {LARGEST >> 20} MiB")
             return decode(data, uid=uid)
         except DamagedRecordError as error:
-            damaged = self._set_aside(uid, str(error))
+            damaged = self._set_aside(uid, str(error), readable=readable)
             return self._hold(uid, damaged) if damaged is not None else None
 
     @contextlib.asynccontextmanager
@@ -237,9 +251,8 @@ class Records:
                         continue
                     try:
                         record = self.read(uid)
-                    except ClaimError:
-                        self._forget(uid)
-                        logger.exception("record %s cannot be read; its claim is prepared anew when asked for", uid)
+                    except ClaimError as error:  # what it held when it could be read is still held
+                        logger.error("%s; its claim is prepared anew when asked for, once it can be read", error)
                         continue
                     if record is None:
                         self._forget(uid)
@@ -264,11 +277,13 @@ class Records:
             self.held.discard(record)
             self._changed(record)
 
-    def _set_aside(self, uid: str, problem: str) -> Path | None:
+    def _set_aside(self, uid: str, problem: str, *, readable: bool) -> Path | None:
         target = self._quarantine / f"{uid}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
         try:
             self._quarantine.mkdir(mode=0o750, exist_ok=True)
-            files.rename(self._path(uid), str(target))
+            if not readable:  # whoever looks at the damaged record finds an empty one, and this beside it
+                files.write(str(target), b"")
+            files.rename(self._path(uid), str(target) if readable else f"{target}{_ODD}")
         except FileNotFoundError:
             return None  # the other instance was quicker
         except OSError as error:
@@ -286,8 +301,12 @@ class Records:
         never replaces a record that is there.
         """
         ended = self._ended(uid)
-        spec = files.read(ended) if files.status(ended) is not None else None
-        record = self._index.get(uid) or self._salvage(uid, damaged, spec)
+        try:
+            spec = files.read(ended) if files.status(ended) is not None else None
+            record = self._index.get(uid) or self._salvage(uid, damaged, spec)
+        except (ClaimError, OSError) as error:
+            logger.error("what the damaged record %s held is not known: %s", damaged, error)
+            return None
         if record is None:
             return None
         if spec is not None:
@@ -348,7 +367,11 @@ async def _lock(path: str, *, within: float | None = None) -> int:
 
     Raises TimeoutError when it cannot be had ``within`` so many seconds.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        descriptor = os.open(path, _LOCK_FILE, 0o640)
+    except FileNotFoundError:  # an administrator has removed the directory
+        os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)  # noqa: PTH103, PTH120
+        descriptor = os.open(path, _LOCK_FILE, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -12,6 +12,7 @@ import tenacity
 
 from driver.claims.errors import ClaimError
 from driver.claims.record import State
+from driver.kube.backoff import IF_TRANSIENT, Backoff
 from driver.kube.client import APPLY_PATCH, MERGE_PATCH, RESOURCE, ApiError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 FIELD_MANAGER = "gpu-dra-driver"
 ATTEMPTS = 12
 CONFLICTS = 5
-_BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=30)
 
 
 def device_status(record: Record, device: PreparedDevice, published: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,10 +95,14 @@ class StatusWriter:
             if error.status != 404:
                 logger.warning("whether claim %s has its status is not known: %s", claim, error)
             return error.transient  # writing it tries again for longer
-        entries = (found.get("status") or {}).get("devices") or ()
-        written = {tuple(entry.get(key) for key in ("driver", "pool", "device", "shareID")) for entry in entries}
         wanted = {(record.driver, device.pool, device.device, device.share_id) for device in record.devices}
-        return bool(found["metadata"]["uid"] == claim.uid and not wanted <= written)
+        try:
+            entries = (found.get("status") or {}).get("devices") or ()
+            written = {tuple(entry.get(key) for key in ("driver", "pool", "device", "shareID")) for entry in entries}
+            return bool(found["metadata"]["uid"] == claim.uid and not wanted <= written)
+        except (KeyError, TypeError, AttributeError) as error:
+            logger.warning("whether claim %s has its status is not known, the answer is no claim: %r", claim, error)
+            return False
 
     async def run(self) -> None:
         """Write for ever. Ends only by cancellation."""
@@ -107,7 +111,10 @@ class StatusWriter:
             self._wake.clear()
             while self._wanted:
                 _, record = self._wanted.popitem(last=False)
-                await self._apply(record)
+                try:
+                    await self._apply(record)
+                except Exception:  # an answer that is no claim, say: the next claim's may be one
+                    logger.exception("the status of claim %s was not written", record.claim)
 
     async def _apply(self, record: Record) -> None:
         claim = record.claim
@@ -126,8 +133,8 @@ class StatusWriter:
         path = f"{RESOURCE}/namespaces/{claim.namespace}/resourceclaims/{claim.name}/status"
         try:
             async for attempt in tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient),
-                wait=_wait,
+                retry=IF_TRANSIENT,
+                wait=Backoff(multiplier=0.5, longest=30),
                 stop=tenacity.stop_after_attempt(ATTEMPTS),
                 reraise=True,
             ):
@@ -152,7 +159,7 @@ class StatusWriter:
         for left in reversed(range(CONFLICTS)):
             found = await self._api.get(path.removesuffix("/status"))
             metadata = {"uid": record.claim.uid, "resourceVersion": found["metadata"]["resourceVersion"]}
-            others = [one for one in found["status"].get("devices") or () if one["driver"] != record.driver]
+            others = [one for one in (found.get("status") or {}).get("devices") or () if one["driver"] != record.driver]
             body = {"metadata": metadata, "status": {"devices": [*others, *devices]}}
             params = {"fieldManager": FIELD_MANAGER}
             try:
@@ -162,12 +169,6 @@ class StatusWriter:
                     raise
             else:
                 return
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Longer and longer, and never less than the server asks for."""
-    error = state.outcome.exception() if state.outcome else None
-    return max(_BACKOFF(state), getattr(error, "retry_after", None) or 0)
 
 
 def _value(attribute: Mapping[str, Any] | None) -> Any:

@@ -120,7 +120,10 @@ class Sweeper:
             if error.status == 404:
                 return True
             raise
-        return bool(found["metadata"]["uid"] != claim.uid)
+        uid = (found.get("metadata") or {}).get("uid")
+        if not uid:
+            raise ApiError(0, f"the answer for claim {claim} is no claim: it has no metadata.uid")
+        return bool(uid != claim.uid)
 
     async def _unused(self, record: Record) -> bool:
         return all([await self._idle(device.gpu_uuid) for device in record.devices if not device.admin])

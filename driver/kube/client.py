@@ -140,9 +140,14 @@ class Api:
         """Send one request and return the decoded answer. Raises ApiError for anything but success."""
         data = await self._exchange(method, path, params, body, content_type, timeout)
         try:
-            return decode(data) if data else {}
+            answer = decode(data) if data else {}
         except ValueError as error:
             raise ApiError(0, f"{method} {path}: {self._host} answered with something that is not JSON") from error
+        except RecursionError:  # the same again would help nobody
+            raise ApiError(200, f"{method} {path}: the object is nested too deeply to be read") from None
+        if not isinstance(answer, dict):
+            raise ApiError(0, f"{method} {path}: {self._host} answered with JSON that is no object")
+        return answer
 
     async def get_text(self, path: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10) -> str:
         """GET something that is not an object, such as a log."""
@@ -155,7 +160,7 @@ class Api:
             response = await self._send(method, path, params, body, content_type, timeout)
             async with response:
                 data = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # a token with a line feed, say
             raise ApiError(0, f"{method} {path}: no answer from {self._host}: {_describe(error)}") from error
         if response.status >= 400:
             raise _api_error(method, path, response, data)
@@ -196,7 +201,11 @@ class Api:
         self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, content_type: str, timeout: float
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": "application/json, */*", "Content-Type": content_type, "User-Agent": "gpu-dra-driver"}
-        for setting in (await self._configuration.auth_settings()).values():  # reads a rotated token again
+        try:
+            settings = await self._configuration.auth_settings()  # reads a rotated token again
+        except Exception as error:  # of many kinds: files, programs that give tokens, what they say
+            raise ApiError(0, f"{method} {path}: no credentials for {self._host}: {_describe(error)}") from error
+        for setting in settings.values():
             if setting["value"] and setting["in"] == "header":
                 headers[setting["key"]] = setting["value"]
         url = self._host + path + (f"?{urlencode(params)}" if params else "")
@@ -219,7 +228,7 @@ def _describe(error: BaseException) -> str:
 def _api_error(method: str, path: str, response: aiohttp.ClientResponse, data: bytes) -> ApiError:
     try:
         status = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         status = {}
     message = status.get("message") if isinstance(status, dict) else None
     reason = str(status.get("reason") or "") if isinstance(status, dict) else ""
@@ -228,5 +237,5 @@ def _api_error(method: str, path: str, response: aiohttp.ClientResponse, data: b
         response.status,
         f"{method} {path}: {message or data[:200].decode(errors='replace') or response.reason}",
         reason=reason,
-        retry_after=float(retry_after) if retry_after.isdigit() else None,
+        retry_after=float(retry_after) if retry_after.isdecimal() else None,
     )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.claims import prepare
 from driver.claims.errors import Reason
-from driver.claims.records import Records
+from driver.claims.records import LARGEST, Records
 from tests.eventually import eventually
 
-from .conftest import ClaimApi, Node
+from .conftest import ClaimApi, Node, result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 async def test_an_unprepare_through_another_instance_while_the_claim_is_read_leaves_one_story(
@@ -140,3 +142,90 @@ async def test_half_written_files_of_a_killed_instance_are_removed_by_the_one_th
 
     assert not record.exists()
     assert not staged.exists()
+
+
+async def test_a_claim_that_is_unprepared_while_another_instance_is_waited_for_is_not_prepared_after_that(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "PATIENCE", 0.1)
+    claim = allocated()
+    with (tmp_path / "plugin" / "claims" / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        call = asyncio.create_task(node.prepare(claim))
+        await eventually(lambda: any(turn.lock.locked() for turn in node.engine._turns.values()))
+        assert await node.unprepare(claim) is None
+
+    error = await call
+
+    assert error.reason is Reason.REPLACED
+    assert node.spec_files() == []
+    assert node.records.read(claim["metadata"]["uid"]) is None
+
+
+async def test_a_directory_of_records_that_an_administrator_removes_is_made_again(
+    node: Node, tmp_path: Path, allocated: Any
+) -> None:
+    first = allocated(name="first")
+    await node.prepare(first)
+    shutil.rmtree(tmp_path / "plugin" / "claims")
+
+    [second] = await node.prepare(allocated(result("gpu-1"), name="second"))
+    [again] = await node.prepare(first)
+
+    assert (second.device, again.device) == ("gpu-1", "gpu-0")
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, LARGEST + 1)
+
+
+@pytest.mark.parametrize("odd", [pipe, Path.mkdir, huge])
+async def test_what_is_no_record_in_the_place_of_one_is_set_aside_unread_and_its_devices_are_held(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any, odd: Any
+) -> None:
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    path = tmp_path / "plugin" / "claims" / f"{holder['metadata']['uid']}.json"
+    path.unlink()
+    odd(path)
+
+    restarted = await Node(tmp_path, api).start()
+    error = await restarted.prepare(allocated(name="second"))
+
+    assert error.reason is Reason.IN_USE
+    assert "whose damaged record was set aside as" in str(error)
+    assert [problem for _, problem in restarted.quarantined] == ["it is no file of at most 4 MiB"]
+    assert await restarted.unprepare(holder) is None
+    assert [device.device for device in await restarted.prepare(allocated(name="second"))] == ["gpu-0"]
+
+
+async def test_what_a_claim_holds_is_held_while_its_record_cannot_be_read(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    other = await Node(tmp_path, api).start()
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    record = tmp_path / "plugin" / "claims" / f"{holder['metadata']['uid']}.json"
+    record.unlink()
+    record.symlink_to(record.name)
+    await other.prepare(allocated(result("gpu-1"), name="other"))
+
+    error = await node.prepare(allocated(name="second"))
+
+    assert error.reason is Reason.IN_USE
+    assert "still held by claim default/holder" in str(error)
+
+
+async def test_a_leftover_that_cannot_be_removed_does_not_keep_the_driver_from_starting(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    (tmp_path / "plugin" / "claims" / "a.tmp").mkdir()
+
+    started = await Node(tmp_path, api).start()
+
+    assert [device.device for device in await started.prepare(allocated())] == ["gpu-0"]

@@ -559,3 +559,27 @@ async def test_a_partition_that_a_crash_left_half_made_is_made_anew(
     assert restarted.hardware.calls == ["destroy_partition", "create_partition"]
     assert devices[0].partition is not None
     assert devices[0].partition.uuid
+
+
+async def test_a_call_that_was_given_up_in_a_queue_makes_nothing_because_its_unprepare_may_be_elsewhere(
+    node: MigNode, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    other = MigNode(tmp_path, api)
+    await other.start()
+    node.hardware.hold[node.gpu_uuid] = threading.Event()
+    busy = asyncio.create_task(node.prepare(allocated(result(SMALL), name="busy")))
+    await eventually(lambda: node.hardware.calls == ["create_partition"])
+    claim = allocated(result(SMALL_TOO), name="queued")
+    queued = asyncio.create_task(node.prepare(claim))
+    await eventually(lambda: len(node.engine._under_way) == 2)
+
+    queued.cancel()
+    await asyncio.wait([queued])
+    outcome = await other.unprepare(claim)
+    node.hardware.hold.pop(node.gpu_uuid).set()
+    await busy
+    await node.engine.settle(within=10)
+
+    assert outcome is None
+    assert node.record_of(claim) is None
+    assert node.partitions() == ["1g.10gb@0"]

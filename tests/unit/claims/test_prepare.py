@@ -210,6 +210,20 @@ async def test_a_claim_behind_many_others_that_are_stuck_is_answered_in_time(
     await asyncio.gather(*others)
 
 
+async def test_a_first_look_at_the_hardware_that_does_not_end_is_told_before_the_kubelet_gives_up(
+    node: Node, allocated: Any
+) -> None:
+    async def look() -> Any:
+        await asyncio.Event().wait()
+
+    node.engine._devices = look
+
+    error = await node.prepare(allocated(), seconds_left=3.1)
+
+    assert error.reason is Reason.DEADLINE
+    assert "its first look at the GPUs does not end" in str(error)
+
+
 async def test_a_call_that_comes_while_many_answers_of_the_server_arrive_does_not_wait_for_all_of_them(
     api: ClaimApi, tmp_path: Path, allocated: Any
 ) -> None:
@@ -365,6 +379,34 @@ async def test_the_old_device_is_free_after_a_new_allocation(node: Node, api: Cl
     assert devices[0].device == "gpu-0"
 
 
+async def test_of_two_calls_the_one_that_read_a_former_allocation_does_not_undo_the_other(
+    node: Node, api: ClaimApi, allocated: Any
+) -> None:
+    claim = allocated(result("gpu-0"))
+    of_the_past = json.loads(json.dumps(claim))
+    answered = asyncio.Event()
+
+    async def late() -> None:
+        api.on_get = None
+        await answered.wait()
+        api.claims["claim"], api.on_get = of_the_past, now
+
+    async def now() -> None:
+        api.claims["claim"] = claim
+
+    api.on_get = late
+    early = asyncio.create_task(node.prepare(claim))
+    await eventually(lambda: api.gets == 1)
+    claim["status"]["allocation"]["devices"]["results"] = [result("gpu-3")]
+    await node.prepare(claim)
+
+    answered.set()
+    [device] = await early
+
+    assert device.device == "gpu-3"
+    assert [held.device for held in node.records.read(claim["metadata"]["uid"]).devices] == ["gpu-3"]  # type: ignore[union-attr]
+
+
 async def test_an_unprepare_that_overtakes_a_prepare_makes_it_look_again(
     node: Node, api: ClaimApi, allocated: Any
 ) -> None:
@@ -492,6 +534,33 @@ async def test_a_cdi_directory_that_cannot_be_written_is_a_clear_error_and_cured
     assert devices[0].device == "gpu-0"
 
 
+class Wishes:
+    """Notes whose status is to be written."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def want(self, record: Any) -> None:
+        self.names.append(record.claim.name)
+
+
+async def test_a_claim_whose_spec_is_only_written_by_the_second_try_gets_its_status_too(
+    api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    wishes = Wishes()
+    node = await Node(tmp_path, api, status=wishes).start()
+    claim = allocated()
+    obstacle = node.cdi_root / f".{DRIVER}" / node.specs.path(claim["metadata"]["uid"]).name
+    obstacle.mkdir()
+
+    error = await node.prepare(claim)
+    obstacle.rmdir()
+    await node.prepare(claim)
+
+    assert error.reason is Reason.CDI
+    assert wishes.names == ["claim"]
+
+
 async def test_a_killed_process_leaves_no_half_written_file_to_the_next(
     node: Node, api: ClaimApi, tmp_path: Path
 ) -> None:
@@ -584,3 +653,77 @@ async def test_a_damaged_record_that_cannot_be_set_aside_fails_its_claim_alone(
     assert error.reason is Reason.RECORD
     assert "cannot be set aside" in str(error)
     assert devices[0].device == "gpu-1"
+
+
+ODD = [None, True, -1, "", [], {}, "../x", "\ud800", "x" * 100_000, [None]]
+
+
+@pytest.mark.parametrize("found", ODD, ids=lambda value: repr(value)[:12])
+@pytest.mark.parametrize(
+    "field",
+    ["request", "driver", "pool", "device", "adminAccess", "shareID", "consumedCapacity", "consumedCapacity.memory"],
+)
+async def test_an_odd_answer_of_the_api_server_is_an_error_that_goes_over_the_wire_or_changes_nothing(
+    api: ClaimApi, tmp_path: Path, allocated: Any, field: str, found: Any
+) -> None:
+    published = {"capacity": {"memory": {"value": "10Gi"}}}
+    node = await Node(tmp_path, api, enforce_shares=True, published=lambda _name: published).start()
+    claim = allocated(result(shareID="share-1", consumedCapacity={"memory": "1Gi"}))
+    parent = claim["status"]["allocation"]["devices"]["results"][0]
+    *path, last = field.split(".")
+    for part in path:
+        parent = parent[part]
+    parent[last] = found
+
+    outcome = await node.prepare(claim)
+
+    if isinstance(outcome, ClaimError):
+        assert outcome.reason is not Reason.INTERNAL
+        assert len(str(outcome).encode()) < 2000
+    else:
+        assert found in (None, {}, True)
+    assert await node.unprepare(claim) is None
+    assert node.spec_files() == []
+    assert len(node.records) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "found", "words"),
+    [
+        ("", [], "the answer is a list, an object is expected"),
+        ("metadata", "x", "the claim.metadata is 'x', an object is expected"),
+        ("status", 7, "the claim.status is 7, an object is expected"),
+        ("status.allocation", ["x"], "status.allocation is a list, an object is expected"),
+        ("status.allocation.devices", "x", "status.allocation.devices is 'x'"),
+        ("status.allocation.devices.results", {"a": 1}, "devices.results is an object, a list is expected"),
+        ("status.allocation.devices.results.0", "x", "results[] is 'x', an object is expected"),
+        ("status.allocation.devices.results.0.request", "../x", "results[].request is '../x', a name, or two"),
+        ("status.allocation.devices.results.0.consumedCapacity", {"memory": "NaN"}, "is 'NaN', a quantity such as"),
+        ("status.allocation.devices.config", [None], "config[] is missing, an object is expected"),
+        ("status.allocation.devices.config.0.opaque", "x", "config[].opaque is 'x', an object is expected"),
+        ("status.allocation.devices.config.0.opaque.parameters", [1], "opaque.parameters is a list, an object"),
+        ("status.allocation.devices.config.0.requests", "gpu", "config[].requests is 'gpu', a list is expected"),
+        ("status.allocation.devices.config.0.requests", [[]], "config[].requests[] is a list, a name is expected"),
+    ],
+)
+async def test_an_answer_of_another_form_than_the_api_has_is_refused_with_the_field_what_is_there_and_what_should_be(
+    node: Node, api: ClaimApi, allocated: Any, path: str, found: Any, words: str
+) -> None:
+    claim = allocated(config=[{"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": {}}}])
+    ref = json.loads(json.dumps(claim))
+    parent: Any = api.claims
+    last: Any = "claim"
+    for part in filter(None, path.split(".")):
+        parent, last = parent[last], int(part) if part.isdigit() else part
+    parent[last] = found
+
+    error = await node.prepare(ref)
+
+    assert error.reason is Reason.API
+    assert words in str(error)
+
+
+async def test_fields_that_this_version_does_not_know_change_nothing(node: Node, allocated: Any) -> None:
+    [device] = await node.prepare(allocated(result(fromTheFuture={"a": [1]}), fromTheFuture=[{}]))
+
+    assert device.device == "gpu-0"

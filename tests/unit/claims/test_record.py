@@ -116,3 +116,11 @@ def test_a_record_without_it_is_one_of_an_older_version() -> None:
 def test_a_record_of_another_claim_is_damaged() -> None:
     with pytest.raises(DamagedRecordError, match="u-1"):
         decode(json.dumps(RAW).encode(), uid="u-2")
+
+
+@pytest.mark.parametrize("amount", ["x", "", "NaN", "inf", "-1", "1e999999", 7, None])
+def test_an_amount_that_cannot_be_computed_with_is_damage(amount: Any) -> None:
+    raw = changed(devices__0__shareID="s-1", devices__0__consumed={"memory": amount})
+
+    with pytest.raises(DamagedRecordError):
+        decode(json.dumps(raw).encode(), uid="u-1")

@@ -13,7 +13,7 @@ import pytest
 from driver.claims.allocation import ClaimRef
 from driver.claims.record import PreparedDevice, Record, State
 from driver.claims.status import StatusWriter
-from driver.kube.client import RESOURCE, Api
+from driver.kube.client import RESOURCE, Api, ApiError
 from driver.sim.apiserver import ApiServer, Fault
 from tests.eventually import eventually
 from tests.harness import DRIVER, NODE, Claims
@@ -216,3 +216,39 @@ async def test_a_claim_that_is_gone_needs_no_status(api: Api, writer: StatusWrit
     await writer.catch_up(Known([record(claim)]))  # type: ignore[arg-type]
 
     assert not writer._wanted
+
+
+class Odd:
+    """An API server that does not take what is applied, and answers GETs with what is no claim."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+        self.gets = 0
+
+    async def request(self, *_: Any, **__: Any) -> dict[str, Any]:
+        raise ApiError(422, "no")
+
+    async def get(self, _path: str) -> dict[str, Any]:
+        self.gets += 1
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"metadata": {"uid": "u"}}, {"metadata": {"uid": "u"}, "status": {"devices": [1]}}]
+)
+async def test_an_answer_that_is_no_claim_ends_neither_the_writer_nor_the_look_at_the_start(
+    answer: dict[str, Any],
+) -> None:
+    odd = Odd(answer)
+    writer = StatusWriter(odd, published=lambda _name: PUBLISHED)  # type: ignore[arg-type]
+    one = record({"metadata": {"namespace": "default", "name": "claim", "uid": "u"}})
+    task = asyncio.create_task(writer.run())
+
+    await writer.catch_up(Known([one]))  # type: ignore[arg-type]
+    writer.want(one)
+    await eventually(lambda: odd.gets >= 2)
+    writer.want(one)
+    await eventually(lambda: odd.gets >= 3)
+
+    assert not task.done()
+    task.cancel()

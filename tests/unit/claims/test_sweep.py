@@ -169,3 +169,15 @@ async def test_files_for_containers_that_belong_to_no_claim_are_removed(
     await world.sweeper.sweep()
 
     assert [path.name for path in files.iterdir()] == [claim["metadata"]["uid"]]
+
+
+async def test_an_answer_that_is_no_claim_does_not_say_that_one_is_gone(
+    node: Node, world: World, api: ClaimApi, allocated: Any
+) -> None:
+    await node.prepare(allocated())
+    api.claims["claim"] = {}
+
+    with pytest.raises(ApiError, match=r"it has no metadata\.uid"):
+        await world.sweeper.sweep()
+
+    assert len(node.records) == 1
