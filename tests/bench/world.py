@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc.aio
 import yaml
 
 from driver.kube.client import RESOURCE, Api
@@ -136,22 +137,22 @@ async def api_process(
         "metadata": {"name": NODE, "uid": str(uuid.uuid5(UUIDS, NODE)), "resourceVersion": "2"},
     }
     state.write_text(json.dumps({"version": 10, "objects": {"resourceclaims": claims, "nodes": [node]}}))
+    async with _module("tests.bench.apiserver", str(kubeconfig), str(state), f"--delay={delay}") as process:
+        yield ApiProcess(process, kubeconfig)
+
+
+@contextlib.asynccontextmanager
+async def _module(name: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that writes a line once it serves, and ends with its standard input."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.bench.apiserver",
-        str(kubeconfig),
-        str(state),
-        f"--delay={delay}",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", name, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None
     if not await process.stdout.readline():
-        raise RuntimeError("the API server's process has ended before it served")
+        raise RuntimeError(f"{name} has ended before it served")
     try:
-        yield ApiProcess(process, kubeconfig)
+        yield process
     finally:
         process.stdin.close()
         try:
@@ -250,6 +251,22 @@ async def node(api: ApiProcess, *flags: str, connect: bool = True) -> AsyncItera
             await driver.kill()
             if os.environ.get("BENCH_KEEP_LOG"):
                 Path(os.environ["BENCH_KEEP_LOG"]).write_text(driver.log)
+
+
+@contextlib.asynccontextmanager
+async def relay(node: Node) -> AsyncIterator[Callable[[dict[str, Any]], Any]]:
+    """What calls a server that only GETs the claim of a call."""
+    socket = node.directories.root / "relay.sock"
+    async with (
+        _module("tests.bench.relay", str(node.kubeconfig), str(socket)),
+        grpc.aio.insecure_channel(f"unix:{socket}") as channel,
+    ):
+        stub = dra_v1_pb2_grpc.DRAPluginStub(channel)
+
+        async def call(of: dict[str, Any]) -> None:
+            await stub.NodePrepareResources(dra.NodePrepareResourcesRequest(claims=[_reference(of)]), timeout=45)
+
+        yield call
 
 
 @contextlib.asynccontextmanager
