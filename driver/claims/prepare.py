@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,12 +26,13 @@ from driver.claims.record import PreparedDevice, Record, State, named
 from driver.claims.sharing import Sharing, Strategy, check_ways
 from driver.claims.specs import ClaimSpecs
 from driver.claims.supervise import Supervisor
+from driver.claims.turns import Call, Turns
 from driver.claims.undo import PATIENCE, Undo, makes, on_disk
 from driver.devices.backend import BackendError
 from driver.devices.sharing import ComputeMode, TimeSlice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from driver.cdi.directory import SpecDirectory
     from driver.claims.metadata import MetadataFiles
@@ -51,45 +52,6 @@ ANSWER_MARGIN = 3.0
 MAX_DEADLINE = 45.0
 # How long a device may take to be let go by a claim that is ending.
 HOLDER_PATIENCE = 10.0
-
-
-@dataclass(slots=True)
-class _Turn:
-    """Calls for one claim take turns. Lives only while a call for the claim is under way."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-    unprepares: int = 0
-    commits: int = 0
-    """How often a call has begun to prepare what it had read."""
-
-
-@dataclass(slots=True)
-class _Call:
-    """One prepare of a claim, with how its turn was before the claim was read."""
-
-    turn: _Turn
-    deadline: float
-    """Monotonic seconds."""
-    unprepares: int
-    commits: int
-    gone: bool = False
-    """Nobody waits for it any more: an unprepare may be with another instance, so nothing is begun that it undoes."""
-
-    @property
-    def unprepared(self) -> bool:
-        """Whether the claim was unprepared here meanwhile."""
-        return self.turn.unprepares != self.unprepares
-
-    @property
-    def overtaken(self) -> bool:
-        """Whether another call has begun to prepare meanwhile what it had read, perhaps later than we."""
-        return self.turn.commits != self.commits
-
-    @property
-    def left(self) -> float:
-        """Seconds to the deadline, 0 after it."""
-        return max(self.deadline - time.monotonic(), 0)
 
 
 class Engine:
@@ -130,8 +92,7 @@ class Engine:
         self._supervisor = Supervisor(
             records=records, hardware=self._hardware, devices=devices, boot_id=boot_id, warn=warn
         )
-        self._turns: dict[str, _Turn] = {}
-        self._rounds = asyncio.Lock()
+        self._turns = Turns()
         self._looked = False
         """Whether the hardware was looked at, after which nobody waits for that."""
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -168,7 +129,7 @@ class Engine:
         for record in self._records:
             if record.boot_id != self._boot_id or record.state is not State.PREPARED:
                 continue
-            with self._turn(record.claim.uid) as turn:
+            with self._turns.of(record.claim.uid) as turn:
                 async with turn.lock:
                     try:
                         async with self._records.exclusive():  # another instance may be about to end the claim
@@ -243,13 +204,13 @@ class Engine:
             logger.info("%sd claim", operation, extra=about)
 
     async def _prepare(self, ref: ClaimRef, deadline: float) -> Record:
-        with self._turn(ref.uid) as turn:
+        with self._turns.of(ref.uid) as turn:
             while True:
-                call = _Call(turn=turn, deadline=deadline, unprepares=turn.unprepares, commits=turn.commits)
+                call = Call.begin(turn, deadline)
                 with self._metrics.phase("claim_read"):
                     claim = await self._reader.read(ref, deadline)
                 allocation = read_allocation(claim, ref=ref, driver=self._driver)
-                await self._let_others_start()
+                await self._turns.let_others_start()
                 if not call.unprepared and (known := await self._ready(allocation, call)):
                     return known
                 plain = await self._plain(allocation, call)
@@ -260,7 +221,7 @@ class Engine:
                 # The claim was unprepared, or prepared by another call, while we were reading it: what we read may be
                 # of the past.
 
-    async def _ready(self, allocation: Allocation, call: _Call) -> Record | None:
+    async def _ready(self, allocation: Allocation, call: Call) -> Record | None:
         """The record that answers for this allocation with nothing left to do, as after a kubelet's restart."""
         if call.turn.lock.locked():
             return None
@@ -270,16 +231,7 @@ class Engine:
             return None
         return known
 
-    async def _let_others_start(self) -> None:
-        """Of claims whose answers came together, go on with one in each round of the loop.
-
-        Calls that come in meanwhile would wait for all of them else, and send their GETs together again.
-        """
-        if len(self._turns) > 1:
-            await self._rounds.acquire()
-            asyncio.get_running_loop().call_soon(self._rounds.release)
-
-    async def _plain(self, allocation: Allocation, call: _Call) -> Record | None:
+    async def _plain(self, allocation: Allocation, call: Call) -> Record | None:
         """The plan of a claim that is new here and for which no hardware is changed.
 
         It is committed in the caller's own task: before its record is written nothing is lost if the caller goes, and
@@ -293,7 +245,7 @@ class Engine:
         record = self._plan(allocation, devices)
         return record if record.state is State.PREPARED else None
 
-    async def _in_time(self, commit: Coroutine[Any, Any, T], call: _Call, ref: ClaimRef) -> T:
+    async def _in_time(self, commit: Coroutine[Any, Any, T], call: Call, ref: ClaimRef) -> T:
         """What a commit comes to, if it ends before the deadline; it goes on if not, or if the caller goes."""
         work = self._start(commit)
         try:
@@ -310,13 +262,13 @@ class Engine:
             )
         return work.result()
 
-    async def _commit(self, allocation: Allocation, call: _Call, plain: Record | None) -> Record | None:
+    async def _commit(self, allocation: Allocation, call: Call, plain: Record | None) -> Record | None:
         """Everything after the claim was read; None when that was overtaken."""
-        with self._turn(allocation.claim.uid):
+        with self._turns.of(allocation.claim.uid):
             async with call.turn.lock:
                 return None if call.unprepared else await self._prepare_allocated(allocation, call, plain)
 
-    async def _prepare_allocated(self, allocation: Allocation, call: _Call, plain: Record | None) -> Record | None:
+    async def _prepare_allocated(self, allocation: Allocation, call: Call, plain: Record | None) -> Record | None:
         claim = allocation.claim
         backend, devices = await self._hardware_now(claim)
         known = self._records.read(claim.uid)
@@ -372,7 +324,7 @@ class Engine:
         except BackendError as error:
             raise ClaimError(Reason.HARDWARE, f"claim {claim} cannot be prepared: {error}") from error
 
-    async def _hardware_in_time(self, claim: ClaimRef, call: _Call) -> tuple[Backend, Mapping[str, Device]]:
+    async def _hardware_in_time(self, claim: ClaimRef, call: Call) -> tuple[Backend, Mapping[str, Device]]:
         """The first look at the hardware may take long, or hang; after it this comes at once."""
         if self._looked:
             return await self._hardware_now(claim)
@@ -424,7 +376,7 @@ class Engine:
                 async with asyncio.timeout(min(left, 1.0)):
                     await released.wait()
 
-    async def _claim_devices(self, record: Record, call: _Call) -> None:
+    async def _claim_devices(self, record: Record, call: Call) -> None:
         waiting = time.perf_counter()
         async with self._records.exclusive(within=call.left) as changes:
             self._metrics.phases.labels("lock_wait").observe(time.perf_counter() - waiting)
@@ -441,7 +393,7 @@ class Engine:
                 changes.put(record)
 
     async def _change_hardware(
-        self, record: Record, backend: Backend, devices: Mapping[str, Device], call: _Call
+        self, record: Record, backend: Backend, devices: Mapping[str, Device], call: Call
     ) -> Record:
         """Make what a record needs. Where a former try may have got somewhere, what is found there is ours."""
         async with self._hardware.turn(record, deadline=call.deadline):
@@ -480,7 +432,7 @@ class Engine:
             return True
 
     async def _unprepare(self, ref: ClaimRef) -> None:
-        with self._turn(ref.uid) as turn:
+        with self._turns.of(ref.uid) as turn:
             turn.unprepares += 1
             async with contextlib.AsyncExitStack() as stack:
                 try:
@@ -555,17 +507,6 @@ class Engine:
         self._under_way.discard(task)
         if not task.cancelled():
             task.exception()  # whoever still waits gets it; asyncio need not complain for those who do not
-
-    @contextlib.contextmanager
-    def _turn(self, uid: str) -> Iterator[_Turn]:
-        turn = self._turns.setdefault(uid, _Turn())
-        turn.users += 1
-        try:
-            yield turn
-        finally:
-            turn.users -= 1
-            if turn.users == 0:
-                del self._turns[uid]
 
 
 async def _ended_within(work: asyncio.Task[Any], deadline: float) -> bool:

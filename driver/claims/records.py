@@ -10,9 +10,7 @@ own reads again what the other has changed.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -25,8 +23,8 @@ from typing import TYPE_CHECKING
 from driver import files
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.holders import Holders
+from driver.claims.lock import FileLock
 from driver.claims.record import DamagedRecordError, Record, State, decode, encode
-from driver.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -40,8 +38,6 @@ _ENDED = ".ended"
 _ODD = ".odd"
 """Beside a damaged record that is empty: what was in its place and is not to be read, a named pipe for instance."""
 _TEMPORARY = ".tmp"
-
-_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 LARGEST = 4 << 20
 """Bytes of a record that is read; those of claims with 32 devices, the most that there can be, have some 30 KiB."""
@@ -74,7 +70,9 @@ class Records:
         self._directory = directory
         self._prefix = f"{directory}{os.sep}"
         self._quarantine = directory.parent / "quarantine"
-        self._lock_path = f"{directory}{os.sep}.lock"
+        self.lock_path = f"{directory}{os.sep}.lock"
+        self._lock = FileLock(self.lock_path)
+        self._gpu_locks: dict[str, FileLock] = {}
         self._boot_id = boot_id
         self._quarantined = quarantined
         self._salvage = salvage
@@ -91,8 +89,9 @@ class Records:
     async def turn(self, gpu_uuid: str) -> AsyncIterator[None]:
         """Be the only instance that changes a GPU, as long as that takes. Waits for ever; may be cancelled."""
         name = re.sub(r"[^A-Za-z0-9-]", "_", gpu_uuid)
+        lock = self._gpu_locks.setdefault(name, FileLock(f"{self._prefix}.{name}.lock"))
         try:
-            descriptor = await _lock(f"{self._prefix}.{name}.lock")
+            descriptor = await lock.acquire()
         except OSError as error:
             raise ClaimError(Reason.HARDWARE, f"cannot lock GPU {gpu_uuid}: {error.strerror}") from error
         try:
@@ -177,15 +176,15 @@ class Records:
         Raises ClaimError when another instance does not let go of it ``within`` so many seconds.
         """
         try:
-            descriptor = await _lock(self._lock_path, within=within)
+            descriptor = await self._lock.acquire(within=within)
         except TimeoutError:
             raise ClaimError(
                 Reason.RECORD,
-                f"another instance of the driver has held {self._lock_path} for {within:.0f} s, which takes "
+                f"another instance of the driver has held {self.lock_path} for {within:.0f} s, which takes "
                 "milliseconds; is its process stopped, or the disk stuck?",
             ) from None
         except OSError as error:
-            raise ClaimError(Reason.RECORD, f"cannot lock {self._lock_path}: {error.strerror}") from error
+            raise ClaimError(Reason.RECORD, f"cannot lock {self.lock_path}: {error.strerror}") from error
         try:
             try:
                 stamp = os.pread(descriptor, 64, 0)
@@ -360,30 +359,3 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     Inodes are used again at once, and time stamps of the kernel's own are as coarse as 4 ms before Linux 6.13.
     """
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-async def _lock(path: str, *, within: float | None = None) -> int:
-    """Lock a file and return the descriptor; closing it unlocks. Own descriptor per holder: they exclude each other.
-
-    Raises TimeoutError when it cannot be had ``within`` so many seconds.
-    """
-    try:
-        descriptor = os.open(path, _LOCK_FILE, 0o640)
-    except FileNotFoundError:  # an administrator has removed the directory
-        os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)  # noqa: PTH103, PTH120
-        descriptor = os.open(path, _LOCK_FILE, 0o640)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        waiting = in_daemon_thread(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX), name="lock")
-        try:
-            async with asyncio.timeout(within):
-                await asyncio.shield(waiting)
-        except BaseException:
-            # The thread cannot be interrupted: it gives the lock back as soon as it gets it.
-            waiting.add_done_callback(lambda _: os.close(descriptor))
-            raise
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -9,11 +9,14 @@ from driver.kube.client import ApiError
 IF_TRANSIENT = tenacity.retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient)
 """For tenacity: what the API server may well answer in a moment."""
 
+LONGEST_ASKED = 60.0
+"""Seconds that a server may ask for: a Retry-After of a day, from whatever stands in between, is no plan."""
+
 
 class Backoff:
     """Seconds to wait after so many failures in a row: exponential, with jitter, never above ``longest`` by itself.
 
-    A server that asks for more gets it.
+    A server that asks for more gets it, up to a minute.
     """
 
     def __init__(self, *, multiplier: float, longest: float) -> None:
@@ -23,7 +26,7 @@ class Backoff:
     def after(self, failures: int, error: BaseException | None) -> float:
         """The pause after this many failures, 1 for the first; ``error`` is the last of them."""
         self._state.attempt_number = failures
-        return max(self._wait(self._state), getattr(error, "retry_after", None) or 0)
+        return max(self._wait(self._state), min(getattr(error, "retry_after", None) or 0, LONGEST_ASKED))
 
     def __call__(self, state: tenacity.RetryCallState) -> float:
         """The same for tenacity."""

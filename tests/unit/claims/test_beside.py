@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ async def test_an_instance_that_hangs_while_it_changes_records_is_named_before_t
 
     assert error.reason is Reason.RECORD
     assert "another instance of the driver has held" in str(error)
-    assert str(node.records._lock_path) in str(error)
+    assert str(node.records.lock_path) in str(error)
     assert node.spec_files() == []
 
 
@@ -152,7 +153,7 @@ async def test_a_claim_that_is_unprepared_while_another_instance_is_waited_for_i
     with (tmp_path / "plugin" / "claims" / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         call = asyncio.create_task(node.prepare(claim))
-        await eventually(lambda: any(turn.lock.locked() for turn in node.engine._turns.values()))
+        await eventually(lambda: any(thread.name == "lock" for thread in threading.enumerate()))
         assert await node.unprepare(claim) is None
 
     error = await call

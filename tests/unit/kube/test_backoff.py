@@ -19,6 +19,10 @@ def test_a_server_that_asks_for_more_gets_it():
     assert backoff.after(1, ApiError(429, "slow down", retry_after=7)) == 7
 
 
+def test_a_server_that_asks_for_hours_gets_a_minute():
+    assert Backoff(multiplier=0.1, longest=2).after(1, ApiError(429, "later", retry_after=86_400)) == 60
+
+
 async def test_tenacity_waits_as_long_and_tries_again_what_may_well_succeed():
     errors = [ApiError(429, "slow down", retry_after=7), ApiError(403, "no")]
     pauses = []
