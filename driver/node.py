@@ -13,12 +13,12 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver import layout, memory, node_config
+from driver import files, layout, memory, node_config
 from driver.cdi.directory import SpecDirectory
 from driver.claims.metadata import MetadataFiles
 from driver.claims.prepare import Engine
 from driver.claims.records import Records
-from driver.claims.salvage import salvage
+from driver.claims.salvage import gpus_of, salvage
 from driver.claims.status import StatusWriter
 from driver.claims.sweep import Sweeper
 from driver.coexistence import PERIOD, Coexistence, Neighbour, Sign
@@ -250,6 +250,7 @@ class Node:
             boot_id=self._boot_id,
             release=engine.release,
             idle=self._idle,
+            gpus=lambda uid, content: gpus_of(uid, content, self._offer.nameable()),
         )
         return engine
 
@@ -474,7 +475,7 @@ class Node:
         settings = self._settings
         return salvage(
             uid,
-            path.read_bytes(),
+            files.read(str(path)),
             content,
             path=str(path),
             devices=self._offer.nameable(),

@@ -5,39 +5,28 @@ Decoded strictly: a field that we do not know, or a value that we do not accept,
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from driver.claims.allocation import is_quantity
 from driver.claims.errors import ClaimError, Reason
+from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from driver.claims.allocation import Allocation
 
 API_VERSION = "resource.nvidia.com/v1beta1"
-_MEMORY = re.compile(r"([0-9]{1,18})(Ki|Mi|Gi|Ti|k|M|G|T)?")
-_UNITS = {
-    None: 1,
-    "Ki": 1 << 10,
-    "Mi": 1 << 20,
-    "Gi": 1 << 30,
-    "Ti": 1 << 40,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-}
+_LEAST, _MOST = 1 << 20, 1 << 50
 
 
 def _check_memory(value: str) -> str:
-    match = _MEMORY.fullmatch(value)
-    if match is None or int(match[1]) * _UNITS[match[2]] < 1 << 20:
-        raise ValueError("a quantity of at least 1Mi is expected, for example 10Gi")
+    if not (is_quantity(value) and _LEAST <= quantity(value) <= _MOST):
+        raise ValueError("a quantity from 1Mi to 1Pi is expected, for example 10Gi")
     return value
 
 
@@ -153,7 +142,7 @@ def decode(parameters: Mapping[str, Any]) -> DeviceConfig:
     try:
         return model.model_validate(dict(parameters))
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(str(kind), problem) for problem in error.errors())) from None
+        raise ValueError("; ".join(_explain(model, problem) for problem in error.errors())) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,10 +206,14 @@ def resolve(allocation: Allocation, types: Mapping[str, str], *, driver: str) ->
                     replace(known, by_class=decoded) if config.from_class else replace(known, by_claim=decoded)
                 )
             elif config.requests:
+                parent = result.base_request
+                only = result.request not in config.requests and parent in config.requests
+                advice = f"; {parent}/<name> in 'requests' is one of its alternatives" if only else ""
                 raise ClaimError(
                     Reason.CONFIG,
-                    f"{source} of {allocation.claim} gives a {decoded.kind} to request {result.request}, but its "
-                    f"device {result.device} is of type {types[result.device]!r}",
+                    f"{source} of {allocation.claim} gives a {decoded.kind} to request "
+                    f"{parent if only else result.request}, but its device {result.device} is of type "
+                    f"{types[result.device]!r}{advice}",
                 )
     return tuple(applied)
 
@@ -234,11 +227,32 @@ def _sharing(config: DeviceConfig | None) -> GpuSharing | MigDeviceSharing | Non
     return config.sharing if isinstance(config, GpuConfig | MigDeviceConfig) else None
 
 
-def _explain(kind: str, problem: Any) -> str:
-    where = ".".join([kind, *(str(part) for part in problem["loc"])])
-    if problem["type"] == "extra_forbidden":
-        return f"{where} is not a known field"
-    if problem["type"] == "missing":
-        return f"{where} is missing"
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    *parents, name = problem["loc"]
+    where = ".".join([model.__name__, *map(str, problem["loc"])])
+    given = f"{where} was given {problem['input']!r:.120}"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{given}, but is not a known field; accepted: {', '.join(_fields(_nested(model, parents)))}"
+        case "missing":
+            accepted = get_args(_fields(_nested(model, parents))[str(name)])
+            return f"{where} is missing; accepted: {' or '.join(map(repr, accepted))}"
+        case "model_type":
+            return f"{given}: an object with {', '.join(_fields(_nested(model, problem['loc'])))} is expected"
+        case "dict_type":
+            return f"{given}: an object is expected"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where} was given {problem['input']!r:.120}: {message[0].lower()}{message[1:]}"
+    return f"{given}: {message[0].lower()}{message[1:]}"
+
+
+def _nested(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
+    """The model of the object at a path."""
+    for part in path:
+        kinds = get_args(_fields(model)[str(part)])
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return model
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """The type of each field of an object, by the name that users write."""
+    return {str(field.alias): field.annotation for field in model.model_fields.values()}

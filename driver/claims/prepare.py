@@ -50,8 +50,9 @@ T = TypeVar("T")
 # The kubelet gives a call 45 s and tries again only after more than a minute, so we use the time but answer within it.
 ANSWER_MARGIN = 3.0
 MAX_DEADLINE = 45.0
-# How long a device may take to be let go by a claim that is ending.
-HOLDER_PATIENCE = 10.0
+# How long a device may take to be let go by a claim that is ending. Most pods have 30 s before they are killed, and the
+# kubelet asks again only after more than a minute.
+HOLDER_PATIENCE = 35.0
 
 
 class Engine:

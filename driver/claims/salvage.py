@@ -79,6 +79,11 @@ def salvage(
     )
 
 
+def gpus_of(uid: str, spec_content: bytes, devices: Mapping[str, Device]) -> frozenset[str]:
+    """UUIDs of the GPUs that the CDI spec of a claim gives to containers, of those that the node has."""
+    return frozenset(devices[name].gpu.uuid for name, _, _ in _named(uid, _object(spec_content), devices))
+
+
 def _object(content: bytes) -> dict[str, Any]:
     try:
         loaded = json.loads(content)

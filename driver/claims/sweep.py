@@ -2,7 +2,8 @@
 
 A claim counts as gone only when the API server says so by UID. Even then its containers may still run, for instance
 after a forced deletion while the kubelet is away: its devices are let go only when that has been so for a while and no
-process is on them, or when the node has rebooted since.
+process is on them, or when the node has rebooted since. A CDI spec whose record was lost does not tell the claim's
+name, so that nobody can be asked; a container that restarts needs it, so it stays as long and as carefully.
 
 Here goes, too, what killed instances left half-written while another lived on.
 """
@@ -20,12 +21,11 @@ from driver.claims.salvage import UNKNOWN
 from driver.kube.client import RESOURCE, Api, ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from driver.cdi.directory import SpecDirectory
     from driver.claims.allocation import ClaimRef
     from driver.claims.metadata import MetadataFiles
-    from driver.claims.record import Record
     from driver.claims.records import Records
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ GRACE = 600.0
 
 
 class Sweeper:
-    """Looks through the records every few minutes. ``release`` unprepares a claim, ``idle`` says whether a GPU is."""
+    """Looks through the records every few minutes.
+
+    ``release`` unprepares a claim, ``idle`` says whether a GPU is, ``gpus`` which ones a CDI spec gives to containers.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Sweeper:
         boot_id: str,
         release: Callable[[ClaimRef], Awaitable[None]],
         idle: Callable[[str], Awaitable[bool]],
+        gpus: Callable[[str, bytes], Iterable[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
@@ -57,6 +61,7 @@ class Sweeper:
         self._boot_id = boot_id
         self._release = release
         self._idle = idle
+        self._gpus = gpus
         self._clock = clock
         self._gone_since: dict[str, float] = {}
 
@@ -98,20 +103,32 @@ class Sweeper:
                 self._gone_since.pop(uid, None)
                 continue
             since = self._gone_since.setdefault(uid, now)
-            if record.boot_id == self._boot_id and (now - since < GRACE or not await self._unused(record)):
+            gpus = [device.gpu_uuid for device in record.devices if not device.admin]
+            if record.boot_id == self._boot_id and not await self._unused_since(since, gpus):
                 continue
             logger.warning("claim %s (UID %s) is gone: its record is removed", record.claim, uid)
             await self._release(record.claim)
         known = {record.claim.uid for record in self._records} | self._records.quarantined_uids()
-        self._gone_since = {uid: since for uid, since in self._gone_since.items() if uid in known}
-        for uid in self._metadata.claim_uids() - known:
-            if self._records.read(uid) is None:
-                logger.warning("device metadata of claim UID %s belongs to no claim: removed", uid)
-                self._metadata.discard(uid)
-        for uid in self._specs.claim_uids() - known:
-            if self._records.read(uid) is None:
-                logger.warning("CDI spec %s belongs to no claim: removed", self._specs.path(uid))
-                self._specs.remove(uid)
+        strays = (self._specs.claim_uids() | self._metadata.claim_uids()) - known
+        self._gone_since = {uid: since for uid, since in self._gone_since.items() if uid in known | strays}
+        for uid in strays:
+            await self._sweep_stray(uid, now)
+
+    async def _sweep_stray(self, uid: str, now: float) -> None:
+        if self._records.read(uid) is not None:
+            return
+        gpus = list(self._gpus(uid, self._specs.read(uid) or b""))
+        if gpus and uid not in self._gone_since:
+            logger.warning(
+                "CDI spec %s has no record any more; it stays for containers that may use it, until the kubelet "
+                "unprepares its claim or its GPUs have been idle for a while",
+                self._specs.path(uid),
+            )
+        if gpus and not await self._unused_since(self._gone_since.setdefault(uid, now), gpus):
+            return
+        logger.warning("CDI spec %s or device metadata belong to no claim: removed", self._specs.path(uid))
+        self._specs.remove(uid)
+        self._metadata.discard(uid)
 
     async def _gone(self, claim: ClaimRef) -> bool:
         try:
@@ -125,5 +142,5 @@ class Sweeper:
             raise ApiError(0, f"the answer for claim {claim} is no claim: it has no metadata.uid")
         return bool(uid != claim.uid)
 
-    async def _unused(self, record: Record) -> bool:
-        return all([await self._idle(device.gpu_uuid) for device in record.devices if not device.admin])
+    async def _unused_since(self, since: float, gpus: Iterable[str]) -> bool:
+        return self._clock() - since >= GRACE and all([await self._idle(gpu) for gpu in gpus])

@@ -56,6 +56,7 @@ def resolved(*configs: dict[str, Any], results: Any = None, types: Any = None) -
                 },
             },
         },
+        {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "1.5Gi"}}},
         MIG,
         {**MIG, "sharing": {"strategy": "TimeSlicing"}},
         {**GPU, "kind": "VfioDeviceConfig", "iommu": {"backendPolicy": "PreferIommuFD", "enableAPIDevice": True}},
@@ -71,8 +72,23 @@ def test_what_nvidias_users_write_is_accepted(parameters: dict[str, Any]) -> Non
         ({}, "GpuConfig, MigDeviceConfig, VfioDeviceConfig is accepted"),
         ({**GPU, "kind": "Toaster"}, "'Toaster'"),
         ({**GPU, "apiVersion": "resource.nvidia.com/v9"}, "resource.nvidia.com/v9"),
-        ({**GPU, "sharin": {}}, "GpuConfig.sharin is not a known field"),
-        ({**GPU, "sharing": {}}, "GpuConfig.sharing.strategy is missing"),
+        (
+            {**GPU, "sharin": {}},
+            "GpuConfig.sharin was given {}, but is not a known field; accepted: apiVersion, kind, sharing",
+        ),
+        (
+            {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"intervall": "Long"}}},
+            "timeSlicingConfig.intervall was given 'Long', but is not a known field; accepted: interval",
+        ),
+        ({**GPU, "sharing": {}}, "GpuConfig.sharing.strategy is missing; accepted: 'TimeSlicing' or 'MPS'"),
+        (
+            {**GPU, "sharing": "MPS"},
+            "GpuConfig.sharing was given 'MPS': an object with strategy, timeSlicingConfig, mpsConfig is expected",
+        ),
+        (
+            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPerDevicePinnedMemoryLimit": "1Gi"}}},
+            "defaultPerDevicePinnedMemoryLimit was given '1Gi': an object is expected",
+        ),
         ({**GPU, "sharing": {"strategy": "Roulette"}}, "GpuConfig.sharing.strategy was given 'Roulette'"),
         (
             {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Eternal"}}},
@@ -88,7 +104,11 @@ def test_what_nvidias_users_write_is_accepted(parameters: dict[str, Any]) -> Non
         ),
         (
             {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "1Ki"}}},
-            "at least 1Mi",
+            "from 1Mi to 1Pi",
+        ),
+        (
+            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "1e99"}}},
+            "from 1Mi to 1Pi",
         ),
         ({**GPU, "sharing": {"strategy": "TimeSlicing", "mpsConfig": {}}}, "mpsConfig does not go with"),
         ({**GPU, "sharing": {"strategy": "MPS", "timeSlicingConfig": {}}}, "timeSlicingConfig does not go with"),
@@ -122,6 +142,13 @@ def test_a_config_may_name_the_parent_or_the_subrequest(name: str) -> None:
     applied = resolved(config(GPU, requests=(name,)), results=[result("gpu-0", request="gpu/big")])
 
     assert isinstance(applied["gpu-0"], GpuConfig)
+
+
+def test_parameters_for_all_alternatives_that_do_not_fit_the_chosen_one_say_how_to_name_it() -> None:
+    with pytest.raises(ClaimError) as failure:
+        resolved(config(MIG, requests=("gpu",)), results=[result("gpu-0", request="gpu/big")])
+
+    assert "to request gpu, but its device gpu-0 is of type 'gpu'; gpu/<name> in 'requests'" in str(failure.value)
 
 
 def test_a_config_for_another_subrequest_does_not_apply() -> None:

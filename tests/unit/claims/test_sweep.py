@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.claims.metadata import MetadataFiles
+from driver.claims.salvage import gpus_of
 from driver.claims.sweep import GRACE, Sweeper
 from driver.kube.client import ApiError
 
@@ -30,6 +31,7 @@ class World:
             boot_id=boot_id,
             release=node.engine.release,
             idle=self.idle,
+            gpus=lambda uid, content: gpus_of(uid, content, node.inventory),
             clock=lambda: self.now,
         )
 
@@ -132,6 +134,48 @@ async def test_a_spec_without_a_record_is_removed(node: Node, world: World) -> N
     await world.sweeper.sweep()
 
     assert node.spec_files() == []
+
+
+@pytest.fixture
+async def without_record(node: Node, api: ClaimApi, allocated: Any, tmp_path: Path) -> Node:
+    """The driver has started again after somebody removed the record of a prepared claim."""
+    claim = allocated()
+    await node.prepare(claim)
+    (tmp_path / "plugin" / "claims" / f"{claim['metadata']['uid']}.json").unlink()
+    return await Node(tmp_path, api).start()
+
+
+async def test_a_spec_whose_record_was_lost_stays_for_containers_that_restart(
+    without_record: Node, api: ClaimApi
+) -> None:
+    await sweep_twice(World(without_record, api), after=GRACE / 2)
+
+    assert len(without_record.spec_files()) == 1
+
+
+async def test_a_spec_whose_record_was_lost_stays_while_a_process_is_on_its_gpu(
+    without_record: Node, api: ClaimApi
+) -> None:
+    world = World(without_record, api)
+    world.busy = True
+
+    await sweep_twice(world, after=10 * GRACE)
+
+    assert len(without_record.spec_files()) == 1
+
+
+async def test_a_spec_whose_record_was_lost_goes_when_its_gpu_has_been_idle_for_long(
+    without_record: Node, api: ClaimApi
+) -> None:
+    await sweep_twice(World(without_record, api), after=GRACE)
+
+    assert without_record.spec_files() == []
+
+
+async def test_a_claim_whose_record_was_lost_can_be_unprepared(without_record: Node, api: ClaimApi) -> None:
+    assert await without_record.unprepare(api.claims["claim"]) is None
+
+    assert without_record.spec_files() == []
 
 
 async def test_a_spec_of_a_quarantined_record_stays_for_containers_that_restart(
