@@ -41,14 +41,23 @@ def file_name(driver: str, claim_uid: str) -> str:
     return f"k8s.{driver}-claim_{claim_uid}.json"
 
 
-def device_name(claim_uid: str, device: str, share_id: str | None) -> str:
-    """A name that is never used again with other content: by claim, device and share."""
-    return f"{claim_uid}-{device}" + (f"-{share_id}" if share_id else "")
+ADMIN = "-admin"
+"""Ends the name of a device that a claim looks at without using it; a name is all that survives a damaged record."""
+
+
+def device_name(claim_uid: str, device: str, share_id: str | None, *, admin: bool = False) -> str:
+    """A name that is never used again with other content: by claim, device, share and kind of access."""
+    return f"{claim_uid}-{device}" + (f"-{share_id}" if share_id else "") + (ADMIN if admin else "")
 
 
 def qualified(driver: str, name: str) -> str:
     """The id that the kubelet hands to the runtime."""
     return f"{kind(driver)}={name}"
+
+
+def unqualified(cdi_id: str) -> str:
+    """The device's name in such an id."""
+    return cdi_id.partition("=")[2]
 
 
 def render(driver: str, common: ContainerEdits, devices: Mapping[str, ContainerEdits]) -> bytes:

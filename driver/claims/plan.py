@@ -164,7 +164,7 @@ def _plan_device(
             f"claim {allocation.claim} is allocated device {result.device!r} of pool {result.pool!r}, which is not on "
             f"this node; pool {pool!r} has: {listed or 'none'}",
         )
-    name = spec.device_name(allocation.claim.uid, result.device, result.share_id)
+    name = spec.device_name(allocation.claim.uid, result.device, result.share_id, admin=result.admin)
     placement = None
     if known.profile is not None and known.partition is None and known.start is not None:
         placement = Placement(profile=known.profile.name, start=known.start)

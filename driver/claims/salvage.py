@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +59,12 @@ def salvage(
     told = _object(damaged)
     if told.get("bootID", boot_id) != boot_id:
         return None
-    readable = {(device.device, device.share_id): device for device in _readable(told)}
-    held = [
-        readable.get((name, share_id))
-        or replace(_device(uid, devices[name], share_id, driver=driver, pool=pool), sharing=sharing)
-        for name, share_id, sharing in _named(uid, _object(spec_content), devices)
-    ]
+    readable = {device.cdi_ids: device for device in _readable(told)}
+    found = (
+        replace(_device(uid, one, driver=driver, pool=pool), sharing=one.sharing)
+        for one in _named(uid, _object(spec_content), devices)
+    )
+    held = [readable.get(device.cdi_ids, device) for device in found]
     if not held:
         return None
     return Record(
@@ -81,7 +81,7 @@ def salvage(
 
 def gpus_of(uid: str, spec_content: bytes, devices: Mapping[str, Device]) -> frozenset[str]:
     """UUIDs of the GPUs that the CDI spec of a claim gives to containers, of those that the node has."""
-    return frozenset(devices[name].gpu.uuid for name, _, _ in _named(uid, _object(spec_content), devices))
+    return frozenset(one.known.gpu.uuid for one in _named(uid, _object(spec_content), devices))
 
 
 def _object(content: bytes) -> dict[str, Any]:
@@ -101,20 +101,30 @@ def _readable(told: Mapping[str, Any]) -> Iterator[PreparedDevice]:
             continue
 
 
-def _named(
-    uid: str, spec_object: Mapping[str, Any], devices: Mapping[str, Device]
-) -> Iterator[tuple[str, str | None, Sharing | None]]:
-    """Device names and share ids out of the names that ``driver.cdi.spec.device_name`` makes, and how they share."""
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A device of a CDI spec."""
+
+    known: Device
+    share_id: str | None
+    admin: bool
+    sharing: Sharing | None
+
+
+def _named(uid: str, spec_object: Mapping[str, Any], devices: Mapping[str, Device]) -> Iterator[_Named]:
+    """What the names that ``driver.cdi.spec.device_name`` makes stand for."""
     listed = spec_object.get("devices")
     for entry in listed if isinstance(listed, list) else ():
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name.startswith(f"{uid}-"):
             continue
         rest = name.removeprefix(f"{uid}-")
+        admin = rest.endswith(spec.ADMIN)
+        rest = rest.removesuffix(spec.ADMIN)
         if rest in devices:
-            yield rest, None, _sharing(entry, shared=False)
+            yield _Named(devices[rest], None, admin, _sharing(entry, shared=False))
         elif _SHARE.fullmatch(rest[-36:]) and rest[:-37] in devices:
-            yield rest[:-37], rest[-36:], _sharing(entry, shared=True)
+            yield _Named(devices[rest[:-37]], rest[-36:], admin, _sharing(entry, shared=True))
 
 
 def _sharing(entry: Mapping[str, Any], *, shared: bool) -> Sharing | None:
@@ -129,7 +139,8 @@ def _sharing(entry: Mapping[str, Any], *, shared: bool) -> Sharing | None:
         return None
 
 
-def _device(uid: str, known: Device, share_id: str | None, *, driver: str, pool: str) -> PreparedDevice:
+def _device(uid: str, one: _Named, *, driver: str, pool: str) -> PreparedDevice:
+    known = one.known
     placement = partition = None
     if known.profile is not None and known.start is not None:
         partition = known.partition
@@ -141,11 +152,12 @@ def _device(uid: str, known: Device, share_id: str | None, *, driver: str, pool:
         requests=(),
         pool=pool,
         device=known.name,
-        cdi_ids=(spec.qualified(driver, spec.device_name(uid, known.name, share_id)),),
+        cdi_ids=(spec.qualified(driver, spec.device_name(uid, known.name, one.share_id, admin=one.admin)),),
         gpu_uuid=known.gpu.uuid,
         slots=tuple(sorted(known.slots)),
         whole=known.profile is None,
-        share_id=share_id,
+        share_id=one.share_id,
+        admin=one.admin,
         placement=placement,
         partition=partition,
         offered=known.offered,

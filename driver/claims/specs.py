@@ -92,11 +92,10 @@ class ClaimSpecs:
                 self._driver,
                 backend.common_edits(),
                 {
-                    spec.device_name(record.claim.uid, device.device, device.share_id): self._edits(
-                        record, device, backend, devices
-                    )
-                    # What a claim both uses and looks at has one name, under which it is to be used.
+                    spec.unqualified(cdi_id): self._edits(record, device, backend, devices)
+                    # Former versions had one name for what a claim both uses and looks at: it is to be used.
                     for device in sorted(record.devices, key=lambda device: not device.admin)
+                    for cdi_id in device.cdi_ids
                 },
             )
         except spec.SpecError as error:

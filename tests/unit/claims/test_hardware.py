@@ -260,7 +260,8 @@ async def test_one_claim_can_look_at_what_it_uses(node: MigNode, allocated: Any,
     devices = await node.prepare(claim)
 
     assert [device.admin for device in devices] == [admin_first, not admin_first]
-    assert devices[0].cdi_ids == devices[1].cdi_ids
+    used, looked_at = reversed(devices) if admin_first else devices
+    assert looked_at.cdi_ids == (f"{used.cdi_ids[0]}-admin",)
     assert devices[0].partition == devices[1].partition
     assert await node.unprepare(claim) is None
     assert node.partitions() == []

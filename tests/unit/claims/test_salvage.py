@@ -179,12 +179,20 @@ def test_a_share_keeps_its_id() -> None:
     assert (record.devices[0].device, record.devices[0].share_id) == ("gpu-1", SHARE)
 
 
+@pytest.mark.parametrize("name", ["u-1-gpu-1-admin", f"u-1-gpu-1-{SHARE}-admin"])
+def test_what_a_claim_only_looked_at_is_free_for_others(name: str) -> None:
+    record = salvaged(GARBAGE, name)
+
+    assert record is not None
+    assert [(device.device, device.admin) for device in record.devices] == [("gpu-1", True)]
+
+
 def test_what_can_be_read_of_the_record_counts_more_than_what_follows_from_the_name() -> None:
     device = {
         "requests": ["r"],
         "pool": POOL,
         "device": "gpu-1",
-        "cdiDeviceIDs": ["x"],
+        "cdiDeviceIDs": [f"k8s.{DRIVER}/claim=u-1-gpu-1-{SHARE}"],
         "gpuUUID": "GPU-1",
         "slots": [0],
         "whole": True,
