@@ -326,7 +326,7 @@ class Records:
                 files.remove(temporary)
         self._forget(uid)
         self._remember(record, status)
-        names = ", ".join(device.device for device in record.devices)
+        names = ", ".join(device.device for device in record.devices if not device.admin) or "nothing"
         logger.warning("a record was written in the place of the damaged %s: it holds %s", damaged, names)
         return record
 
