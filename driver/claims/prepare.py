@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from driver.claims.allocation import Allocation, ClaimRef, check_ref, read_allocation
 from driver.claims.errors import ClaimError, Reason
@@ -53,6 +53,14 @@ MAX_DEADLINE = 45.0
 # How long a device may take to be let go by a claim that is ending. Most pods have 30 s before they are killed, and the
 # kubelet asks again only after more than a minute.
 HOLDER_PATIENCE = 35.0
+
+
+class _Prepared(NamedTuple):
+    """What a prepare came to."""
+
+    devices: tuple[PreparedDevice, ...]
+    anew: bool
+    """Whether anything was done for it."""
 
 
 class Engine:
@@ -104,10 +112,11 @@ class Engine:
         """Prepare claims given as (namespace, name, uid), all at once. Answers for each UID, whatever happens."""
         deadline = _deadline(seconds_left)
 
-        async def one(ref: ClaimRef) -> tuple[PreparedDevice, ...]:
-            return (await self._prepare(ref, deadline)).devices
+        async def one(ref: ClaimRef) -> _Prepared:
+            return await self._prepare(ref, deadline)
 
-        return await self._each("prepare", claims, one)
+        outcomes = await self._each("prepare", claims, one)
+        return {uid: one if isinstance(one, ClaimError) else one.devices for uid, one in outcomes.items()}
 
     async def unprepare(self, claims: Iterable[tuple[str, str, str]]) -> dict[str, ClaimError | None]:
         """Unprepare claims given as (namespace, name, uid). A claim that was never prepared is a success.
@@ -191,6 +200,8 @@ class Engine:
         failed = isinstance(outcome, ClaimError)
         self._metrics.claims.labels(operation, "error" if failed else "success").observe(seconds)
         self._metrics.prepared.set(len(self._records))
+        if isinstance(outcome, _Prepared) and not outcome.anew and not logger.isEnabledFor(logging.DEBUG):
+            return  # a kubelet that starts asks for every claim of its node
         about: dict[str, Any] = {
             "claim": f"{namespace[:63]}/{name[:253]}",
             "claim_uid": uid[:63],
@@ -199,12 +210,16 @@ class Engine:
         if isinstance(outcome, ClaimError):
             self._metrics.errors.labels(operation, outcome.reason).inc()
             logger.warning("%s failed: %s", operation, outcome, extra={**about, "reason": str(outcome.reason)})
+        elif isinstance(outcome, _Prepared):
+            about["devices"] = [device.device for device in outcome.devices]
+            if outcome.anew:
+                logger.info("prepared claim", extra=about)
+            else:
+                logger.debug("claim was prepared already", extra=about)
         else:
-            if isinstance(outcome, tuple):
-                about["devices"] = [device.device for device in outcome]
-            logger.info("%sd claim", operation, extra=about)
+            logger.info("unprepared claim", extra=about)
 
-    async def _prepare(self, ref: ClaimRef, deadline: float) -> Record:
+    async def _prepare(self, ref: ClaimRef, deadline: float) -> _Prepared:
         with self._turns.of(ref.uid) as turn:
             while True:
                 call = Call.begin(turn, deadline)
@@ -213,12 +228,12 @@ class Engine:
                 allocation = read_allocation(claim, ref=ref, driver=self._driver)
                 await self._turns.let_others_start()
                 if not call.unprepared and (known := await self._ready(allocation, call)):
-                    return known
+                    return _Prepared(known.devices, anew=False)
                 plain = await self._plain(allocation, call)
                 commit = self._commit(allocation, call, plain)
                 record = await commit if plain else await self._in_time(commit, call, ref)
                 if record is not None:
-                    return record
+                    return _Prepared(record.devices, anew=True)
                 # The claim was unprepared, or prepared by another call, while we were reading it: what we read may be
                 # of the past.
 
