@@ -227,9 +227,9 @@ class Engine:
                     claim = await self._reader.read(ref, deadline)
                 allocation = read_allocation(claim, ref=ref, driver=self._driver)
                 await self._turns.let_others_start()
-                if not call.unprepared and (known := await self._ready(allocation, call)):
+                known, plain = await self._at_once(allocation, call)
+                if known is not None:
                     return _Prepared(known.devices, anew=False)
-                plain = await self._plain(allocation, call)
                 commit = self._commit(allocation, call, plain)
                 record = await commit if plain else await self._in_time(commit, call, ref)
                 if record is not None:
@@ -237,29 +237,22 @@ class Engine:
                 # The claim was unprepared, or prepared by another call, while we were reading it: what we read may be
                 # of the past.
 
-    async def _ready(self, allocation: Allocation, call: Call) -> Record | None:
-        """The record that answers for this allocation with nothing left to do, as after a kubelet's restart."""
-        if call.turn.lock.locked():
-            return None
+    async def _at_once(self, allocation: Allocation, call: Call) -> tuple[Record | None, Record | None]:
+        """What a claim comes to without waiting for anything: the record that answers for it, or else its plan.
+
+        The record, where nothing is left to do, as after a kubelet's restart. The plan, where the claim is new here and
+        no hardware is changed for it: that is committed in the caller's own task. Before its record is written nothing
+        is lost if the caller goes, and after that nothing is waited for.
+        """
+        if call.turn.lock.locked() or call.unprepared:
+            return None, None
         _, devices = await self._hardware_in_time(allocation.claim, call)
         known = self._records.read(allocation.claim.uid)
-        if known is None or not self._answers(known, allocation, devices) or not self._specs.settled(known.claim):
-            return None
-        return known
-
-    async def _plain(self, allocation: Allocation, call: Call) -> Record | None:
-        """The plan of a claim that is new here and for which no hardware is changed.
-
-        It is committed in the caller's own task: before its record is written nothing is lost if the caller goes, and
-        after that nothing is waited for.
-        """
-        if call.turn.lock.locked():
-            return None
-        _, devices = await self._hardware_in_time(allocation.claim, call)
-        if self._records.read(allocation.claim.uid) is not None:
-            return None
-        record = self._plan(allocation, devices)
-        return record if record.state is State.PREPARED else None
+        if known is None:
+            planned = self._plan(allocation, devices)
+            return None, planned if planned.state is State.PREPARED else None
+        ready = self._answers(known, allocation, devices) and self._specs.settled(known.claim)
+        return known if ready else None, None
 
     async def _in_time(self, commit: Coroutine[Any, Any, T], call: Call, ref: ClaimRef) -> T:
         """What a commit comes to, if it ends before the deadline; it goes on if not, or if the caller goes."""
