@@ -280,19 +280,13 @@ async def api_latency(bench: Bench) -> list[Case]:
 async def memory(bench: Bench) -> list[Case]:
     """Resident memory over 10,000 prepares and unprepares, each of a claim that was never seen before."""
     claims = [world.claim(f"claim-{index}", f"gpu-{index % GPUS}") for index in range(CYCLES)]
-    series: list[float] = []
     async with (
         world.api_process(bench.directory, claims) as server,
         world.node(server, f"--devices=fake:{bench.gpus}") as node,
     ):
         started = time.perf_counter()
         idle = node.rss_mib()
-        for done in range(0, CYCLES, CLAIMS):
-            batch = claims[done : done + CLAIMS]
-            await concurrently(batch, node.prepare, 8)
-            await concurrently(batch, node.unprepare, 8)
-            if (done + CLAIMS) % SETTLED == 0:
-                series.append(node.rss_mib())
+        series = await _memory_over(claims, node, every=SETTLED)
         seconds = time.perf_counter() - started
     growth_mib = series[-1] - series[0]
     cut_idle, cut = await _memory_with_partitions(bench)
@@ -323,7 +317,6 @@ async def _memory_with_partitions(bench: Bench) -> tuple[float, Stats]:
     claims = [
         world.claim(f"claim-{index}", name.format(index % 8, index // 8 % 7), share=True) for index in range(CUT_CYCLES)
     ]
-    series: list[float] = []
     async with (
         world.api_process(bench.directory, claims) as server,
         world.node(
@@ -332,12 +325,20 @@ async def _memory_with_partitions(bench: Bench) -> tuple[float, Stats]:
     ):
         started = time.perf_counter()
         idle = node.rss_mib()
-        for done in range(0, CUT_CYCLES, CLAIMS):
-            batch = claims[done : done + CLAIMS]
-            await concurrently(batch, node.prepare, 8)
-            await concurrently(batch, node.unprepare, 8)
-            series.append(node.rss_mib())
+        series = await _memory_over(claims, node, every=CLAIMS)
         return idle, Stats.of(series, seconds=time.perf_counter() - started)
+
+
+async def _memory_over(claims: list[dict[str, Any]], node: Node, *, every: int) -> list[float]:
+    """Resident memory after every so many claims that were prepared and unprepared."""
+    series = []
+    for done in range(0, len(claims), CLAIMS):
+        batch = claims[done : done + CLAIMS]
+        await concurrently(batch, node.prepare, 8)
+        await concurrently(batch, node.unprepare, 8)
+        if (done + CLAIMS) % every == 0:
+            series.append(node.rss_mib())
+    return series
 
 
 async def startup(bench: Bench) -> list[Case]:
