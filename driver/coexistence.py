@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from driver.kube.client import ApiError
 from driver.kubelet.instances import Instance, Kind, identify, is_socket, listened_to, registrar_sockets
+from driver.quantity import quantity
 from driver.slices.build import slice_name
-from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from driver import layout
 from driver.claims.record import DamagedRecordError, Record, decode
-from driver.kube.client import RESOURCE, ApiError
+from driver.kube.client import ApiError, claim_path
 from driver.kubelet.instances import Instance, Kind, find_instances
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ async def users(api: Api, holder: Holder) -> str:
     """Who uses a claim, by what the API server says; a sentence's end. Never raises."""
     if holder.claim is None:
         return "its pods are not known"
-    path = f"{RESOURCE}/namespaces/{holder.claim.namespace}/resourceclaims/{holder.claim.name}"
+    path = claim_path(holder.claim.namespace, holder.claim.name)
     try:
         claim = await api.get(path, timeout=3)
     except ApiError as error:

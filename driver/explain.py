@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from driver.quantity import quantity
 from driver.slices.build import capacity
 from driver.slices.build import quantity as text_of
-from driver.slices.compare import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

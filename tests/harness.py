@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kube.client import RESOURCE, Api, ApiError, claim_path
 from driver.sim.process import DriverProcess
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc, pluginregistration_pb2_grpc
@@ -225,7 +225,7 @@ class Claims:
 
     @staticmethod
     def _path(claim: dict[str, Any]) -> str:
-        return f"{RESOURCE}/namespaces/{claim['metadata']['namespace']}/resourceclaims/{claim['metadata']['name']}"
+        return claim_path(claim["metadata"]["namespace"], claim["metadata"]["name"])
 
 
 def read_spec(node: NodeDirectories, claim: dict[str, Any]) -> dict[str, Any]:

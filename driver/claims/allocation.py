@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from driver.claims.errors import ClaimError, Reason
+from driver.quantity import is_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,6 @@ _POD_CLAIM = "resource.kubernetes.io/pod-claim-name"
 # What the API server admits, and what is safe in a path, in a CDI name and in arithmetic, whatever it answers.
 _REQUEST = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?")
 _SHARE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
-_QUANTITY = re.compile(r"[0-9]{1,30}(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,2}|[KMGTPE]i|[numkMGTPE])?")
 
 _ALLOCATION = "status.allocation"
 _WORDS: Mapping[type, str] = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
@@ -98,11 +98,6 @@ def check_ref(namespace: str, name: str, uid: str) -> ClaimRef:
     if len(name) > 253 or not _NAME.fullmatch(name):
         raise _bad("claim name", name, "a DNS name of at most 253 characters")
     return ClaimRef(namespace, name, uid)
-
-
-def is_quantity(text: str) -> bool:
-    """Whether it is an amount of a capacity that can be computed with; ``driver.slices.compare.quantity`` reads it."""
-    return _QUANTITY.fullmatch(text) is not None
 
 
 def read_allocation(claim: dict[str, Any], *, ref: ClaimRef, driver: str) -> Allocation:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from driver.claims.record import State
 from driver.claims.sharing import way_of
 from driver.devices.catalogue import Hold
-from driver.slices.compare import quantity
+from driver.quantity import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -10,7 +10,7 @@ from driver.claims.errors import ClaimError, Reason
 from driver.claims.holders import consumption
 from driver.claims.record import Placement, PreparedDevice, Record, State
 from driver.claims.sharing import plan_sharing
-from driver.slices.compare import quantity
+from driver.quantity import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

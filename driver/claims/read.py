@@ -10,7 +10,7 @@ import tenacity
 
 from driver.claims.errors import ClaimError, Reason
 from driver.kube.backoff import IF_TRANSIENT, Backoff
-from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kube.client import Api, ApiError, claim_path
 
 if TYPE_CHECKING:
     from driver.claims.allocation import ClaimRef
@@ -32,7 +32,7 @@ class ClaimReader:
 
         Raises ClaimError that says whether the claim is gone, a permission is missing, or the server.
         """
-        path = f"{RESOURCE}/namespaces/{ref.namespace}/resourceclaims/{ref.name}"
+        path = claim_path(ref.namespace, ref.name)
         try:
             try:
                 return await self._get(path, deadline)

@@ -7,11 +7,12 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from driver.claims.allocation import ClaimRef, check_ref, is_quantity
+from driver.claims.allocation import ClaimRef, check_ref
 from driver.claims.errors import ClaimError
 from driver.claims.sharing import Sharing, decode_sharing, encode_sharing
 from driver.devices.model import Partition
 from driver.devices.options import DeviceOptions, Partitioning, Shares, parse_shares
+from driver.quantity import is_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -20,7 +20,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from driver import files
+from driver import files, layout
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.holders import Holders
 from driver.claims.lock import FileLock
@@ -69,7 +69,7 @@ class Records:
         """
         self._directory = directory
         self._prefix = f"{directory}{os.sep}"
-        self._quarantine = directory.parent / "quarantine"
+        self._quarantine = directory.parent / layout.QUARANTINE
         self.lock_path = f"{directory}{os.sep}.lock"
         self._lock = FileLock(self.lock_path)
         self._gpu_locks: dict[str, FileLock] = {}

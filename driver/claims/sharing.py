@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.claims.errors import ClaimError, Reason
 from driver.devices.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
-from driver.slices.compare import quantity
+from driver.quantity import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

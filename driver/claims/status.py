@@ -13,7 +13,7 @@ import tenacity
 from driver.claims.errors import ClaimError
 from driver.claims.record import State
 from driver.kube.backoff import IF_TRANSIENT, Backoff
-from driver.kube.client import APPLY_PATCH, MERGE_PATCH, RESOURCE, ApiError
+from driver.kube.client import APPLY_PATCH, MERGE_PATCH, ApiError, claim_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,7 +90,7 @@ class StatusWriter:
     async def _lacks(self, record: Record) -> bool:
         claim = record.claim
         try:
-            found = await self._api.get(f"{RESOURCE}/namespaces/{claim.namespace}/resourceclaims/{claim.name}")
+            found = await self._api.get(claim_path(claim.namespace, claim.name))
         except ApiError as error:
             if error.status != 404:
                 logger.warning("whether claim %s has its status is not known: %s", claim, error)
@@ -130,7 +130,7 @@ class StatusWriter:
                 ]
             },
         }
-        path = f"{RESOURCE}/namespaces/{claim.namespace}/resourceclaims/{claim.name}/status"
+        path = f"{claim_path(claim.namespace, claim.name)}/status"
         try:
             async for attempt in tenacity.AsyncRetrying(
                 retry=IF_TRANSIENT,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from driver import files
 from driver.claims.errors import ClaimError
 from driver.claims.salvage import UNKNOWN
-from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kube.client import Api, ApiError, claim_path
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -132,7 +132,7 @@ class Sweeper:
 
     async def _gone(self, claim: ClaimRef) -> bool:
         try:
-            found = await self._api.get(f"{RESOURCE}/namespaces/{claim.namespace}/resourceclaims/{claim.name}")
+            found = await self._api.get(claim_path(claim.namespace, claim.name))
         except ApiError as error:
             if error.status == 404:
                 return True

@@ -51,6 +51,11 @@ APPLY_PATCH = "application/apply-patch+yaml"
 RESOURCE = "/apis/resource.k8s.io/v1"
 
 
+def claim_path(namespace: str, name: str) -> str:
+    """Where a claim is."""
+    return f"{RESOURCE}/namespaces/{namespace}/resourceclaims/{name}"
+
+
 class ConfigError(Exception):
     """The cluster's address or credentials could not be loaded."""
 

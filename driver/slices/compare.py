@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
-_SUFFIXES = {
-    "": Decimal(1),
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    "k": Decimal("1e3"),
-    "M": Decimal("1e6"),
-    "G": Decimal("1e9"),
-    "T": Decimal("1e12"),
-    "P": Decimal("1e15"),
-    "E": Decimal("1e18"),
-    "Ki": Decimal(2**10),
-    "Mi": Decimal(2**20),
-    "Gi": Decimal(2**30),
-    "Ti": Decimal(2**40),
-    "Pi": Decimal(2**50),
-    "Ei": Decimal(2**60),
-}
+from driver.quantity import quantity
 
 
 def same_spec(left: dict[str, Any], right: dict[str, Any]) -> bool:
@@ -46,15 +28,6 @@ def with_known_times(spec: dict[str, Any], existing: dict[str, Any] | None) -> d
         for device in spec.get("devices") or []
     ]
     return {**spec, "devices": devices} if devices else spec
-
-
-def quantity(text: str) -> Decimal:
-    """The value of a Kubernetes quantity such as ``80Gi``. Raises ValueError."""
-    number = text.rstrip("numkKMGTPEi")
-    try:
-        return Decimal(number) * _SUFFIXES[text[len(number) :]]
-    except (KeyError, ArithmeticError) as error:
-        raise ValueError(f"{text!r} is not a quantity") from error
 
 
 def _normal(value: Any, key: str = "") -> Any:

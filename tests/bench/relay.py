@@ -14,7 +14,7 @@ from typing import Any
 import click
 import grpc.aio
 
-from driver.kube.client import RESOURCE, Api
+from driver.kube.client import Api, claim_path
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc
 
@@ -30,7 +30,7 @@ class Relay(dra_v1_pb2_grpc.DRAPluginServicer):
     ) -> dra.NodePrepareResourcesResponse:
         """GET each claim."""
         for claim in request.claims:
-            await self._api.get(f"{RESOURCE}/namespaces/{claim.namespace}/resourceclaims/{claim.name}")
+            await self._api.get(claim_path(claim.namespace, claim.name))
         return dra.NodePrepareResourcesResponse()
 
 

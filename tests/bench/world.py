@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 import yaml
 
-from driver.kube.client import RESOURCE, Api
+from driver.kube.client import Api, claim_path
 from driver.sim.process import gpu_dra
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc
@@ -85,7 +85,7 @@ def claim(name: str, device: str, *, share: bool = False, pool: str = NODE) -> d
 
 def path(of: dict[str, Any]) -> str:
     """Where a claim is on the API server."""
-    return f"{RESOURCE}/namespaces/{NAMESPACE}/resourceclaims/{of['metadata']['name']}"
+    return claim_path(NAMESPACE, of["metadata"]["name"])
 
 
 def profile(directory: Path, gpus: int) -> Path:

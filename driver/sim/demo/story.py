@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import start_http_server
 
-from driver.kube.client import MERGE_PATCH, RESOURCE, ApiError
+from driver.kube.client import MERGE_PATCH, RESOURCE, ApiError, claim_path
 from driver.sim.cluster import Cluster, ClusterError
 from driver.sim.demo import examples
 from driver.sim.demo.examples import StepError
@@ -453,7 +453,7 @@ class Story:
                 if name == after or status.get("phase") != "Running" or "deletionTimestamp" in pod["metadata"]:
                     continue
                 for statuses in status.get("resourceClaimStatuses") or []:
-                    path = f"{RESOURCE}/namespaces/default/resourceclaims/{statuses['resourceClaimName']}"
+                    path = claim_path("default", statuses["resourceClaimName"])
                     claim = await self.cluster.api.get(path)
                     [result] = claim["status"]["allocation"]["devices"]["results"]
                     return name, result["device"]

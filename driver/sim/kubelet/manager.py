@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from driver.kube.client import RESOURCE, ApiError
+from driver.kube.client import ApiError, claim_path
 from driver.sim.kubelet import checkpoint
 from driver.sim.kubelet.claiminfo import (
     ClaimInfo,
@@ -164,7 +164,7 @@ class ClaimManager:
 
     async def _fetch(self, pod: Mapping[str, Any], name: str) -> dict[str, Any]:
         try:
-            return await self._api.get(f"{RESOURCE}/namespaces/{pod['metadata']['namespace']}/resourceclaims/{name}")
+            return await self._api.get(claim_path(pod["metadata"]["namespace"], name))
         except ApiError as error:
             raise DraError(f"fetch ResourceClaim {name}: {error}") from error
 
