@@ -34,7 +34,7 @@ async def test_a_driver_is_registered_again_after_the_kubelet_restarted(
     await node_kubelet.restart()
 
     await eventually(lambda: node_kubelet.registered(DRIVER))
-    assert len(driver.messages("registered with the kubelet")) == 2
+    await eventually(lambda: len(driver.messages("registered with the kubelet")) == 2)
 
 
 async def test_a_driver_is_registered_again_after_it_restarted(
