@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 HEX = "[0-9a-f]"
+DOMAIN = f"({HEX}{{4}}|[1-9a-f]{HEX}{{4,7}})"
+"""A PCI domain as the kernel spells it: four digits, more only where it needs them."""
 MAX_FILE_BYTES = 1 << 20
+MAX_SLICES = 25
+"""What the API can count, not what any GPU has: 32 counters to a set, seven of which are for engines and memory."""
 
 
 class ProfileError(BackendError):
@@ -41,12 +45,12 @@ class Engines(_Part):
 class MigFacts(_Part):
     """One MIG profile of a GPU model; see driver.devices.model.MigProfile."""
 
-    name: str = Field(pattern=r"^[1-8]g\.[0-9]+gb([+-][a-z]+(\.[a-z]+)?)?$")
+    name: str = Field(pattern=r"^[1-9][0-9]?g\.[0-9]+gb([+-][a-z]+(\.[a-z]+)?)?$")
     id: int = Field(ge=0)
-    compute_slices: int = Field(ge=1, le=8)
-    size: int = Field(ge=1, le=8)
-    starts: list[int] = Field(min_length=1, max_length=8)
-    max_instances: int = Field(ge=1, le=8)
+    compute_slices: int = Field(ge=1, le=99)
+    size: int = Field(ge=1, le=MAX_SLICES)
+    starts: list[int] = Field(min_length=1, max_length=MAX_SLICES)
+    max_instances: int = Field(ge=1, le=MAX_SLICES)
     memory_mib: int = Field(ge=0)
     multiprocessors: int = Field(ge=1)
     engines: Engines
@@ -64,7 +68,7 @@ class ModelFacts(_Part):
     addressing_mode: str | None = None
     nvlink: bool = False
     """Whether each GPU reaches all others of the node over NVLink."""
-    memory_slices: int = Field(default=0, ge=0, le=8)
+    memory_slices: int = Field(default=0, ge=0, le=MAX_SLICES)
     mig_profiles: list[MigFacts] = []
 
 
@@ -72,7 +76,7 @@ class PartitionFacts(_Part):
     """A MIG device that an administrator has made."""
 
     profile: str
-    start: int = Field(ge=0, le=7)
+    start: int = Field(ge=0)
 
 
 class GpuFacts(_Part):
@@ -80,8 +84,8 @@ class GpuFacts(_Part):
 
     minor: int = Field(ge=0, le=255)
     uuid: str = Field(pattern=rf"^GPU-{HEX}{{8}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{12}}$")
-    pci: str = Field(pattern=rf"^{HEX}{{4}}:{HEX}{{2}}:{HEX}{{2}}\.[0-7]$")
-    root: str | None = Field(default=None, pattern=rf"^pci{HEX}{{4}}:{HEX}{{2}}$")
+    pci: str = Field(pattern=rf"^{DOMAIN}:{HEX}{{2}}:{HEX}{{2}}\.[0-7]$")
+    root: str | None = Field(default=None, pattern=rf"^pci{DOMAIN}:{HEX}{{2}}$")
     numa: int | None = Field(default=None, ge=0)
     mig: bool = False
     """Whether MIG mode is on when the node boots."""

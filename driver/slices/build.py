@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ MAX_DEVICES = 64
 MAX_COUNTER_SETS = 8
 """Counter sets per slice."""
 MAX_STRING_BYTES = 64
+MAX_NAME = 253
+"""As long as an object's name may be."""
 MAX_PEERS = 24
 """A device has at most 48 attribute values, those in lists counted one by one."""
 
@@ -102,7 +105,11 @@ def build_slices(
 
 def slice_name(index: int, *, driver_name: str, node_name: str) -> str:
     """The name of a pool's slice. The index is in front, because the scheduler looks in the order of names."""
-    return f"{index:05x}-{driver_name}-{node_name}"[:253].rstrip("-.")  # as long as an object's name may be
+    name = f"{index:05x}-{driver_name}-{node_name}"
+    if len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:10]  # nodes may differ in the end of their names only
+    return f"{name[: MAX_NAME - 11].rstrip('-.')}-{digest}"
 
 
 def capacity(device: Device) -> dict[str, dict[str, Any]]:

@@ -546,8 +546,13 @@ ENTRY(nvmlDeviceSetMigMode, (void *device, u32 mode, u32 *status), (device, mode
     else if (*status != IN_USE) put(mode ? "1" : "0", "gpu.%d.mig_pending", gpu);
     return unlock(file, OK);
 })
-ENTRY(nvmlDeviceGetMaxMigDeviceCount, (void *device, u32 *count), (device, count), device,
-      { *count = GPU(gpu_of(device), "mig") ? (u32)number(GPU(gpu_of(device), "mig_max"), 7) : 0; return OK; })
+ENTRY(nvmlDeviceGetMaxMigDeviceCount, (void *device, u32 *count), (device, count), device, {
+    profile p;
+    u32 most = 0;
+    for (u32 i = 0; i < PROFILES; i++) if (profile_of(gpu_of(device), i, &p) && p.max > most) most = p.max;
+    *count = GPU(gpu_of(device), "mig") ? (u32)number(GPU(gpu_of(device), "mig_max"), most) : 0;
+    return OK;
+})
 
 static int gi_profile_info(void *device, u32 number_, profile *p)
 {
@@ -576,7 +581,7 @@ ENTRY(nvmlDeviceGetGpuInstancePossiblePlacements_v2, (void *device, u32 id, plac
     u32 found = 0;
     if (!profile_by_id(gpu_of(device), id, &p)) return NOT_SUPPORTED;
     if (!number(get("placements_need_mig"), 0) || mig_on(gpu_of(device)))
-        for (u32 at = 0; at < 8; at++) if (p.starts >> at & 1) {
+        for (u32 at = 0; at < 32; at++) if (p.starts >> at & 1) {
             if (places && found < *count) places[found] = (placement){at, p.size};
             found++;
         }
@@ -602,7 +607,7 @@ static int create_gi(int gpu, u32 id, const placement *at, void **instance)
     u32 same = 0;
     if (!mig_on(gpu)) return NOT_SUPPORTED;
     if (!profile_by_id(gpu, id, &p)) return INVALID_ARGUMENT;
-    if (at->size != p.size || at->start > 7 || !(p.starts >> at->start & 1)) return INVALID_ARGUMENT;
+    if (at->size != p.size || at->start > 31 || !(p.starts >> at->start & 1)) return INVALID_ARGUMENT;
     if (slots_taken(gpu, id, &same) & (((1u << p.size) - 1) << at->start) || same >= p.max) return INSUFFICIENT_RESOURCES;
     int gi = p.starts == 1 && p.slices > 4 ? 0 : 1;
     while (get("gpu.%d.gi.%d", gpu, gi)) gi++;

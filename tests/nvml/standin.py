@@ -128,14 +128,14 @@ class World:
         facts, number = FACTS[model], len(self.uuids())
         minor = number if minor is None else minor
         uuid, bus = f"GPU-{number:08x}-0000-4000-8000-{minor:012x}", f"0000:{0x1B + number:02x}:00.0"
-        hopper = facts["compute_capability"] >= "9"
+        hopper = float(facts["compute_capability"]) >= 9
         gpu = {
             "uuid": uuid,
             "minor": minor,
             "bus": bus,
             "name": f"NVIDIA {model}",
             "brand": 14,
-            "arch": 9 if hopper else 7,
+            "arch": {"8": 7, "9": 9}.get(facts["compute_capability"].split(".")[0], 10),
             "cc": facts["compute_capability"],
             "memory": facts["memory_mib"] << 20,
             "events": XID | DOUBLE_BIT,

@@ -67,7 +67,7 @@ def test_an_old_driver_s_profiles_get_the_same_names(build: Build, open_nvml: Op
     assert {p.name for p in read(open_nvml(machine)).mig_profiles} == set(FACTS[model]["profiles"])
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [model for model in MODELS if FACTS[model]["slots"] in (4, 8)])
 def test_a_driver_that_lists_no_placements_while_mig_is_off(machine: World, open_nvml: Open, model: str) -> None:
     machine.add(model)
     machine.set(placements_need_mig=1)
@@ -75,6 +75,14 @@ def test_a_driver_that_lists_no_placements_while_mig_is_off(machine: World, open
     found = {p.name: list(p.starts) for p in read(open_nvml(machine)).mig_profiles}
 
     assert found == {name: row[3] for name, row in FACTS[model]["profiles"].items()}
+
+
+def test_a_profile_without_placements_gets_none_of_another_model(machine: World, open_nvml: Open) -> None:
+    machine.add("RTX-PRO-6000-BLACKWELL-96GB")
+    row = machine.read()["gpu.0.profile.0"].split()
+    machine.set({"gpu.0.profile.0": " ".join([*row[:3], "0", *row[4:]])})
+
+    assert {p.name for p in read(open_nvml(machine)).mig_profiles} == {"1g.24gb+me", "2g.48gb", "4g.96gb"}
 
 
 def test_ids_are_the_driver_s_and_not_a_table_s(machine: World, open_nvml: Open) -> None:

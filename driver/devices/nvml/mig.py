@@ -73,14 +73,15 @@ class Mig:
         found: list[MigProfile] = []
         kinds: list[_Kind] = []
         infos = list(self._infos(handle))
-        slots = 4 if any(info.sliceCount == 4 for _, info in infos) else 8
-        slots = 8 if any(info.sliceCount > 4 for _, info in infos) else slots
+        listed = {info.id: self._places(handle, info.id) for _, info in infos}
+        table = {} if any(listed.values()) else STARTS
+        slots = 4 if max((info.sliceCount for _, info in infos), default=0) == 4 else 8
         for number, info in infos:
             name = canonical_name(getattr(info, "name", b"")) or compose_name(
                 number, info.sliceCount, info.memorySizeMB, memory_bytes
             )
             kinds.append(_Kind(id=info.id, name=name, slices=info.sliceCount))
-            places = self._places(handle, info.id) or STARTS.get((slots, number), ())
+            places = listed[info.id] or table.get((slots, number), ())
             if places and name not in {profile.name for profile in found}:
                 found.append(_profile(name, info, places))
         self._kinds[gpu_uuid] = tuple(kinds)
@@ -293,7 +294,7 @@ class Mig:
 def _profile(name: str, info: Any, places: tuple[tuple[int, int], ...]) -> MigProfile:
     starts, size = tuple(sorted(start for start, _ in places)), places[0][1]
     # NVML's counts are too low for A30 (as mig-parted knows); only of variants there are fewer than have room.
-    most = most_side_by_side(starts, size) if re.fullmatch(r"[0-9]g\.[0-9]+gb", name) else 0
+    most = most_side_by_side(starts, size) if re.fullmatch(r"[0-9]+g\.[0-9]+gb", name) else 0
     return MigProfile(
         name=name,
         profile_id=info.id,

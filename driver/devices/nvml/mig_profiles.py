@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NAME = re.compile(r"(?:MIG )?([1-8]g\.[0-9]+gb(?:[+-][a-z]+(?:\.[a-z]+)?)?)")
+_NAME = re.compile(r"(?:MIG )?([1-9][0-9]?g\.[0-9]+gb(?:[+-][a-z]+(?:\.[a-z]+)?)?)")
 _GIB = 1 << 30
 
 _ATTRIBUTES = {
@@ -44,7 +44,7 @@ STARTS: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
 """Placements as (start, size), by memory slices of the GPU and NVML_GPU_INSTANCE_PROFILE_*.
 
 Source: NVIDIA's MIG User Guide; for drivers (535) that list none while MIG mode is off. The same for every model that
-those drivers know: A100, H100 and H200 with eight slices, A30 with four.
+those drivers know: A100, H100 and H200 with eight slices, A30 with four. Of no use for a GPU that lists any itself.
 """
 
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from driver.devices import profile
+from driver.devices import mig, profile
 from driver.devices.profile import ProfileError
 
 GOOD = """\
@@ -134,7 +134,7 @@ def test_file_is_loaded_by_its_path(tmp_path):
         ('"0000:18:00.0"', "0000:18:00.0", "gpus[1].pci: 0000:18:00.0 is not a string (put it in quotes)"),
         ("model:\n  product: NVIDIA L40S", "model: L40S", "node.yaml:3:8: model: 'L40S' is not a mapping"),
         ("cuda_version", "cuda", "node.yaml:1:1: cuda_version: is missing (and 1 more)"),
-        ('"0000:18:00.0"', '"18:00.0"', "gpus[1].pci: '18:00.0' does not match ^[0-9a-f]{4}:"),
+        ('"0000:18:00.0"', '"18:00.0"', "gpus[1].pci: '18:00.0' does not match ^([0-9a-f]{4}|"),
         ("driver_version: ", "cuda_version: ", "node.yaml:2:1: the key 'cuda_version' is there twice"),
         ("minor: 1", "minor: [", "node.yaml:7:"),
         ("model:", "model", "node.yaml:"),
@@ -168,6 +168,42 @@ def test_document_that_refers_to_itself_without_end_is_refused():
     )
 
     assert "unknown key" in parse_error(bomb) or "is missing" in parse_error(bomb)
+
+
+RTX_PRO = GOOD.replace(
+    "NVIDIA L40S",
+    "NVIDIA RTX PRO 6000 Blackwell\n  memory_slices: 12\n  mig_profiles:\n"
+    "  - {name: 1g.24gb, id: 14, compute_slices: 1, size: 3, starts: [0, 3, 6, 9], max_instances: 4, memory_mib: 24192,"
+    " multiprocessors: 46, engines: {ce: 1, dec: 1, enc: 1, jpg: 1, ofa: 0}}\n"
+    "  - {name: 4g.96gb, id: 0, compute_slices: 4, size: 12, starts: [0], max_instances: 1, memory_mib: 97280,"
+    " multiprocessors: 188, engines: {ce: 4, dec: 4, enc: 4, jpg: 4, ofa: 1}}",
+)
+
+
+def test_a_gpu_may_have_as_many_memory_slices_as_the_api_can_count():
+    (gpu, _) = profile.parse(RTX_PRO, "node.yaml").inventory().gpus
+
+    assert gpu.memory_slices == 12
+    assert {p.name: (p.size, p.starts) for p in gpu.mig_profiles} == {
+        "1g.24gb": (3, (0, 3, 6, 9)),
+        "4g.96gb": (12, (0,)),
+    }
+    most = profile.parse(RTX_PRO.replace("memory_slices: 12", f"memory_slices: {profile.MAX_SLICES}"), "node.yaml")
+    counters = mig.totals(most.inventory().gpus[0])
+    assert len(counters) <= 32
+    assert "memory_slices: 26: input should be less than or equal to 25" in parse_error(
+        RTX_PRO.replace("memory_slices: 12", "memory_slices: 26")
+    )
+
+
+def test_a_partition_may_start_at_any_slice():
+    text = RTX_PRO.replace(
+        'pci: "0000:18:00.0"', 'pci: "10000:e1:00.0", mig: true, partitions: [{profile: 1g.24gb, start: 9}]'
+    )
+
+    node = profile.parse(text, "node.yaml")
+
+    assert node.instances("GPU-00000000-0000-0000-0000-000000000001") == (("1g.24gb", 9),)
 
 
 def test_mig_placement_beyond_the_die():

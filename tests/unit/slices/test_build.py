@@ -25,7 +25,7 @@ from driver.devices.catalogue import catalogue
 from driver.devices.model import Cause, Fault, Gpu, Inventory, MigMode, Partition
 from driver.devices.options import DeviceOptions, Options, Partitioning, Shares, Sharing
 from driver.health.conditions import Condition
-from driver.slices.build import build_slices, quantity, semver
+from driver.slices.build import build_slices, quantity, semver, slice_name
 
 GOLDEN = Path(__file__).parent / "golden"
 DRIVER = "gpu.nvidia.com"
@@ -603,3 +603,20 @@ def test_limits_of_the_api_hold_for_whatever_the_hardware_says(gpus, conditions,
             for taint in device.get("taints", ()):
                 assert LABEL_VALUE.fullmatch(taint.get("value", ""))
                 assert taint["effect"] in {"None", "NoSchedule", "NoExecute"}
+
+
+def test_a_slice_is_named_by_index_driver_and_node():
+    assert slice_name(10, driver_name="gpu.nvidia.com", node_name="worker-1") == "0000a-gpu.nvidia.com-worker-1"
+    longest = "n" * (253 - len("0000a-gpu.nvidia.com-"))
+    assert slice_name(10, driver_name="gpu.nvidia.com", node_name=longest) == f"0000a-gpu.nvidia.com-{longest}"
+
+
+@pytest.mark.parametrize("end", ["", ".x", "-" * 20 + "x"])
+def test_nodes_that_differ_only_where_a_name_is_cut_have_slices_of_their_own(end: str):
+    nodes = ["n" * (232 - len(end)) + end + letter for letter in "abc"]
+
+    names = [slice_name(0, driver_name="gpu.nvidia.com", node_name=node) for node in nodes]
+
+    assert len(set(names)) == 3
+    assert all(re.fullmatch(r"00000-gpu\.nvidia\.com-n+(\.x|-+x)?[a-z0-9]*-[0-9a-f]{10}", name) for name in names)
+    assert all(len(name) <= 253 for name in names)
