@@ -11,7 +11,8 @@ import click
 from driver.cli_doctor import doctor
 from driver.cli_inspect import explain, slices
 from driver.cli_operate import cleanup, drain_check
-from driver.cli_options import read_settings, settings_options
+from driver.cli_options import check_devices, read_settings, settings_options
+from driver.text import never_fail
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -25,6 +26,7 @@ def cli() -> None:
 def run(**given: Any) -> None:
     """Serve this node's GPUs to its kubelet until SIGTERM."""
     settings = read_settings(given)
+    check_devices(settings.devices)
     # The official Kubernetes client imports a validator where one is installed; a node agent has no use for it.
     sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
     from driver.node import run_node
@@ -63,7 +65,10 @@ def fault(
     driver_name: str,
     kubelet_plugins_dir: Path,
 ) -> None:
-    """Inject a fault into a fake GPU of a driver that runs with --devices fake:…, or mend it."""
+    """Break a fake GPU of a running driver, or mend it.
+
+    The driver runs on this node, with --devices fake:PROFILE.
+    """
     from driver.devices.fault import FaultError, inject
     from driver.devices.open import read_boot_id
 
@@ -91,11 +96,15 @@ def fault(
 @click.option("--serve", is_flag=True, help="Keep the cluster up and say how to use kubectl on it.")
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but the outcome, for machines.")
 def demo(*, devices: str, serve: bool, as_json: bool) -> None:
-    """Watch pods get GPUs in a cluster inside this process; needs no cluster and no GPU."""
+    """Watch pods get GPUs in a cluster inside this process.
+
+    Needs no cluster and no GPU.
+    """
     if not devices.startswith("fake:"):
         raise click.UsageError(f"--devices was given {devices!r}: fake devices are expected, for example fake:h100x8")
     if serve and as_json:
         raise click.UsageError("--serve and --json do not go together")
+    check_devices(devices)
     try:
         from driver.sim import demo as story
     except ModuleNotFoundError as error:
@@ -114,6 +123,7 @@ cli.add_command(doctor)
 
 def main() -> None:
     """Entry point: every error is one line, with an exit status that tells usage errors from failures."""
+    never_fail(sys.stdout, sys.stderr)
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

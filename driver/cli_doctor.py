@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     from driver.config import Settings
     from driver.doctor.findings import Finding
 
+OPTIONS = (
+    "node_name",
+    "driver_name",
+    "kubeconfig",
+    "kubelet_plugins_dir",
+    "kubelet_registry_dir",
+    "cdi_root",
+    "devices",
+    "driver_root",
+    "container_driver_root",
+    "sysfs_root",
+    "proc_root",
+    "dev_root",
+    "partitioning",
+    "shares",
+    "device_status",
+    "http_port",
+)
+
 
 @click.command()
 @click.option(
@@ -25,13 +44,13 @@ if TYPE_CHECKING:
     help="What to look at: this machine as a node, the cluster through its API, or whatever there is.",
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@settings_options()
+@settings_options(OPTIONS)
 def doctor(*, scope: str, output: str, **given: Any) -> None:
-    """Say what is wrong with this node or cluster, and what to do about it. Changes nothing.
+    """Say what is wrong with this node or cluster, and what to do.
 
-    In the driver's pod it looks at the node and, with the pod's own credentials, at the cluster; on a node without
-    credentials at the node; elsewhere, with a kubeconfig, at the cluster, all of it or --node-name. Takes the settings
-    of gpu-dra run, because they decide what is needed.
+    Changes nothing. In the driver's pod it looks at the node and, with the pod's own credentials, at the cluster; on a
+    node without credentials at the node; elsewhere, with a kubeconfig, at the cluster, all of it or --node-name. Give
+    the settings that gpu-dra run has: they decide what is needed.
 
     Exit status: 0 nothing is wrong, 1 warnings, 2 problems (or wrong usage).
     """

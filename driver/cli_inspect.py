@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from driver import layout
-from driver.cli_options import read_settings, settings_options
+from driver.cli_options import check_devices, read_settings, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,10 @@ class View:
     help="ResourceSlices as they would be sent, or a table for people.",
 )
 def slices(*, output: str, **given: Any) -> None:
-    """Print what this node would publish: its devices, whole, cut and shared as the settings say."""
+    """Print what this node would publish.
+
+    Its devices, whole, cut and shared as the settings say; nothing is changed.
+    """
     view = _look(given)
     documents = _documents(view)
     if output == "yaml":
@@ -90,9 +93,10 @@ def slices(*, output: str, **given: Any) -> None:
 @click.option("--on", "gpu", metavar="GPU", help="Only this GPU, by name or UUID.")
 @settings_options(OPTIONS)
 def explain(*, profile: str, gpu: str | None, **given: Any) -> None:
-    """Say where PROFILE (1g.10gb, or gpu for whole ones) has room on this node, and which claims are in its way.
+    """Say where PROFILE has room, and which claims are in its way.
 
-    Claims that have been allocated, but that the kubelet has not prepared yet, are not known to a node.
+    PROFILE is for example 1g.10gb, or gpu for whole ones. Claims that have been allocated, but that the kubelet has not
+    prepared yet, are not known to a node.
     """
     from driver.explain import explain as find
     from driver.explain import profiles
@@ -131,6 +135,7 @@ def _look(given: dict[str, Any]) -> View:
     from driver.health.store import ConditionStore
 
     settings = read_settings({**given, "node_name": given.get("node_name") or socket.gethostname().lower()})
+    check_devices(settings.devices)
     boot_id = read_boot_id()
     try:
         config = node_config.read(settings)

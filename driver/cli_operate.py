@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from driver.kube.client import Api
 
 
+DRAIN_OPTIONS = ("driver_name", "pod_uid", "kubeconfig", "kubelet_plugins_dir", "kubelet_registry_dir")
+CLEANUP_OPTIONS = (
+    "node_name",
+    "driver_name",
+    "kubeconfig",
+    "kubelet_plugins_dir",
+    "kubelet_registry_dir",
+    "cdi_root",
+    "devices",
+    "driver_root",
+    "container_driver_root",
+    "sysfs_root",
+    "proc_root",
+    "dev_root",
+)
+
+
 @click.command("drain-check")
 @click.option(
     "--timeout",
@@ -30,13 +47,14 @@ if TYPE_CHECKING:
     help="How long to wait; 0 looks once.",
 )
 @click.option("--whole-node", is_flag=True, help="Wait even while another instance of the driver serves the node.")
-@settings_options(("driver_name", "pod_uid", "kubeconfig", "kubelet_plugins_dir", "kubelet_registry_dir"))
+@settings_options(DRAIN_OPTIONS)
 def drain_check(*, timeout: float, whole_node: bool, **given: Any) -> None:
-    """Wait until no claim is prepared on this node, so that the driver is the last to go.
+    """Wait until no claim is prepared on this node.
 
-    Needs the driver's directory only; names the pods too where there are credentials for the API server. As a preStop
-    hook (with POD_UID set) it ends at once when another instance of this driver serves the node, as during an upgrade,
-    and when this instance does not answer its sockets, as before a restart by the liveness probe.
+    So the driver is the last to go. Needs the driver's directory only; names the pods too where there are credentials
+    for the API server. As a preStop hook (with POD_UID set) it ends at once when another instance of this driver serves
+    the node, as during an upgrade, and when this instance does not answer its sockets, as before a restart by the
+    liveness probe.
 
     Exit status: 0 this instance is not needed any more, 1 time is up and claims are still prepared, 2 wrong usage,
     3 the records cannot be read.
@@ -117,12 +135,13 @@ def _describe(drained: Drained, timeout: float) -> str:
     help="Go on although claims are prepared or an instance runs, and where only a file's name is ours.",
 )
 @click.option("--cluster", is_flag=True, help="Delete this node's ResourceSlices too; needs --node-name.")
-@settings_options()
+@settings_options(CLEANUP_OPTIONS)
 def cleanup(*, dry_run: bool, force: bool, cluster: bool, **given: Any) -> None:
-    """Remove everything that the driver has left on this node: partitions, records, CDI specs, sockets, its directory.
+    """Remove everything that the driver has left on this node.
 
-    Takes the settings of gpu-dra run. Deletes only what is the driver's by name, type and content, and follows no link
-    out of its directories. What was made for claims (partitions, MPS daemons) is undone first.
+    Partitions, records, CDI specs, sockets and its directory; give the settings that gpu-dra run had. Deletes only what
+    is the driver's by name, type and content, and follows no link out of its directories. What was made for claims
+    (partitions, MPS daemons) is undone first.
 
     Exit status: 0 nothing of the driver is left, 1 something is in use or was left, and is named; 2 wrong usage.
     """

@@ -80,6 +80,19 @@ def _option(name: str, info: FieldInfo) -> Callable[[Callable[..., None]], Calla
     )
 
 
+def check_devices(devices: str) -> None:
+    """Raises UsageError for fake devices that no profile describes: one line, which names the profiles that exist."""
+    kind, _, source = devices.partition(":")
+    if kind != "fake":
+        return
+    from driver.devices import profile
+
+    try:
+        profile.load(source)
+    except profile.ProfileError as error:
+        raise click.UsageError(f"{_flag('devices')} ({variable('devices')}) was given {devices!r}: {error}") from None
+
+
 def read_settings(given: dict[str, Any]) -> Settings:
     """Validate what flags and environment gave. Raises UsageError: one line, what was given and what is accepted."""
     # An empty variable is what a chart writes for "not set".
