@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from driver import files, layout, memory, node_config
 from driver.cdi.directory import SpecDirectory
@@ -22,16 +22,14 @@ from driver.claims.salvage import gpus_of, salvage
 from driver.claims.status import StatusWriter
 from driver.claims.sweep import Sweeper
 from driver.coexistence import PERIOD, Coexistence, Neighbour, Sign
-from driver.devices.backend import Backend, BackendError
+from driver.devices.backend import BackendError
 from driver.devices.name_store import NameStore
 from driver.devices.open import open_backend, read_boot_id, read_boot_time
 from driver.devices.present import Devices
 from driver.devices.profile import ProfileError
-from driver.health.conditions import concerning
-from driver.health.monitor import Monitor
-from driver.health.report import DeviceHealth, describe, report
+from driver.health.report import DeviceHealth, describe
 from driver.health.store import ConditionStore
-from driver.health.xids import Severity
+from driver.inventory import Discovery, Publication
 from driver.kube.client import Api, ConfigError
 from driver.kube.events import NodeEvents
 from driver.kubelet.dra import DraService
@@ -42,10 +40,9 @@ from driver.kubelet.server import Interceptor, bind_tcp, bind_unix, new_server, 
 from driver.observe import logs
 from driver.observe.metrics import Metrics
 from driver.observe.pages import serve_pages
-from driver.slices.build import Slice, build_slices
 from driver.slices.lead import Lead
 from driver.slices.offer import Offer
-from driver.slices.publish import Pool, Publisher
+from driver.slices.publish import Publisher
 from driver.threads import in_daemon_thread
 from driver.wire import (
     dra_health_v1_pb2_grpc,
@@ -55,26 +52,18 @@ from driver.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     import grpc.aio
 
     from driver.claims.record import Record
     from driver.config import Settings
-    from driver.health.conditions import Conditions
 
 logger = logging.getLogger(__name__)
 
 # After its registration socket is gone, the kubelet may send us calls until its next look, once a second.
 LINGER = 2.0
 GRACE = 20.0
-# A node whose NVIDIA driver is not loaded yet is asked again this often.
-HARDWARE_RETRY = 10.0
-# A driver that does not answer at all in this time hangs; nobody is kept waiting for it longer.
-HUNG_SECONDS = 30.0
-# A kubelet that runs registers us within two seconds; without one, slices do no harm.
-REGISTRATION_PATIENCE = 3.0
 
 
 def run_node(settings: Settings) -> int:
@@ -107,40 +96,26 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._config = node_config.read(settings)
         self._metrics = Metrics(driver_name=settings.driver_name)
         self._devices = Devices()
-        self._conditions: Conditions = {}
         self._feed = HealthFeed(pool=settings.node_name, devices=self._health)
         self._interceptor = Interceptor(self._metrics)
         self._registration = RegistrationService(
             driver_name=settings.driver_name, endpoint=settings.dra_socket, metrics=self._metrics
         )
-        self._publisher: Publisher | None = None
-        self._coexistence: Coexistence
+        self._boot_id = read_boot_id()
         self._registering = False
+        self._changed = asyncio.Event()
+        """Set when the inventory, or what claims keep of it, has changed."""
+        # Made in the order of ``run``, once there is a connection.
+        self._events: NodeEvents
+        self._offer: Offer
+        self._publisher: Publisher
+        self._coexistence: Coexistence
+        self._publication: Publication
         self._status: StatusWriter | None = None
         self._sweeper: Sweeper
-        self._node_events: NodeEvents
-        self._events: asyncio.Queue[tuple[Literal["Normal", "Warning"], str, str]] = asyncio.Queue(maxsize=100)
-        self._published: Mapping[str, Mapping[str, Any]] = {}
-        """Devices as they are in the slices, by name."""
-        self._boot_id = read_boot_id()
-        config = node_config.read(settings)
-        self._effects = node_config.effects(config)
-        self._list_attributes = config.list_attributes
-        self._may_publish = False
-        """Set once the GPUs' state is known and the kubelet had its time to register us."""
-        self._look_again = asyncio.Event()
-        """Set when the inventory, or what claims keep of it, has changed."""
-        self._offer = Offer(
-            options=node_config.options(settings, config),
-            devices=self._devices,
-            names=NameStore(settings.plugin_dir, boot_id=self._boot_id),
-            boot_id=self._boot_id,
-            metrics=self._metrics,
-            tell=self._tell,
-            look_again=self._look_again.set,
-        )
 
     async def run(self) -> None:
         """Serve until a signal comes. Raises what made that impossible."""
@@ -149,40 +124,20 @@ class Node:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         settings = self._settings
         async with await Api.connect(settings.kubeconfig) as api:
-            self._node_events = NodeEvents(api, node_name=settings.node_name, component=settings.driver_name)
+            self._events = NodeEvents(api, node_name=settings.node_name, component=settings.driver_name)
+            discovery = self._assemble(api)
             engine = await self._open_engine(api)
-            self._publisher = Publisher(
-                api=api,
-                driver_name=settings.driver_name,
-                node_name=settings.node_name,
-                metrics=self._metrics,
-                warn=self._warn,
-                lead=Lead(settings.plugin_dir / layout.INSTANCES),
-                essential={"DRAPartitionableDevices": self._offer.without_partitions},
-            )
-            publisher = self._publisher
-            self._coexistence = Coexistence(
-                api,
-                driver_name=settings.driver_name,
-                node_name=settings.node_name,
-                plugins_dir=settings.kubelet_plugins_dir,
-                registry_dir=settings.kubelet_registry_dir,
-                ignore=settings.ignore_other_drivers,
-                own=lambda: settings.registrar_socket if self._registering else None,
-                slices=lambda: publisher.existing,
-                changed=self._neighbours_changed,
-                warn=self._warn,
-            )
             async with asyncio.TaskGroup() as tasks:
                 publishing = tasks.create_task(self._publisher.run(), name="publish")
                 # These go on until the last call is answered: it may need what they do.
                 running = [
-                    tasks.create_task(self._watch_devices(engine), name="devices"),
+                    tasks.create_task(discovery.run(), name="devices"),
+                    tasks.create_task(self._when_devices_are_known(engine), name="restore"),
                     tasks.create_task(engine.undo_leftovers(), name="undo"),
                     tasks.create_task(engine.watch_mps(), name="mps"),
                     tasks.create_task(self._sweeper.run(), name="sweep"),
                     tasks.create_task(self._coexistence.run(), name="coexistence"),
-                    tasks.create_task(self._write_events(), name="events"),
+                    tasks.create_task(self._events.run(), name="events"),
                     tasks.create_task(memory.give_back(), name="memory"),
                     *([tasks.create_task(self._status.run(), name="status")] if self._status else []),
                 ]
@@ -202,6 +157,64 @@ class Node:
                 for task in running:
                     task.cancel()
         logger.info("stopped")
+
+    def _assemble(self, api: Api) -> Discovery:
+        """The flow from the hardware to the slices, and what it needs."""
+        settings, config = self._settings, self._config
+        self._offer = Offer(
+            options=node_config.options(settings, config),
+            devices=self._devices,
+            names=NameStore(settings.plugin_dir, boot_id=self._boot_id),
+            boot_id=self._boot_id,
+            metrics=self._metrics,
+            tell=self._events.tell,
+            look_again=self._changed.set,
+        )
+        publisher = self._publisher = Publisher(
+            api=api,
+            driver_name=settings.driver_name,
+            node_name=settings.node_name,
+            metrics=self._metrics,
+            warn=self._events.warn,
+            lead=Lead(settings.plugin_dir / layout.INSTANCES),
+            essential={"DRAPartitionableDevices": self._offer.without_partitions},
+        )
+        self._coexistence = Coexistence(
+            api,
+            driver_name=settings.driver_name,
+            node_name=settings.node_name,
+            plugins_dir=settings.kubelet_plugins_dir,
+            registry_dir=settings.kubelet_registry_dir,
+            ignore=settings.ignore_other_drivers,
+            own=lambda: settings.registrar_socket if self._registering else None,
+            slices=lambda: publisher.existing,
+            changed=self._neighbours_changed,
+            warn=self._events.warn,
+        )
+        self._publication = Publication(
+            driver_name=settings.driver_name,
+            pool=settings.node_name,
+            effects=node_config.effects(config),
+            list_attributes=config.list_attributes,
+            devices=self._devices,
+            offer=self._offer,
+            publisher=publisher,
+            coexistence=self._coexistence,
+            feed=self._feed,
+            metrics=self._metrics,
+        )
+        return Discovery(
+            open_backend=lambda: open_backend(
+                settings.devices, settings.plugin_dir, boot_id=self._boot_id, host=settings.host
+            ),
+            devices=self._devices,
+            offer=self._offer,
+            publication=self._publication,
+            store=ConditionStore(settings.plugin_dir, boot_id=self._boot_id),
+            events=self._events,
+            changed=self._changed,
+            registered=self._registration.wait,
+        )
 
     async def _open_engine(self, api: Api) -> Engine:
         settings = self._settings
@@ -223,8 +236,8 @@ class Node:
         await records.open()
         self._metrics.prepared.set(len(records))
         self._offer.records = records
-        self._status = StatusWriter(api, published=self._published_device) if settings.device_status else None
-        metadata = MetadataFiles(settings.plugin_dir / layout.METADATA, published=self._published_device)
+        self._status = StatusWriter(api, published=self._publication.device) if settings.device_status else None
+        metadata = MetadataFiles(settings.plugin_dir / layout.METADATA, published=self._publication.device)
         if settings.device_metadata:
             metadata.open()
         engine = Engine(
@@ -236,11 +249,11 @@ class Node:
             pool=settings.node_name,
             boot_id=self._boot_id,
             metrics=self._metrics,
-            published=self._published_device,
+            published=self._publication.device,
             metadata=metadata if settings.device_metadata else None,
             status=self._status,
             enforce_shares=settings.shares_enforcement == "mps",
-            warn=self._warn,
+            warn=self._events.warn,
         )
         self._sweeper = Sweeper(
             api=api,
@@ -328,128 +341,24 @@ class Node:
             missing.append("kubelet: not registered")
         if self._coexistence.problem:
             missing.append(f"slices: held back: {self._coexistence.problem}")
-        elif self._publisher is None or not self._publisher.published:
+        elif not self._publisher.published:
             missing.append("slices: not published")
         return missing
 
-    async def _watch_devices(self, engine: Engine) -> None:
-        """Open the backend, however long that takes, then keep slices and health in step with it."""
-        settings = self._settings
-        backend = await self._open_backend()
-        try:
-            await engine.restore()
-            monitor = Monitor(
-                backend,
-                store=ConditionStore(settings.plugin_dir, boot_id=self._boot_id),
-                gpu_uuids=self._uuids(),
-                changed=self._conditions_changed,
-                inventory_changed=self._look_again.set,
-            )
-            self._conditions = monitor.conditions
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(monitor.run(), name="monitor")
-                await monitor.first_look.wait()  # or a GPU would be published as healthy for a moment
-                # A pod that arrives before the registration fails and waits for more than a minute.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(REGISTRATION_PATIENCE):
-                        await self._registration.wait()
-                self._may_publish = True
-                self._publish()
-                if self._status is not None and self._offer.records is not None:
-                    tasks.create_task(self._status.catch_up(self._offer.records), name="statuses")
-                while True:
-                    await self._look_again.wait()
-                    self._look_again.clear()
-                    await self._read_inventory(backend)
-                    monitor.gpu_uuids = self._uuids()
-                    self._publish()
-        finally:
-            backend.close()
-
-    async def _open_backend(self) -> Backend:
-        settings = self._settings
-        while True:
-            try:
-                opening = in_daemon_thread(
-                    lambda: open_backend(
-                        settings.devices, settings.plugin_dir, boot_id=self._boot_id, host=settings.host
-                    )
-                )
-                done, _ = await asyncio.wait({opening}, timeout=HUNG_SECONDS)
-                if not done:
-                    problem = f"the GPUs' driver has not answered for {HUNG_SECONDS:.0f} s, and is waited for"
-                    logger.error("%s", problem)
-                    self._warn("NoUsableDriver", problem)
-                    self._devices.fail(problem)
-                backend = await opening
-                await self._offer.read(backend)
-                self._build()  # prepare begins now, and looks at what is published of a device
-            except ProfileError:
-                raise
-            except BackendError as error:
-                if str(error) != self._devices.problem:
-                    logger.error("%s; asking again every %.0f s", error, HARDWARE_RETRY)
-                    self._warn("NoUsableDriver", str(error))
-                self._devices.fail(str(error))
-                await asyncio.sleep(HARDWARE_RETRY)
-            else:
-                return backend
-
-    async def _read_inventory(self, backend: Backend) -> None:
-        try:
-            await self._offer.read(backend)
-        except BackendError as error:
-            logger.error("the inventory could not be read again, the last one stays: %s", error)
-
-    def _conditions_changed(self, conditions: Conditions) -> None:
-        self._conditions = conditions
-        self._publish()
+    async def _when_devices_are_known(self, engine: Engine) -> None:
+        """What is to be done once for claims that earlier processes have prepared."""
+        await self._devices.present.wait()
+        await engine.restore()
+        if self._status is not None and self._offer.records is not None:
+            await self._status.catch_up(self._offer.records)
 
     def _neighbours_changed(self, signs: tuple[Sign, ...]) -> None:
         for kind in Neighbour:
             self._metrics.other_drivers.labels(kind.value).set(any(sign.neighbour is kind for sign in signs))
-        self._publish()
-
-    def _build(self) -> tuple[Slice, ...]:
-        """The slices as they should be now."""
-        inventory = self._devices.inventory
-        if inventory is None:
-            raise RuntimeError("slices are built from an inventory, and there is none yet")
-        settings = self._settings
-        slices = build_slices(
-            inventory,
-            self._conditions,
-            driver_name=settings.driver_name,
-            devices=self._devices.offered,
-            effects=self._effects,
-            list_attributes=self._list_attributes,
-            pending=self._offer.pending,
-        )
-        self._published = {device["name"]: device for spec in slices for device in spec.get("devices") or []}
-        return slices
-
-    def _publish(self) -> None:
-        if self._publisher is None or not self._may_publish:
-            return
-        settings, slices = self._settings, self._build()
-        offer = self._coexistence.offer(slices)
-        self._publisher.desire(None if offer is None else Pool(name=settings.node_name, slices=tuple(offer)))
-        self._feed.changed()
-        states = {(kind, state): 0 for kind in ("gpu", "mig") for state in ("healthy", "degraded", "lost")}
-        for device in self._devices.offered:
-            known = concerning(self._conditions.get(device.gpu.uuid, ()), device.part)
-            worst = max((c.severity for c in known), default=Severity.INFORMATION)
-            state = {Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}.get(worst, "healthy")
-            states[device.type, state] += 1
-        for (kind, state), count in states.items():
-            self._metrics.devices.labels(kind, state).set(count)
+        self._publication.renew()
 
     def _health(self) -> tuple[DeviceHealth, ...]:
-        return report(self._devices.offered, self._conditions)
-
-    def _uuids(self) -> tuple[str, ...]:
-        inventory = self._devices.inventory
-        return tuple(gpu.uuid for gpu in inventory.gpus) if inventory else ()
+        return self._publication.health()
 
     def _remove_dead_sockets(self) -> None:
         """Sockets that killed predecessors left behind; the kubelet would dial them for ever."""
@@ -466,7 +375,7 @@ class Node:
             "find out what damaged it, and delete the file when nothing uses them any more"
         )
         logger.error("%s", message)
-        self._warn("DamagedClaimRecord", message)
+        self._events.warn("DamagedClaimRecord", message)
 
     def _salvaged(self, uid: str, path: Path, content: bytes | None) -> Record | None:
         """What a damaged record held, by its claim's CDI spec. Of what was written before the node booted, nothing."""
@@ -484,40 +393,24 @@ class Node:
             boot_id=self._boot_id,
         )
 
-    def _warn(self, reason: str, message: str) -> None:
-        self._tell("Warning", reason, message)
-
-    def _tell(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        with contextlib.suppress(asyncio.QueueFull):  # the log has them all
-            self._events.put_nowait((kind, reason, message))
-
-    async def _write_events(self) -> None:
-        while True:
-            kind, reason, message = await self._events.get()
-            await self._node_events.write(kind, reason, message)
-
     def _state(self) -> dict[str, Any]:
         """What a person wants to know of this instance at a glance; the page ``/status``."""
         publisher, records = self._publisher, self._offer.records
-        quiet = publisher is not None and publisher.quiet
         return {
             "driver": self._settings.driver_name,
             "node": self._settings.node_name,
             "podUID": self._settings.pod_uid,
             "notReady": self._not_ready(),
-            "publishes": not quiet,
+            "publishes": not publisher.quiet,
             "otherDrivers": [sign.evidence for sign in self._coexistence.signs],
             "devices": len(self._devices.offered),
             "notOfferedAsAsked": self._offer.problems,
             "pendingChange": self._offer.pending,
-            "conditions": {uuid: [describe(c) for c in found] for uuid, found in self._conditions.items()},
-            "droppedFeatureGates": sorted(publisher.dropped) if publisher else [],
+            "conditions": {uuid: [describe(c) for c in found] for uuid, found in self._publication.conditions.items()},
+            "droppedFeatureGates": sorted(publisher.dropped),
             "preparedClaims": len(records) if records else 0,
             "quarantinedRecords": sorted(records.quarantined_uids()) if records else [],
         }
-
-    def _published_device(self, name: str) -> Mapping[str, Any]:
-        return self._published.get(name, {})
 
     async def _idle(self, gpu_uuid: str) -> bool:
         """Whether no process uses a GPU; when the hardware cannot tell, somebody may."""

@@ -28,6 +28,8 @@ class Devices:
         self.problem = "the driver has just started and does not know its GPUs yet"
         """Why there is no inventory, for whoever needs one."""
         self._looked = asyncio.Event()
+        self.present = asyncio.Event()
+        """Set once there is an inventory."""
 
     def update(
         self,
@@ -42,6 +44,7 @@ class Devices:
         self.by_name = devices
         self.offered = tuple(devices.values()) if offered is None else offered
         self.inventory = inventory
+        self.present.set()
         self._looked.set()
 
     def fail(self, problem: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WAITING = 100
+"""Events that wait to be written at the most; what is too much is in the log."""
+
 
 class NodeEvents:
     """Writes Events. One that cannot be written is logged and forgotten: the log line of its cause is there anyway."""
@@ -21,6 +26,21 @@ class NodeEvents:
         self._api = api
         self._node = node_name
         self._component = component
+        self._waiting: asyncio.Queue[tuple[Literal["Normal", "Warning"], str, str]] = asyncio.Queue(maxsize=WAITING)
+
+    def tell(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """Have one written soon."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._waiting.put_nowait((kind, reason, message))
+
+    def warn(self, reason: str, message: str) -> None:
+        """Have a warning written soon."""
+        self.tell("Warning", reason, message)
+
+    async def run(self) -> None:
+        """Write what is told, for ever."""
+        while True:
+            await self.write(*await self._waiting.get())
 
     async def write(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Write one Event. Needs the verb 'create' on 'events'."""

@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from driver.claims.errors import ClaimError
 from driver.claims.holders import holds
 from driver.devices.catalogue import Catalogue, foreign_slots, survey
 from driver.devices.options import Partitioning
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOCK_PATIENCE = 5.0
+"""Seconds to wait for another instance that is changing records; it needs milliseconds, and we come again."""
 GONE = "it does not show up any more, and stays in its slices until the claims that hold it have ended"
 
 
@@ -44,6 +45,7 @@ class Offer:
         metrics: Metrics,
         tell: Callable[[Literal["Normal", "Warning"], str, str], None],
         look_again: Callable[[], None],
+        lock_patience: float = LOCK_PATIENCE,
     ) -> None:
         """``tell`` gets type, reason and message of an Event; ``look_again`` asks for another ``read``, soon."""
         self._options = options
@@ -53,6 +55,7 @@ class Offer:
         self._metrics = metrics
         self._tell = tell
         self._look_again = look_again
+        self._lock_patience = lock_patience
         self._offered: Mapping[str, DeviceOptions] = {}
         """By GPU UUID: by which settings it is offered."""
         self.records: Records | None = None
@@ -63,17 +66,15 @@ class Offer:
         """By GPU UUID: why it is not yet offered as the settings say."""
 
     async def read(self, backend: Backend) -> None:
-        """Read the hardware, and settle what of it is offered. Raises BackendError; then everything stays as it was."""
-        before = await self._claims()
+        """Read the hardware, and settle what of it is offered.
+
+        Raises BackendError, or ClaimError where it cannot be known what claims hold; then everything stays as it was.
+        """
+        before, _ = await self._claims()
         inventory = self._names.apply(await in_daemon_thread(backend.inventory))
-        after = await self._claims()
-        # Claims come and go meanwhile; whose a partition is, is written down before it is made. Where that cannot be
-        # read, prepare decides about each placement by itself.
-        foreign: Mapping[str, frozenset[int]] = {}
-        held: Mapping[str, tuple[Hold, ...]] = {}
-        if before is not None and after is not None:
-            foreign = foreign_slots(inventory, before[0] | after[0])
-            held = after[1]
+        # Claims come and go meanwhile; whose a partition is, is written down before it is made.
+        after, held = await self._claims()
+        foreign = foreign_slots(inventory, before | after)
         gone = self._gone(inventory, held)
         inventory = replace(inventory, gpus=(*inventory.gpus, *gone))
         found = survey(inventory, self._options.with_withheld(foreign), held)
@@ -112,16 +113,12 @@ class Offer:
         present = {gpu.uuid for gpu in inventory.gpus}
         return tuple(gpu for gpu in (known.gpus if known else ()) if gpu.uuid in held and gpu.uuid not in present)
 
-    async def _claims(self) -> tuple[Set[tuple[str, str, int]], Mapping[str, tuple[Hold, ...]]] | None:
-        """Partitions that are claims' by this boot's records, and what claims hold by GPU; None if unreadable."""
+    async def _claims(self) -> tuple[Set[tuple[str, str, int]], Mapping[str, tuple[Hold, ...]]]:
+        """Partitions that are claims' by this boot's records, and what claims hold by GPU. Raises ClaimError."""
         if self.records is None:
             return set(), {}
-        try:
-            async with self.records.exclusive():  # looks at what another instance has written
-                records = [record for record in self.records if record.boot_id == self._boot_id]
-        except ClaimError as error:
-            logger.error("whose partitions there are is not known: %s", error)
-            return None
+        async with self.records.exclusive(within=self._lock_patience):  # looks at what another instance has written
+            records = [record for record in self.records if record.boot_id == self._boot_id]
         ours = {
             (device.gpu_uuid, device.placement.profile, device.placement.start)
             for record in records

@@ -1,0 +1,113 @@
+"""What the node publishes of its devices, made anew whenever something that it is made of has changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from driver.health.conditions import concerning
+from driver.health.report import DeviceHealth, report
+from driver.health.xids import Severity
+from driver.slices.build import build_slices
+from driver.slices.publish import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from driver.coexistence import Coexistence
+    from driver.devices.catalogue import Device
+    from driver.devices.present import Devices
+    from driver.health.conditions import Conditions
+    from driver.health.taints import Effects
+    from driver.kubelet.health import HealthFeed
+    from driver.observe.metrics import Metrics
+    from driver.slices.build import Slice
+    from driver.slices.offer import Offer
+    from driver.slices.publish import Publisher
+
+_STATES = {Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}
+
+
+class Publication:
+    """Slices, the health stream and the metrics, in step with devices, conditions and other drivers on the node."""
+
+    def __init__(
+        self,
+        *,
+        driver_name: str,
+        pool: str,
+        effects: Effects,
+        list_attributes: bool,
+        devices: Devices,
+        offer: Offer,
+        publisher: Publisher,
+        coexistence: Coexistence,
+        feed: HealthFeed,
+        metrics: Metrics,
+    ) -> None:
+        """``effects`` and ``list_attributes`` are those of ``build_slices``; nothing is published before ``begin``."""
+        self._driver = driver_name
+        self._pool = pool
+        self._effects = effects
+        self._list_attributes = list_attributes
+        self._devices = devices
+        self._offer = offer
+        self._publisher = publisher
+        self._coexistence = coexistence
+        self._feed = feed
+        self._metrics = metrics
+        self._begun = False
+        self._rendered: Mapping[str, Mapping[str, Any]] = {}
+        self._rendered_of: tuple[Device, ...] = ()
+        self.conditions: Conditions = {}
+        """What is wrong with the GPUs at the moment."""
+
+    def device(self, name: str) -> Mapping[str, Any]:
+        """A device as it is in the slices; empty where it is in none."""
+        if self._rendered_of is not self._devices.offered:  # read a moment ago, and prepare is quicker than we are
+            self._slices()
+        return self._rendered.get(name, {})
+
+    def health(self) -> tuple[DeviceHealth, ...]:
+        """Health of every device that is offered."""
+        return report(self._devices.offered, self.conditions)
+
+    def begin(self) -> None:
+        """Publish from now on: the GPUs' state is known, and the kubelet had its time to register us."""
+        self._begun = True
+        self.renew()
+
+    def renew(self) -> None:
+        """Publish what is known now."""
+        if not self._begun:
+            return
+        offer = self._coexistence.offer(self._slices())
+        self._publisher.desire(None if offer is None else Pool(name=self._pool, slices=tuple(offer)))
+        self._feed.changed()
+        self._count()
+
+    def _slices(self) -> tuple[Slice, ...]:
+        inventory = self._devices.inventory
+        if inventory is None:
+            return ()
+        offered = self._devices.offered
+        slices = build_slices(
+            inventory,
+            self.conditions,
+            driver_name=self._driver,
+            devices=offered,
+            effects=self._effects,
+            list_attributes=self._list_attributes,
+            pending=self._offer.pending,
+        )
+        self._rendered = {device["name"]: device for spec in slices for device in spec.get("devices") or []}
+        self._rendered_of = offered
+        return slices
+
+    def _count(self) -> None:
+        states = {(kind, state): 0 for kind in ("gpu", "mig") for state in ("healthy", "degraded", "lost")}
+        for device in self._devices.offered:
+            known = concerning(self.conditions.get(device.gpu.uuid, ()), device.part)
+            worst = max((c.severity for c in known), default=Severity.INFORMATION)
+            states[device.type, _STATES.get(worst, "healthy")] += 1
+        for (kind, state), count in states.items():
+            self._metrics.devices.labels(kind, state).set(count)

@@ -1,0 +1,175 @@
+"""The flow from hardware to slices on fake GPUs, without a process, an API server or a kubelet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver import layout
+from driver.claims.records import Records
+from driver.devices import profile
+from driver.devices.fake import FakeBackend
+from driver.devices.name_store import NameStore
+from driver.devices.options import DeviceOptions, Options, Partitioning
+from driver.devices.present import Devices
+from driver.health.store import ConditionStore
+from driver.health.taints import DEFAULT_EFFECTS
+from driver.inventory import Discovery, Publication
+from driver.inventory.flow import Patience
+from driver.observe.metrics import Metrics
+from driver.slices.offer import Offer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from driver.devices.model import Inventory
+
+BOOT = "boot-1"
+NODE = "node-1"
+DRIVER = "gpu.nvidia.com"
+
+
+class Hardware(FakeBackend):
+    """Fake GPUs whose inventory fails as often as the test says."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        super().__init__(profile.load(name), name=name, state_dir=directory, boot_id=BOOT)
+        self.trouble: Exception | None = None
+        self.reads = 0
+        self.closed = 0
+
+    def inventory(self) -> Inventory:
+        self.reads += 1
+        if self.trouble is not None:
+            raise self.trouble
+        return super().inventory()
+
+    def close(self) -> None:
+        self.closed += 1
+        super().close()
+
+
+class Said:
+    """Events that were told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+
+    def tell(self, kind: str, reason: str, message: str) -> None:
+        self.events.append((kind, reason, message))
+
+    def warn(self, reason: str, message: str) -> None:
+        self.tell("Warning", reason, message)
+
+    def reasons(self) -> list[str]:
+        return [reason for _, reason, _ in self.events]
+
+
+class Outside:
+    """Who takes what is published: in the place of publisher, health feed and neighbours."""
+
+    def __init__(self) -> None:
+        self.pools: list[Any] = []
+
+    def desire(self, pool: Any) -> None:
+        self.pools.append(pool)
+
+    def changed(self) -> None: ...
+
+    def offer(self, slices: Any) -> Any:
+        return slices
+
+
+class World:
+    """One node."""
+
+    def __init__(self, directory: Path, *, name: str, partitioning: str) -> None:
+        self.hardware = Hardware(directory, name)
+        self.opening: list[Exception] = []
+        """What opening fails with, one after the other."""
+        self.opened = 0
+        self.said, self.outside, self.devices = Said(), Outside(), Devices()
+        self.metrics = Metrics(driver_name=DRIVER)
+        self.changed = asyncio.Event()
+        self.records = Records(
+            directory / layout.CLAIMS, boot_id=BOOT, quarantined=lambda *_: None, changed=lambda _: self.changed.set()
+        )
+        self.offer = Offer(
+            options=Options(default=DeviceOptions(partitioning=Partitioning(partitioning))),
+            devices=self.devices,
+            names=NameStore(directory, boot_id=BOOT),
+            boot_id=BOOT,
+            metrics=self.metrics,
+            tell=self.said.tell,
+            look_again=self.changed.set,
+            lock_patience=0.01,
+        )
+        self.offer.records = self.records
+        outside: Any = self.outside
+        self.publication = Publication(
+            driver_name=DRIVER,
+            pool=NODE,
+            effects=DEFAULT_EFFECTS,
+            list_attributes=False,
+            devices=self.devices,
+            offer=self.offer,
+            publisher=outside,
+            coexistence=outside,
+            feed=outside,
+            metrics=self.metrics,
+        )
+        events: Any = self.said
+        self.discovery = Discovery(
+            open_backend=self._open,
+            devices=self.devices,
+            offer=self.offer,
+            publication=self.publication,
+            store=ConditionStore(directory, boot_id=BOOT),
+            events=events,
+            changed=self.changed,
+            registered=asyncio.Event().wait,
+            patience=Patience(retry=0.02, answer=0.2, registration=0.01),
+        )
+
+    def _open(self) -> Hardware:
+        if self.opening:
+            raise self.opening.pop(0)
+        self.opened += 1
+        return self.hardware
+
+    @property
+    def published(self) -> Mapping[str, Mapping[str, Any]]:
+        """Devices as last published, by name."""
+        pool = self.outside.pools[-1] if self.outside.pools else None
+        slices = pool.slices if pool is not None else ()
+        return {device["name"]: device for one in slices for device in one.get("devices") or ()}
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[World]:
+        await self.records.open()
+        task = asyncio.create_task(self.discovery.run())
+        try:
+            yield self
+            assert not task.done(), task.result()
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+def new_world(tmp_path: Path) -> Any:
+    def new(name: str = "h100x8", partitioning: str = "none") -> World:
+        return World(tmp_path, name=name, partitioning=partitioning)
+
+    return new
+
+
+@pytest.fixture
+async def world(new_world: Any) -> World:
+    made: World = new_world()
+    return made
