@@ -38,19 +38,19 @@ OPTIONS = (
 @click.command()
 @click.option(
     "--scope",
-    type=click.Choice(["auto", "node", "cluster"]),
+    type=click.Choice(["auto", "node", "cluster", "both"]),
     default="auto",
     show_default=True,
-    help="What to look at: this machine as a node, the cluster through its API, or whatever there is.",
+    help="What to look at: this machine as a node, the cluster through its API, both, or what there is.",
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @settings_options(OPTIONS)
 def doctor(*, scope: str, output: str, **given: Any) -> None:
     """Say what is wrong with this node or cluster, and what to do.
 
-    Changes nothing. In the driver's pod it looks at the node and, with the pod's own credentials, at the cluster; on a
-    node without credentials at the node; elsewhere, with a kubeconfig, at the cluster, all of it or --node-name. Give
-    the settings that gpu-dra run has: they decide what is needed.
+    Changes nothing. In the driver's pod it looks at the node and, with the pod's own credentials, at the cluster;
+    elsewhere, with a kubeconfig, at the cluster, all of it or --node-name; on a node without credentials at the node.
+    Give the settings that gpu-dra run has: they decide what is needed.
 
     Exit status: 0 nothing is wrong, 1 warnings, 2 problems (or wrong usage).
     """
@@ -76,11 +76,13 @@ async def _examine(settings: Settings, *, scope: str, node_name: str) -> dict[st
     from driver.kube.client import Api, ConfigError
 
     sections: dict[str, list[Finding]] = {}
-    if scope == "node" or (scope == "auto" and settings.kubelet_plugins_dir.is_dir()):
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    # Whoever brings a kubeconfig sits at a desk, even where that is a node as well: its settings are in the pod.
+    desk = settings.kubeconfig is not None and not in_pod
+    if scope in {"node", "both"} or (scope == "auto" and not desk and settings.kubelet_plugins_dir.is_dir()):
         state = await node.look(settings, node_name=node_name, boot_id=read_boot_id())
         sections[f"This node{f' ({node_name})' if node_name else ''}"] = node_checks.judge(state)
-    credentials = settings.kubeconfig is not None or "KUBERNETES_SERVICE_HOST" in os.environ
-    if scope == "cluster" or (scope == "auto" and credentials):
+    if scope in {"cluster", "both"} or (scope == "auto" and (desk or in_pod)):
         title = f"The cluster{f', node {node_name}' if node_name else ''}"
         try:
             async with await Api.connect(settings.kubeconfig) as api:

@@ -89,14 +89,14 @@ def slices(*, output: str, **given: Any) -> None:
 
 
 @click.command()
-@click.argument("profile")
+@click.argument("profile", required=False)
 @click.option("--on", "gpu", metavar="GPU", help="Only this GPU, by name or UUID.")
 @settings_options(OPTIONS)
-def explain(*, profile: str, gpu: str | None, **given: Any) -> None:
-    """Say where PROFILE has room, and which claims are in its way.
+def explain(*, profile: str | None, gpu: str | None, **given: Any) -> None:
+    """Say where PROFILE has room, and what is in its way.
 
-    PROFILE is for example 1g.10gb, or gpu for whole ones. Claims that have been allocated, but that the kubelet has not
-    prepared yet, are not known to a node.
+    PROFILE is for example 1g.10gb, or gpu for whole ones; all without it. Claims that have been allocated, but that
+    the kubelet has not prepared yet, are not known to a node.
     """
     from driver.explain import explain as find
     from driver.explain import profiles
@@ -105,10 +105,14 @@ def explain(*, profile: str, gpu: str | None, **given: Any) -> None:
     gpus = {name: found for found in view.inventory.gpus for name in (found.name, found.uuid)}
     if gpu is not None and gpu not in gpus:
         raise click.UsageError(f"--on {gpu}: no such GPU; there are {', '.join(g.name for g in view.inventory.gpus)}")
-    rooms = find(view.catalogue.devices, profile, view.records)
+    published = _published(_documents(view))
+    taints = {name: device.get("taints", ()) for name, device in published.items()}
+    rooms = find(view.catalogue.devices, profile, view.records, taints=taints)
     if not rooms:
         known = ", ".join(profiles(view.catalogue.devices)) or "nothing"
-        raise click.UsageError(f"{profile!r} is not offered on this node, which offers {known}; see --partitioning")
+        raise click.UsageError(
+            f"{profile or 'a GPU'} is not offered on this node, which offers {known}; see --partitioning"
+        )
     for found in view.inventory.gpus:
         here = [room for room in rooms if room.device.gpu.uuid == found.uuid]
         if not here or (gpu is not None and gpus[gpu].uuid != found.uuid):
@@ -228,29 +232,32 @@ def _documents(view: View) -> list[dict[str, Any]]:
     ]
 
 
-def _print_table(view: View, documents: list[dict[str, Any]]) -> None:
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        raise click.ClickException("-o table needs the package 'rich': pip install 'gpu-dra-driver[sim]'") from None
+def _published(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {device["name"]: device for document in documents for device in document["spec"].get("devices", ())}
 
-    published = {device["name"]: device for document in documents for device in document["spec"].get("devices", ())}
-    table = Table(title=f"{len(published)} devices of {view.settings.node_name} in {len(documents)} slices")
-    for heading in ("device", "type", "profile", "slices", "memory", "shares", "taints"):
-        table.add_column(heading, no_wrap=heading not in {"shares", "taints"})
+
+def _print_table(view: View, documents: list[dict[str, Any]]) -> None:
+    from driver.explain import taint_text
+
+    published = _published(documents)
+    rows = [("DEVICE", "TYPE", "PROFILE", "SLICES", "MEMORY", "SHARES", "TAINTS")]
     for offered in view.catalogue.devices:
         device = published[offered.name]
-        table.add_row(
-            offered.name,
-            offered.type,
-            offered.profile.name if offered.profile else "",
-            _span(offered.slots) if offered.gpu.memory_slices else "",
-            device.get("capacity", {}).get("memory", {}).get("value", ""),
-            _shares(device),
-            ", ".join(f"{taint['key'].rpartition('/')[2]}:{taint['effect']}" for taint in device.get("taints", ())),
+        taints = [taint_text(taint).removeprefix(f"{view.settings.driver_name}/") for taint in device.get("taints", ())]
+        rows.append(
+            (
+                offered.name,
+                offered.type,
+                offered.profile.name if offered.profile else "",
+                _span(offered.slots) if offered.gpu.memory_slices else "",
+                device.get("capacity", {}).get("memory", {}).get("value", ""),
+                _shares(device),
+                ", ".join(taints),
+            )
         )
-    Console().print(table)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _shares(device: Mapping[str, Any]) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from driver.health.taints import Effect
 from driver.quantity import quantity
 from driver.slices.build import capacity
 from driver.slices.build import quantity as text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from driver.claims.record import PreparedDevice, Record
     from driver.devices.catalogue import Device
@@ -35,22 +37,39 @@ def profiles(devices: Iterable[Device]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_name(device) for device in devices))
 
 
-def explain(devices: Iterable[Device], profile: str, records: Iterable[Record]) -> tuple[Room, ...]:
-    """Each device of a profile with the claims that are in its way; shares of one device are in nobody's way.
+def explain(
+    devices: Iterable[Device],
+    profile: str | None,
+    records: Iterable[Record],
+    *,
+    taints: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
+) -> tuple[Room, ...]:
+    """Each device of a profile with what is in its way: claims and taints; shares of one device are in nobody's way.
 
     Args:
         devices: what the node offers.
-        profile: ``1g.10gb`` and the like, or ``gpu``.
+        profile: ``1g.10gb`` and the like, or ``gpu``; None for all that is offered.
         records: what is prepared. What the scheduler has allocated and nobody has prepared yet is not known here.
+        taints: those of the devices, by name, as they are published.
     """
     offered = tuple(devices)
     held = [(record, part) for record in records for part in record.devices if not part.admin]
     by_name = {device.name: device for device in offered}
-    return tuple(_room(device, held, by_name) for device in offered if _name(device) == profile)
+    return tuple(
+        _room(device, held, by_name, taints.get(device.name, ()))
+        for device in offered
+        if profile is None or _name(device) == profile
+    )
 
 
-def _room(device: Device, held: list[tuple[Record, PreparedDevice]], by_name: dict[str, Device]) -> Room:
-    blockers = _blockers(device, held, by_name)
+def _room(
+    device: Device,
+    held: list[tuple[Record, PreparedDevice]],
+    by_name: dict[str, Device],
+    taints: Sequence[Mapping[str, Any]],
+) -> Room:
+    blockers = [f"tainted {taint_text(taint)}" for taint in taints if taint["effect"] != Effect.NONE]
+    blockers += _blockers(device, held, by_name)
     left = {}
     sharing = [(record, part) for record, part in held if part.device == device.name and part.share_id is not None]
     for name, published in capacity(device).items() if device.shares else ():
@@ -66,6 +85,12 @@ def _room(device: Device, held: list[tuple[Record, PreparedDevice]], by_name: di
         if rest < quantity(_least(published)):
             blockers.append(f"nothing is left of its {published['value']} of {name}, taken by {', '.join(takers)}")
     return Room(device=device, blockers=tuple(blockers), left=left)
+
+
+def taint_text(taint: Mapping[str, Any]) -> str:
+    """A taint in kubectl's words: ``key=value:effect``."""
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint['key']}{value}:{taint['effect']}"
 
 
 def _least(published: Mapping[str, Any]) -> str:

@@ -166,6 +166,7 @@ async def look(api: Api, settings: Settings, *, node_name: str) -> ClusterState:
     gates, server_time = await looker.gates()
     subject, bound, access = await looker.access(own_pods)
     basics["now"] = datetime.now(UTC)  # as close as can be to the moment of the server's
+    selected, not_evaluated = _selected(settings.driver_name, classes, slices)
     return ClusterState(
         **basics,
         server_time=server_time,
@@ -181,7 +182,8 @@ async def look(api: Api, settings: Settings, *, node_name: str) -> ClusterState:
         claims=await looker.items("claims", f"{RESOURCE}/resourceclaims"),
         pods=pods,
         events=tuple(events) if "events" not in looker.unreadable else None,
-        selected=_selected(settings.driver_name, classes, slices),
+        selected=selected,
+        not_evaluated=not_evaluated,
         unreadable=looker.unreadable,
     )
 
@@ -236,23 +238,24 @@ def _groups(name: str) -> list[str]:
 
 def _selected(
     driver: str, classes: tuple[Object, ...] | None, slices: tuple[Object, ...] | None
-) -> dict[str, int | None]:
-    """How many devices each class of ours selects, where CEL can be evaluated here."""
+) -> tuple[dict[str, int], dict[str, str]]:
+    """How many devices each class of ours selects, or why that is not known; CEL comes with the embedded cluster."""
+    ours = [found for found in classes or () if driver in class_text(found)]
     try:
         from driver.sim.scheduler.cel import CelError, Device, selector
-    except ImportError:
-        return {}
-    devices = [device for found in slices or () for device in found["spec"].get("devices") or ()]
-    counts: dict[str, int | None] = {}
-    for found in classes or ():
-        if driver not in class_text(found):
-            continue
+    except ImportError as error:
+        return {}, {found["metadata"]["name"]: f"CEL cannot be evaluated here: {error}" for found in ours}
+    devices = json.loads(json.dumps([one for found in slices or () for one in found["spec"].get("devices") or ()]))
+    selected: dict[str, int] = {}
+    not_evaluated: dict[str, str] = {}
+    for found in ours:
+        name = found["metadata"]["name"]
         expressions = [one["cel"]["expression"] for one in found["spec"].get("selectors") or () if "cel" in one]
         try:
-            counts[found["metadata"]["name"]] = sum(
+            selected[name] = sum(
                 all(selector(text).matches(Device(driver=driver, spec=device)) for text in expressions)
-                for device in json.loads(json.dumps(devices))
+                for device in devices
             )
-        except CelError:
-            counts[found["metadata"]["name"]] = None
-    return counts
+        except CelError as error:
+            not_evaluated[name] = str(error)
+    return selected, not_evaluated

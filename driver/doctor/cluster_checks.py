@@ -54,6 +54,7 @@ def judge_version(check: str, who: str, text: str, *, about: str = "") -> Iterab
 def clock(state: ClusterState) -> Iterable[Finding]:
     """This machine's clock against the API server's."""
     if state.server_time is None:
+        yield unknown("clock", "the API server's clock is not known: it comes with the dry run of a ResourceSlice")
         return
     skew = (state.now - state.server_time).total_seconds()
     if abs(skew) > MAX_SKEW:
@@ -100,13 +101,15 @@ def gates(state: ClusterState) -> Iterable[Finding]:
             f"--feature-gates={name}=true for API server, controller manager, scheduler and kubelet",
             about=name,
         )
-    known = [name for name, (needed, _, _) in wanted.items() if needed and name in state.gates]
+    asked = [name for name, (needed, _, _) in wanted.items() if needed]
+    known = [name for name in asked if name in state.gates]
     if known and not off:
         yield ok("feature-gates", f"the feature gates that these settings need are on: {', '.join(sorted(known))}")
-    elif not known:
+    if missing := sorted(set(asked) - set(known)):
         yield unknown(
             "feature-gates",
-            f"feature gates are not known: {state.unreadable.get('gates', 'no metrics, and no dry run')}",
+            f"it is not known whether these feature gates are on: {', '.join(missing)} "
+            f"({state.unreadable.get('gates', 'the server tells of them neither in its metrics nor in a dry run')})",
             remedy="run it with an administrator's kubeconfig",
         )
 
@@ -174,10 +177,17 @@ def classes(state: ClusterState) -> Iterable[Finding]:
             "compare its selectors with the devices (gpu-dra slices -o table), or change --partitioning and --shares",
             about=name,
         )
-    good = [found["metadata"]["name"] for found in ours if found["metadata"]["name"] not in empty]
+    good = [name for name in names if name not in empty]
     if good:
         counts = [f"{name} ({state.selected[name]})" if state.selected.get(name) else name for name in good]
         yield ok("device-classes", f"DeviceClasses for these devices: {', '.join(counts)}")
+    for why in dict.fromkeys(state.not_evaluated.values()):
+        concerned = ", ".join(name for name in names if state.not_evaluated.get(name) == why)
+        yield unknown(
+            "device-classes",
+            f"what these DeviceClasses select was not tried: {concerned} ({why})",
+            remedy="pip install '.[sim]' in a clone of the driver's repository brings CEL, for a run from there",
+        )
 
 
 def requested_classes(claim: Mapping[str, Any]) -> Iterable[str]:

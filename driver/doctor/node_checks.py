@@ -49,6 +49,11 @@ def _place(place: Place, role: str, flag: str) -> Iterable[Finding]:
 
 def runtime(state: NodeState) -> Iterable[Finding]:
     """Whether the container runtime reads CDI specs where they are written."""
+    if not state.runtimes:
+        yield unknown(
+            "runtime",
+            f"whether the container runtime looks into {state.cdi.path} is not known: no configuration is here",
+        )
     for config in state.runtimes:
         about = str(config.path)
         if config.enabled is False:
@@ -152,7 +157,9 @@ def kubelet(state: NodeState) -> Iterable[Finding]:
             "look at it on the host: systemctl status kubelet; journalctl -u kubelet",
             about=state.node_name,
         )
-    elif state.kubelet_listens:
+    elif state.kubelet_listens is None:
+        yield unknown("kubelet", "whether the kubelet runs is not known: its own sockets are not visible from here")
+    else:
         yield ok("kubelet", "the kubelet listens on its sockets", about=state.node_name)
 
 

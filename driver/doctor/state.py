@@ -139,7 +139,9 @@ class ClusterState:
     pods: tuple[Object, ...] | None = None
     events: tuple[Object, ...] | None = None
     """Warnings about pods that a kubelet wrote: failed prepares and CDI devices that were not found."""
-    selected: Mapping[str, int | None] = field(default_factory=dict)
-    """How many published devices a DeviceClass selects, by its name; None where its selectors were not evaluated."""
+    selected: Mapping[str, int] = field(default_factory=dict)
+    """How many published devices a DeviceClass selects, by its name."""
+    not_evaluated: Mapping[str, str] = field(default_factory=dict)
+    """Why the selectors of a DeviceClass were not evaluated, by its name."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """What could not be read, and the server's reason."""

@@ -186,6 +186,11 @@ def pods(state: ClusterState) -> Iterable[Finding]:
     if state.pods is None:
         yield unknown("pods", f"pods cannot be listed: {state.unreadable.get('pods', '')}")
         return
+    if state.events is None:
+        yield unknown(
+            "pods",
+            f"why pods do not start is not known, as Events cannot be listed: {state.unreadable.get('events', '')}",
+        )
     told = {_pod_of(event): event["message"] for event in state.events or ()}
     claims = {_key(claim): claim for claim in state.claims or ()}
     waiting = 0

@@ -95,7 +95,7 @@ async def test_a_node_and_a_cluster_that_are_well(
     admin = server.write_kubeconfig(node.root / "doctor.kubeconfig")
 
     seen = await Doctor(
-        node, f"--kubeconfig={admin}", f"--node-name={NODE}", f"--http-port={driver.http_port}"
+        node, "--scope=both", f"--kubeconfig={admin}", f"--node-name={NODE}", f"--http-port={driver.http_port}"
     ).examine()
 
     assert seen.wrong() == []
@@ -112,7 +112,7 @@ async def test_looking_changes_nothing(driver: Driver, api: Api, node: NodeDirec
     slices = await api.get("/apis/resource.k8s.io/v1/resourceslices")
     before = written(node)
 
-    await Doctor(node, f"--kubeconfig={kubeconfig}", f"--node-name={NODE}").examine()
+    await Doctor(node, "--scope=both", f"--kubeconfig={kubeconfig}", f"--node-name={NODE}").examine()
 
     assert written(node) == before
     assert (await api.get("/apis/resource.k8s.io/v1/resourceslices"))["items"] == slices["items"]
@@ -203,6 +203,14 @@ async def test_a_machine_that_is_neither_node_nor_has_credentials(node: NodeDire
 
     assert outcome.returncode == 2
     assert "nothing to look at" in outcome.stderr
+
+
+async def test_a_kubeconfig_on_a_desk_means_the_cluster_even_where_the_desk_is_a_node(
+    driver: Driver, node: NodeDirectories, kubeconfig: Path
+) -> None:
+    seen = await Doctor(node, f"--kubeconfig={kubeconfig}").examine()
+
+    assert {finding["section"] for finding in seen.findings} == {"The cluster"}
 
 
 async def test_gates_that_are_off_are_found_by_a_dry_run(node: NodeDirectories) -> None:

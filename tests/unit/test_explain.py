@@ -58,6 +58,19 @@ def test_a_claim_is_in_the_way_of_what_overlaps():
     ]
 
 
+def test_a_device_that_is_tainted_is_not_free():
+    sick = {"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoExecute"}
+    noted = {"key": "gpu.nvidia.com/repair", "effect": "None"}
+
+    (room,) = explain(DEVICES, "gpu", [], taints={"gpu-0": [sick, noted]})
+
+    assert room.blockers == ("tainted gpu.nvidia.com/xid=79:NoExecute",)
+
+
+def test_without_a_profile_everything_is_explained():
+    assert [room.device for room in explain(DEVICES, None, [])] == list(DEVICES)
+
+
 def test_the_whole_gpu_is_in_the_way_of_all():
     assert free("1g.10gb", holding("gpu-0")) == []
 

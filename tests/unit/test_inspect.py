@@ -1,6 +1,7 @@
 """``gpu-dra slices`` and ``gpu-dra explain`` as commands."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,24 @@ def test_a_table_is_for_people(tmp_path: Path):
     result = run("slices", "--devices", "fake:t4x1", "--shares", "4", "-o", "table", state=tmp_path)
 
     assert result.exit_code == 0
-    assert "1 devices of node-1 in 1 slices" in result.stdout
-    assert "gpu-0" in result.stdout
+    assert result.stdout.splitlines() == [
+        "DEVICE  TYPE  PROFILE  SLICES  MEMORY   SHARES  TAINTS",
+        "gpu-0   gpu                    14848Mi  4",
+    ]
+
+
+@pytest.mark.parametrize("command", [("slices", "-o", "table"), ("explain",)])
+def test_a_plain_install_has_all_that_these_commands_need(tmp_path: Path, command: tuple[str, ...]):
+    program = (
+        f"import sys; sys.modules['rich'] = None; from driver.cli import main; sys.argv[1:] = {list(command)}; main()"
+    )
+    environment = {"NODE_NAME": "node-1", "DEVICES": "fake:t4x1", "KUBELET_PLUGINS_DIR": str(tmp_path)}
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment
+    )
+
+    assert "gpu-0" in result.stdout, result.stderr
 
 
 def test_what_is_not_offered_is_said_beside_the_slices(tmp_path: Path):

@@ -32,7 +32,19 @@ WELL = ClusterState(
     server_time=NOW,
     version="v1.36.2",
     api_versions=("v1",),
-    gates={"DRADeviceTaints": True, "DRAPartitionableDevices": True, "DRAConsumableCapacity": True},
+    gates=dict.fromkeys(
+        (
+            "DRAAdminAccess",
+            "DRAConsumableCapacity",
+            "DRADeviceTaints",
+            "DRAExtendedResource",
+            "DRAPartitionableDevices",
+            "DRAPrioritizedList",
+            "DRAResourceClaimDeviceStatus",
+            "DynamicResourceAllocation",
+        ),
+        True,
+    ),
     subject="system:serviceaccount:gpu:driver",
     access=(Access(permission=Permission(verb="get", resource="resourceclaims", why=""), allowed=True),),
     classes=(device_class(DRIVER, f"device.driver == '{DRIVER}'"),),
@@ -124,6 +136,25 @@ def test_gates_that_nobody_tells_are_unknown_with_the_reason():
 
     assert finding.level is Level.UNKNOWN
     assert "forbidden" in finding.sentence
+
+
+def test_a_gate_that_is_needed_and_that_nobody_tells_is_named_beside_those_that_are_known():
+    finding = say(cluster_checks.gates, gates={name: on for name, on in WELL.gates.items() if name != "DRAAdminAccess"})
+
+    assert finding.level is Level.UNKNOWN
+    assert "are on: DRAAdminAccess (" in finding.sentence
+
+
+def test_a_clock_that_cannot_be_compared_is_said_to_be_unknown():
+    assert say(cluster_checks.clock, server_time=None).level is Level.UNKNOWN
+
+
+def test_selectors_that_nobody_can_evaluate_are_said_not_to_have_been_tried():
+    finding = say(cluster_checks.classes, selected={}, not_evaluated={DRIVER: "CEL cannot be evaluated here"})
+
+    assert finding.level is Level.UNKNOWN
+    assert f"was not tried: {DRIVER} (CEL cannot be evaluated here)" in finding.sentence
+    assert "pip install '.[sim]'" in finding.remedy
 
 
 @pytest.mark.parametrize(("vital", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,7 @@ WELL = NodeState(
     not_ready=(),
     kubelet_listens=True,
     hardware=Hardware(gpus=("gpu-0", "gpu-1")),
+    runtimes=(RuntimeConfig(path=Path("/etc/containerd/config.toml"), enabled=True),),
 )
 
 
@@ -48,6 +50,17 @@ def the_one(state: NodeState) -> Finding:
 def test_a_node_that_is_well_has_nothing_to_do():
     assert wrong(WELL) == []
     assert exit_status(judge(WELL)) == 0
+
+
+@pytest.mark.parametrize(
+    ("unseen", "check"),
+    [({"not_ready": None}, "readiness"), ({"kubelet_listens": None}, "kubelet"), ({"runtimes": ()}, "runtime")],
+)
+def test_what_could_not_be_looked_at_is_said_and_counts_as_nothing(unseen: dict[str, Any], check: str):
+    state = replace(WELL, **unseen)
+
+    assert [finding.check for finding in judge(state) if finding.level is Level.UNKNOWN] == [check]
+    assert exit_status(judge(state)) == 0
 
 
 @pytest.mark.parametrize(
@@ -116,10 +129,6 @@ def test_what_the_driver_says_is_missing_is_passed_on():
 
 def test_a_kubelet_that_does_not_listen_is_a_problem():
     assert the_one(replace(WELL, kubelet_listens=False)).check == "kubelet"
-
-
-def test_a_kubelet_whose_sockets_are_not_visible_is_no_finding():
-    assert [finding for finding in judge(replace(WELL, kubelet_listens=None)) if finding.check == "kubelet"] == []
 
 
 def test_a_device_plugin_is_a_problem():

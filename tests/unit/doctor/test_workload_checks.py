@@ -25,7 +25,7 @@ CLASS = {
 
 
 def cluster(**seen: Any) -> ClusterState:
-    return ClusterState(driver_name=DRIVER, now=NOW, version="v1.36.2", **{"classes": (CLASS,), **seen})
+    return ClusterState(driver_name=DRIVER, now=NOW, version="v1.36.2", **{"classes": (CLASS,), "events": (), **seen})
 
 
 def say(check: Callable[[ClusterState], Iterable[Finding]], **seen: Any) -> list[tuple[str, str]]:
@@ -174,6 +174,12 @@ def test_a_pod_that_cannot_be_prepared_is_told_with_the_drivers_words():
 
     assert level == "problem"
     assert "NodePrepareResources failed: busy" in sentence
+
+
+def test_why_pods_do_not_start_is_unknown_where_events_may_not_be_listed():
+    found = say(workload_checks.pods, pods=(), events=None, unreadable={"events": "forbidden"})
+
+    assert found == [("unknown", "why pods do not start is not known, as Events cannot be listed: forbidden")]
 
 
 def test_a_pod_that_does_not_end_is_a_problem():
