@@ -19,7 +19,7 @@ from driver.sim.process import DriverProcess
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc, pluginregistration_pb2_grpc
 from driver.wire import pluginregistration_pb2 as registration
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,7 +89,7 @@ class Driver(DriverProcess):
 
     async def serving(self) -> Driver:
         """Wait until the sockets and, a little later, the pages are served."""
-        await eventually(self.answers, within=20, what=f"the driver serves {self.registrar}")
+        await eventually(self.answers, what=f"the driver serves {self.registrar}")
         return self
 
     async def answers(self) -> bool:
@@ -99,7 +99,7 @@ class Driver(DriverProcess):
         if not self.registrar.exists():  # cheaper to see than by a call, and the driver needs the processor
             return False
         try:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(5):
                 await Kubelet(self.registrar).info()
                 await self.get("/readyz")
         except (grpc.aio.AioRpcError, TimeoutError, OSError):
@@ -129,13 +129,13 @@ class Kubelet:
     async def info(self) -> registration.PluginInfo:
         async with grpc.aio.insecure_channel(f"unix:{self.registrar}", options=OPTIONS) as channel:
             stub = pluginregistration_pb2_grpc.RegistrationStub(channel)
-            return await stub.GetInfo(registration.InfoRequest(), timeout=1)
+            return await stub.GetInfo(registration.InfoRequest(), timeout=PATIENCE)
 
     async def notify(self, *, registered: bool, error: str = "") -> None:
         async with grpc.aio.insecure_channel(f"unix:{self.registrar}", options=OPTIONS) as channel:
             stub = pluginregistration_pb2_grpc.RegistrationStub(channel)
             status = registration.RegistrationStatus(plugin_registered=registered, error=error)
-            await stub.NotifyRegistrationStatus(status, timeout=5)
+            await stub.NotifyRegistrationStatus(status, timeout=PATIENCE)
 
     async def connect(self) -> grpc.aio.Channel:
         """The one connection that the kubelet keeps to a plugin."""

@@ -14,6 +14,7 @@ from driver.sim import identity
 from driver.sim.apiserver import ANONYMOUS, ApiServer
 from driver.sim.kubelet import Kubelet as EmbeddedKubelet
 from driver.sim.kubelet import Options
+from tests.eventually import PATIENCE
 from tests.forked.process import ForkedDriver
 from tests.harness import NODE, Claims, Driver, Kubelet, NodeDirectories, node_directories
 from tests.unit.sim_kubelet.fakes import Cluster
@@ -111,7 +112,7 @@ class NodeKubelet:
             clock=self._clock,
         )
         self._task = asyncio.create_task(self.now.run(), name="kubelet")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await self.now.started.wait()
         return self
 

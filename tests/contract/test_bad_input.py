@@ -14,7 +14,7 @@ import pytest
 
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories, read_spec
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ async def test_bytes_that_are_no_message_are_refused_and_the_driver_serves_on(
     channel = await kubelet.connect()
     path = "/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/NodePrepareResources"
     with pytest.raises(grpc.aio.AioRpcError):
-        await channel.unary_unary(path)(b"\xff\xff\xff\xff garbage", timeout=5)
+        await channel.unary_unary(path)(b"\xff\xff\xff\xff garbage", timeout=PATIENCE)
 
     assert await prepare_error(kubelet, await claims.allocated("claim", "gpu-0")) == ""
 
@@ -172,8 +172,9 @@ async def test_fields_of_a_newer_kubelet_are_ignored(driver: Driver, kubelet: Ku
     message = dra.Claim(namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
     newer = message.SerializeToString() + b"\xaa\x06\x03new"  # field 101
     request = dra.NodePrepareResourcesRequest(claims=[dra.Claim.FromString(newer)])
+    stub = dra_v1_pb2_grpc.DRAPluginStub(await kubelet.connect())
 
-    answer = await dra_v1_pb2_grpc.DRAPluginStub(await kubelet.connect()).NodePrepareResources(request, timeout=5)
+    answer = await stub.NodePrepareResources(request, timeout=PATIENCE)
 
     assert answer.claims[metadata["uid"]].error == ""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.kube.client import RESOURCE
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.forked.process import gpu_dra
 from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories
 
@@ -37,7 +37,7 @@ def cleanup(node: NodeDirectories, *flags: str) -> subprocess.CompletedProcess[s
         text=True,
         check=False,
         env=NO_CLUSTER,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

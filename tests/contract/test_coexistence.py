@@ -98,7 +98,7 @@ async def test_beside_a_device_plugin_nothing_is_published_until_it_is_gone(
         _, metrics = await driver.get("/metrics")
         none = await published(api)
 
-    await eventually(lambda: published(api), within=15)
+    await eventually(lambda: published(api))
     assert none == []
     assert "nvidia-gpu.sock" in message
     assert "slices: held back" in page
@@ -115,7 +115,7 @@ async def test_a_device_plugin_is_seen_by_what_the_node_offers(run: Any, api: Ap
 
     await offer(api, "0")
 
-    await eventually(lambda: published(api), within=15)
+    await eventually(lambda: published(api))
     assert none == []
     assert "nvidia.com/gpu: 8" in message
 
@@ -150,13 +150,13 @@ async def test_a_device_plugin_that_comes_later_taints_what_is_published(
         }
 
     with device_plugin(node):
-        assert await eventually(taints, within=15) == {f"{DRIVER}/other-driver=device-plugin:NoSchedule"}
+        assert await eventually(taints) == {f"{DRIVER}/other-driver=device-plugin:NoSchedule"}
         assert (await kubelet.unprepare(claim))[claim["metadata"]["uid"]].error == ""
 
     async def no_taints() -> bool:
         return not await taints()
 
-    await eventually(no_taints, within=15)
+    await eventually(no_taints)
     await kubelet.close()
 
 
@@ -165,14 +165,14 @@ async def test_beside_another_dra_driver_of_our_name_we_do_not_register_either(
 ) -> None:
     async with other_driver(node) as theirs:
         driver: Driver = await run(pod_uid="ours", wait=False)
-        [message] = await eventually(lambda: warnings(api), within=20) or []
+        [message] = await eventually(lambda: warnings(api)) or []
         alive, _ = await driver.get("/healthz")
         sockets = [path.name for path in node.registry.iterdir()]
         none = await published(api)
 
     await driver.serving()
     await Kubelet(driver.registrar).notify(registered=True)
-    await eventually(lambda: published(api), within=15)
+    await eventually(lambda: published(api))
     assert sockets == [theirs.name]
     assert none == []
     assert alive == 200
@@ -224,7 +224,7 @@ async def test_somebody_who_writes_our_slices_again_and_again_gets_them(run: Any
             await api.request("POST", SLICES, body=foreign)
         return await warnings(api)
 
-    [message] = await eventually(insists, within=20)
+    [message] = await eventually(insists)
     assert "somebody else writes ResourceSlices" in message
 
     async def stays() -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from driver.sim import identity
 from driver.sim.apiserver import ApiServer
 from tests.contract.test_coexistence import device_plugin
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.forked.process import gpu_dra
 from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories
 
@@ -55,7 +55,7 @@ class Doctor:
             text=True,
             check=False,
             env=ENVIRONMENT,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert outcome.stdout, outcome.stderr
         return Diagnosis(json.loads(outcome.stdout), outcome.returncode)
@@ -198,7 +198,7 @@ async def test_a_machine_that_is_neither_node_nor_has_credentials(node: NodeDire
         text=True,
         check=False,
         env=ENVIRONMENT,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
     assert outcome.returncode == 2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.client import RESOURCE
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.forked.process import gpu_dra
 from tests.harness import Claims, Driver, Kubelet, NodeDirectories
 
@@ -48,7 +48,7 @@ class DrainCheck:
 
     @staticmethod
     async def ended(process: asyncio.subprocess.Process) -> Outcome:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             said, _ = await process.communicate()
         return Outcome(process.returncode or 0, said.decode())
 

@@ -52,7 +52,7 @@ async def becomes(cluster: Cluster, wanted: str, name: str = "pod") -> dict[str,
         found = await health(cluster, name)
         return found if found.get("health") == wanted else None
 
-    return await eventually(there, within=20, what=f"pod {name} has a device that is {wanted}")
+    return await eventually(there, what=f"pod {name} has a device that is {wanted}")
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ async def test_a_device_that_does_not_change_stays_known_beyond_its_timeout(driv
     ahead = 31.0
 
     assert not known()
-    await eventually(known, within=15, what="the list of devices is sent again")
+    await eventually(known, what="the list of devices is sent again")
 
 
 def connections(path: Path) -> int:

@@ -15,8 +15,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from driver.kube.client import RESOURCE
+from driver.node import GRACE
 from driver.sim.apiserver.faults import Fault
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.harness import DRIVER, NODE, OPTIONS, Claims, Driver, Kubelet, NodeDirectories, read_spec
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ SLICES = f"{RESOURCE}/resourceslices"
 async def health(address: str, service: str) -> int:
     async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        return int((await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=6)).status)
+        return int((await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE)).status)
 
 
 async def published(api: Api) -> list[dict[str, Any]]:
@@ -48,16 +49,15 @@ async def test_the_plugin_names_its_type_its_services_and_an_absolute_endpoint(
     assert list(info.supported_versions) == ["v1.DRAPlugin", "v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"]
 
 
-async def test_from_exec_to_registered_takes_under_two_seconds_even_without_an_api_server(
-    server: ApiServer, run: Any
-) -> None:
+async def test_a_driver_registers_without_an_api_server(server: ApiServer, run: Any) -> None:
     await server.stop()
-    started = time.monotonic()
 
-    await run()
+    driver = await run()
+    await Kubelet(driver.registrar).notify(registered=True)
 
-    # Generous here, because this machine may be busy; `make bench` measures it.
-    assert time.monotonic() - started < 10
+    status, missing = await driver.get("/readyz")
+    assert status == 503
+    assert "kubelet" not in missing
 
 
 async def test_a_registered_and_published_driver_is_ready(driver: Driver, kubelet: Kubelet) -> None:
@@ -111,7 +111,7 @@ async def test_without_an_api_server_the_driver_is_live_not_ready_and_publishes_
 
     await server.start()
 
-    slices = await eventually(lambda: published(api), within=30)
+    slices = await eventually(lambda: published(api))
     assert alive[0] == 200
     assert unready[0] == 503
     assert len(slices[0]["spec"]["devices"]) == 8
@@ -171,7 +171,7 @@ async def test_sigterm_does_not_wait_for_the_health_stream(driver: Driver, kubel
 
     await driver.stop()
 
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < GRACE
 
 
 async def test_a_restart_after_sigkill_replaces_the_dead_sockets_and_answers_as_before(
@@ -310,7 +310,7 @@ def test_a_wrong_setting_ends_with_status_2_and_one_line(flags: list[str], words
         text=True,
         env={"PATH": "/usr/bin:/bin"},
         check=False,
-        timeout=30,
+        timeout=PATIENCE,
     )
 
     assert outcome.returncode == 2

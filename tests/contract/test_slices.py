@@ -146,4 +146,4 @@ async def test_a_driver_that_missed_the_deletion_of_its_slices_makes_up_for_it(
 
     driver.signal(signal.SIGCONT)
 
-    await eventually(lambda: slices(api), within=20)
+    await eventually(lambda: slices(api))

@@ -15,7 +15,7 @@ from driver.sim.kubelet import Options
 from driver.sim.process import DriverProcess, gpu_dra
 from tests.e2e.real import connected
 from tests.e2e.site import Site, run
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -82,7 +82,7 @@ class EmbeddedSite(Site):
     """The embedded cluster, and a driver that belongs to the test."""
 
     def __init__(self, cluster: Cluster) -> None:
-        super().__init__(cluster.api, namespace="default", node=cluster.node_name, patience=30)
+        super().__init__(cluster.api, namespace="default", node=cluster.node_name, patience=PATIENCE)
         self.cluster = cluster
         self.drivers: list[DriverProcess] = []
 
@@ -134,7 +134,7 @@ class EmbeddedSite(Site):
                 return (await driver.get("/readyz"))[0] == 200
             return False
 
-        await eventually(ready, within=30)
+        await eventually(ready)
         return driver
 
     async def fault(self, device: str, *arguments: str) -> None:

@@ -88,7 +88,7 @@ class Site:
         for obj in objects:
             body = self._fit(obj)
             collection = PATHS[body["kind"]].format(namespace=body["metadata"].get("namespace", self.namespace))
-            await eventually(lambda b=body, c=collection: self._create(c, b), within=30)
+            await eventually(lambda b=body, c=collection: self._create(c, b))
 
     async def delete_all(self) -> None:
         """Delete what the test has created, and wait until it is gone."""

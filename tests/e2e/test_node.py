@@ -104,7 +104,7 @@ async def test_a_driver_that_is_killed_again_and_again_leaves_no_wrong_state(
     for name in names:
         assert (await embedded.phase(name, "Succeeded", "Failed"))["status"]["phase"] == "Succeeded"
     await embedded.delete_all()
-    await eventually(lambda: embedded.files() == ([], []), within=30)
+    await eventually(lambda: embedded.files() == ([], []))
 
 
 async def test_an_idle_driver_takes_little_memory_and_next_to_no_time(embedded: EmbeddedSite) -> None:
@@ -116,7 +116,7 @@ async def test_an_idle_driver_takes_little_memory_and_next_to_no_time(embedded: 
         await asyncio.sleep(5)
         return cpu_seconds(pid) - before < 0.01 * 5
 
-    await eventually(quiet, within=30, what="five seconds with less than 1 % of a processor")
+    await eventually(quiet, what="five seconds with less than 1 % of a processor")
     assert resident_mib(pid) < 80
 
 
@@ -124,7 +124,7 @@ async def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *gpu_dra("demo"), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         output, errors = await process.communicate()
 
     outcome: dict[str, Any] = json.loads(output)
@@ -137,13 +137,13 @@ async def test_a_demo_whose_driver_dies_unexpectedly_says_so_and_leaves_nothing_
     process = await asyncio.create_subprocess_exec(
         *gpu_dra("demo"), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
-    driver = await eventually(lambda: driver_of(process.pid), within=30)
+    driver = await eventually(lambda: driver_of(process.pid))
     root = Path(next(a for a in driver[1] if a.startswith("--cdi-root=")).partition("=")[2]).parent
-    await eventually(lambda: list(root.glob("plugins/*/claims/*.json")), within=30)
+    await eventually(lambda: list(root.glob("plugins/*/claims/*.json")))
 
     os.kill(driver[0], signal.SIGKILL)
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         output, _ = await process.communicate()
     outcome = json.loads(output)
     assert (process.returncode == 0) is outcome["ok"]

@@ -14,7 +14,7 @@ import pytest
 from driver.kube.client import RESOURCE
 from driver.sim.process import DriverProcess
 from tests.e2e.test_examples import CLASSES, EXAMPLES
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import EmbeddedSite
@@ -61,10 +61,10 @@ class Rollout:
                 return (await new.get("/readyz"))[0] == 200
             return False
 
-        await eventually(ready, within=60, what=f"upgrade {self._count} is ready")
+        await eventually(ready, what=f"upgrade {self._count} is ready")
         self.now.signal(signal.SIGTERM)
         old, self.now = self.now, new
-        assert await old.ended(within=60) == 0
+        assert await old.ended(within=PATIENCE) == 0
 
     def failures(self) -> list[str]:
         """What any instance has said of claims that it could not prepare."""
@@ -107,13 +107,13 @@ async def pods_through_upgrades(site: EmbeddedSite, *, pods: int, upgrades: int)
     assert [e["message"] for e in events if e["reason"] == "FailedPrepareDynamicResources"] == []
     assert rollout.failures() == []
     await site.delete_all()
-    await eventually(lambda: site.files() == ([], []), within=60, what="nothing of the claims is left")
+    await eventually(lambda: site.files() == ([], []), what="nothing of the claims is left")
 
     async def whole_again() -> bool:
         slices = (await site.api.get(f"{RESOURCE}/resourceslices"))["items"]
         return not any(device.get("taints") for obj in slices for device in obj["spec"].get("devices") or ())
 
-    await eventually(whole_again, within=30)
+    await eventually(whole_again)
 
 
 async def test_pods_start_through_an_upgrade_and_a_downgrade(embedded: EmbeddedSite) -> None:

@@ -118,7 +118,7 @@ async def killed_at_each(
     raise AssertionError(f"{stage.scenario.name} does not end")
 
 
-async def failing_at(stage: Stage, expected: list[Outcome], plan: Plan, *, timeout: float = 20) -> list[str]:
+async def failing_at(stage: Stage, expected: list[Outcome], plan: Plan, *, timeout: float = 45) -> list[str]:
     """Run a scenario with a fault at one point of each step; returns where it was."""
     fired: list[str] = []
     for step, undisturbed_one in zip(stage.scenario.steps, expected, strict=True):
@@ -162,7 +162,7 @@ async def abandoned(stage: Stage, what: str) -> None:
         answer = await Step("unprepare", (name,))(stage)
         assert answer == {name: "done"}, f"{what}: {answer}"
     await _bring_back(stage)
-    await eventually(stage.rig.is_clean, within=15, what=f"{what}: {stage.rig.state()}")
+    await eventually(stage.rig.is_clean, what=f"{what}: {stage.rig.state()}")
 
 
 async def _bring_back(stage: Stage) -> None:

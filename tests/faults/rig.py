@@ -24,7 +24,7 @@ from driver.devices.open import open_backend, read_boot_id
 from driver.kube.client import MERGE_PATCH, Api
 from driver.sim.apiserver import ApiServer
 from driver.wire import dra_v1_pb2 as dra
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.faults.points import Plan
 from tests.harness import DRIVER, NODE, Claims, Kubelet, NodeDirectories
 from tests.nvml.standin import World
@@ -104,12 +104,12 @@ class FaultyDriver:
             if self.dead.is_set():
                 raise DeadError(self.fired)
             try:
-                await self.kubelet.prepare(timeout=1)
+                await self.kubelet.prepare(timeout=5)
             except grpc.aio.AioRpcError:
                 return False
             return True
 
-        await eventually(answers, within=20, what=f"the driver serves:\n{self.text()}")
+        await eventually(answers, what=f"the driver serves:\n{self.text()}")
 
     async def arm(self, plan: Plan) -> None:
         self.fired, self.happened = "", asyncio.Event()
@@ -137,7 +137,7 @@ class FaultyDriver:
         self._writer.write(json.dumps(order).encode() + b"\n")
         reply = asyncio.ensure_future(self._replies.get())
         dead = asyncio.ensure_future(self.dead.wait())
-        await asyncio.wait({reply, dead}, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+        await asyncio.wait({reply, dead}, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
         dead.cancel()
         if reply.done():
             return reply.result()
@@ -189,7 +189,7 @@ class Launcher:
         assert self._process.stdin is not None
         line = json.dumps({"id": self._count, "control": str(self._control), **order}) + "\n"
         self._process.stdin.write(line.encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             return await waiting
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -219,11 +219,11 @@ class Rig:
         """Let the kubelet call the other instance from now on."""
         self.instances.append(self.instances.pop(0))
 
-    async def prepare(self, *claims: Answer, timeout: float = 20) -> Answer:
+    async def prepare(self, *claims: Answer, timeout: float = 45) -> Answer:
         """One call; what the kubelet hears, by claim name: devices, or an error's text. Raises DeadError."""
         return await self._call(self.driver.kubelet.prepare, claims, timeout)
 
-    async def unprepare(self, *claims: Answer, timeout: float = 20) -> Answer:
+    async def unprepare(self, *claims: Answer, timeout: float = 45) -> Answer:
         return await self._call(self.driver.kubelet.unprepare, claims, timeout)
 
     async def _call(self, method: Callable[..., Awaitable[Any]], claims: tuple[Answer, ...], timeout: float) -> Answer:
@@ -240,7 +240,7 @@ class Rig:
                 answers = call.result()
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    await asyncio.wait({dead}, timeout=5)
+                    await asyncio.wait({dead}, timeout=PATIENCE)
                 if driver.dead.is_set():
                     raise DeadError(driver.fired or f"without a reason:\n{driver.text()}") from None
                 raise

@@ -31,7 +31,7 @@ async def fail_everywhere(launcher: Launcher, scenario: Scenario, plan: Plan, *,
     async with rig(launcher) as node:
         stage = await Stage.build(node, scenario)
         expected = await undisturbed(stage)
-        timeout = MADE_TO_WAIT if plan.action == "hang" else 20
+        timeout = MADE_TO_WAIT if plan.action == "hang" else 45
         for number in range(1, MOST, every):
             plan = Plan(number, plan.action, plan.error, plan.lasting, plan.seconds, plan.only)
             if not await failing_at(stage, expected, plan, timeout=timeout):

@@ -29,7 +29,7 @@ async def two(launcher: Launcher, scenario: Scenario) -> AsyncIterator[tuple[Sta
         assert node.is_clean()
 
 
-async def stopped(stage: Stage, step: Step, plan: Plan, *, timeout: float = 20) -> asyncio.Task[Answer] | None:
+async def stopped(stage: Stage, step: Step, plan: Plan, *, timeout: float = 45) -> asyncio.Task[Answer] | None:
     """Have the first instance stop at a point of a step; None, and the step done, when it has no such point."""
     await stage.rig.driver.arm(plan)
     call = asyncio.create_task(step(stage, timeout=timeout))
@@ -115,7 +115,7 @@ async def test_hardware_that_hangs_in_one_instance_until_the_other_has_unprepare
                 for unprepare in unprepares:
                     assert list((await unprepare).values()) == ["done"]
                 what = f"{scenario.name}: unprepared while a prepare was stopped at {first.fired!r}"
-                await eventually(stage.rig.is_clean, within=15, what=f"{what}: {stage.rig.state()}")
+                await eventually(stage.rig.is_clean, what=f"{what}: {stage.rig.state()}")
                 break
             for name in stage.claims:
                 await Step("unprepare", (name,))(stage)

@@ -11,10 +11,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.eventually import until
 from tests.harness import Driver
 
 if TYPE_CHECKING:
@@ -75,11 +75,12 @@ def _server() -> str:
     path = f"{tempfile.mkdtemp(prefix='gz-', dir='/tmp')}/s"
     server = subprocess.Popen([sys.executable, "-m", "tests.forked.server", path], stdin=subprocess.PIPE)
     _kept.append(server)
-    deadline = time.monotonic() + 60
-    while not Path(path).exists():
+
+    def listens() -> bool:
         assert server.poll() is None, "the server that forks drivers has ended"
-        assert time.monotonic() < deadline, "the server that forks drivers has not started"
-        time.sleep(0.01)
+        return Path(path).exists()
+
+    until(listens, what="the server that forks drivers has started")
     return path
 
 

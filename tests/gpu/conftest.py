@@ -72,7 +72,7 @@ class Node:
             return [device for item in slices for device in item["spec"].get("devices", [])]
 
         try:
-            return await eventually(published, within=20, what="devices are published")
+            return await eventually(published, what="devices are published")
         except AssertionError as error:
             raise AssertionError(f"{error}; the driver says:\n{self.driver.log[-4000:]}") from None
 

@@ -17,13 +17,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from driver.cdi.root import DriverRoot
 from driver.devices.host import Host
+from tests.eventually import until
 from tests.unit.devices.mig_facts import FACTS
 
 SOURCE = Path(__file__).with_name("standin.c")
@@ -116,12 +116,9 @@ class World:
             gone = {key for key, value in ((changes or {}) | more).items() if value is None}
             self._write({key: value for key, value in world.items() if key not in gone})
 
-    def wait_for_delay(self, seconds: float = 20) -> None:
+    def wait_for_delay(self) -> None:
         """Wait until a call hangs in its ``delay.<symbol>`` (milliseconds); taking the key away lets the call go on."""
-        deadline = time.monotonic() + seconds
-        while not self._file.with_name("world.hanging").exists():
-            assert time.monotonic() < deadline, "no call has come to its delay"
-            time.sleep(0.005)
+        until(self._file.with_name("world.hanging").exists, what="a call has come to its delay")
 
     def add(self, model: str = "H100-SXM5-80GB", *, minor: int | None = None, mig: bool = True, **more: Any) -> str:
         """Put a GPU into the next slot; returns its UUID. ``more`` are keys below ``gpu.N``."""

@@ -42,7 +42,7 @@ class Site:
         kubelet = Kubelet(self.driver.registrar)
         await kubelet.notify(registered=True)
         if wait:
-            await eventually(self.driver.ready, within=20)
+            await eventually(self.driver.ready)
         return kubelet
 
     async def devices(self) -> dict[str, dict[str, Any]]:
@@ -97,7 +97,7 @@ async def test_what_goes_wrong_becomes_a_taint_and_goes(site: Site) -> None:
     site.machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 1})
     site.machine.happen(0, XID, 48)
     wanted = {("xid", "48", "NoSchedule"), ("repair", "gpu-reset", "NoSchedule")}
-    await eventually(lambda: _is(site.taints("gpu-0"), wanted), within=20)
+    await eventually(lambda: _is(site.taints("gpu-0"), wanted))
     assert await site.taints("gpu-1") == set()
 
 
@@ -133,7 +133,7 @@ async def test_a_dead_driver_blocks_no_pod_s_end_and_what_was_made_goes_when_it_
     assert not answer.error
     assert (site.node.specs(), len(site.node.records())) == ([], 1)
     site.machine.set(loaded=1)
-    await eventually(lambda: not site.machine.instances() and not site.node.records(), within=40)
+    await eventually(lambda: not site.machine.instances() and not site.node.records())
 
 
 @pytest.mark.long
@@ -151,7 +151,7 @@ async def test_a_node_that_starts_without_its_driver_ends_pods_and_tidies_up_lat
     assert not answer.error
     assert site.machine.instances()
     site.machine.set(loaded=1)
-    await eventually(lambda: not site.machine.instances() and not site.node.records(), within=60)
+    await eventually(lambda: not site.machine.instances() and not site.node.records())
 
 
 @pytest.mark.long
@@ -161,12 +161,12 @@ async def test_a_node_without_a_driver_yet_waits_for_it(site: Site) -> None:
 
     await site.start(wait=False)
 
-    await eventually(lambda: site.driver.said("NVML cannot be used"), within=20)
+    await eventually(lambda: site.driver.said("NVML cannot be used"))
     status, body = await site.driver.get("/readyz")
     assert status != 200
     assert "the kernel driver is not loaded" in body
     site.machine.set(loaded=1)
-    await eventually(site.driver.ready, within=40)
+    await eventually(site.driver.ready)
     said = [line for line in site.driver.lines() if str(line.get("message")).startswith("NVML cannot be used")]
     assert len(said) == 1, said
     assert list(await site.devices()) == ["gpu-0"]
@@ -178,10 +178,10 @@ async def test_static_devices_come_and_go_with_the_administrator(site: Site) -> 
     assert list(await site.devices()) == ["gpu-0"]
 
     site.machine.cut(0, "1g.10gb", 6, gi=9)
-    await eventually(lambda: _is(_names(site), [SMALL]), within=30)
+    await eventually(lambda: _is(_names(site), [SMALL]))
 
     site.machine.cut(0, "3g.40gb", 0, gi=2)
-    await eventually(lambda: _is(_names(site), [SMALL, "gpu-0-mig-3g40gb-9-0"]), within=30)
+    await eventually(lambda: _is(_names(site), [SMALL, "gpu-0-mig-3g40gb-9-0"]))
 
 
 async def test_an_xid_of_one_static_device_taints_no_other(site: Site) -> None:
@@ -191,11 +191,11 @@ async def test_an_xid_of_one_static_device_taints_no_other(site: Site) -> None:
     await site.start("static")
 
     site.machine.happen(0, XID, 94, gi=2, ci=0)
-    await eventually(lambda: _is(site.taints("gpu-0-mig-3g40gb-9-0"), {("xid", "94", "NoSchedule")}), within=30)
+    await eventually(lambda: _is(site.taints("gpu-0-mig-3g40gb-9-0"), {("xid", "94", "NoSchedule")}))
     assert await site.taints(SMALL) == set()
 
     site.machine.happen(0, XID, 79)
-    await eventually(lambda: _is(site.taints(SMALL), {("xid", "79", "NoExecute")}), within=30)
+    await eventually(lambda: _is(site.taints(SMALL), {("xid", "79", "NoExecute")}))
 
 
 async def test_a_static_device_that_is_destroyed_while_a_claim_has_it_is_tainted(site: Site) -> None:
@@ -208,9 +208,9 @@ async def test_a_static_device_that_is_destroyed_while_a_claim_has_it_is_tainted
     site.machine.set({"gpu.0.ci.9.0": None, "gpu.0.gi.9": None})
 
     gone = {("partition-gone", "", "NoSchedule"), ("reshape-pending", "", "NoSchedule")}
-    await eventually(lambda: _is(site.taints(SMALL), gone), within=30)
+    await eventually(lambda: _is(site.taints(SMALL), gone))
     site.machine.cut(0, "1g.10gb", 6, gi=9)
-    await eventually(lambda: _is(site.taints(SMALL), set()), within=30)
+    await eventually(lambda: _is(site.taints(SMALL), set()))
 
 
 async def _names(site: Site) -> list[str]:

@@ -12,13 +12,13 @@ import pytest
 from driver.cdi.root import DriverRoot
 from driver.devices.backend import BackendError
 from driver.devices.model import Cause, Cleared, Fault, InventoryChanged
+from tests.eventually import PATIENCE
 from tests.nvml.standin import SYMBOLS
 
 if TYPE_CHECKING:
     from tests.nvml.conftest import Open
     from tests.nvml.standin import World
 
-DEADLINE = 20.0
 HANGS = 60_000
 """Milliseconds that a call hangs at most."""
 NO_DRIVER = r"NVML cannot be used: .*Install or load NVIDIA's driver on this node"
@@ -217,7 +217,7 @@ def test_a_call_that_hangs_keeps_no_other_gpu_waiting(machine: World, open_nvml:
     assert len(backend.inventory().gpus) == 2
     assert creating.is_alive()
     machine.set({"delay.nvmlDeviceCreateGpuInstanceWithPlacement": None})
-    creating.join(DEADLINE)
+    creating.join(PATIENCE)
 
 
 def test_a_hung_call_of_the_former_driver_does_not_hang_the_next(
@@ -245,7 +245,7 @@ def test_a_hung_call_of_the_former_driver_does_not_hang_the_next(
         backend.partitions(gpu.uuid)
 
     machine.set({"delay.nvmlDeviceGetComputeRunningProcesses_v3": None})
-    hung.join(DEADLINE)
+    hung.join(PATIENCE)
     assert failed
     assert backend.partitions(gpu.uuid) == ()
 

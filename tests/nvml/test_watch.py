@@ -12,6 +12,7 @@ from driver.devices.backend import BackendError
 from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
 from driver.devices.nvml.watch import LOOKED_AT
 from driver.health.conditions import fold
+from tests.eventually import PATIENCE
 from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Health:
         return events
 
     def until(self, wanted: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not wanted():
             assert time.monotonic() < deadline, self.conditions
             self.look(0.05)

@@ -19,7 +19,7 @@ from driver.devices.fault import inject
 from driver.devices.model import Gpu, MigMode, MigProfile, Partition
 from driver.devices.open import open_backend
 from driver.devices.options import DeviceOptions, Options, Partitioning
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 from .conftest import ClaimApi, Node, result
 
@@ -344,7 +344,7 @@ async def test_a_claim_that_is_cancelled_while_the_hardware_works_is_finished_al
 
     call.cancel()
     node.hardware.hold[node.gpu_uuid].set()
-    await node.engine.settle(within=5)
+    await node.engine.settle(within=PATIENCE)
 
     assert node.record_of(claim).state is State.PREPARED
     assert len(node.spec_files()) == 1
@@ -579,7 +579,7 @@ async def test_a_call_that_was_given_up_in_a_queue_makes_nothing_because_its_unp
     outcome = await other.unprepare(claim)
     node.hardware.hold.pop(node.gpu_uuid).set()
     await busy
-    await node.engine.settle(within=10)
+    await node.engine.settle(within=PATIENCE)
 
     assert outcome is None
     assert node.record_of(claim) is None

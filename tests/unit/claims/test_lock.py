@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from driver.claims.lock import FileLock
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ async def test_a_lock_that_comes_when_nobody_waits_any_more_is_given_back(lock: 
 
     os.close(first)
 
-    os.close(await other.acquire(within=10))
+    os.close(await other.acquire(within=PATIENCE))
 
 
 async def test_who_comes_after_others_gave_up_gets_it(lock: FileLock, other: FileLock) -> None:
@@ -95,7 +95,7 @@ async def test_who_comes_after_others_gave_up_gets_it(lock: FileLock, other: Fil
     os.close(first)
 
     os.close(await late)
-    os.close(await lock.acquire(within=10))
+    os.close(await lock.acquire(within=PATIENCE))
 
 
 async def test_a_caller_that_goes_while_it_waits_leaves_no_descriptor_open(lock: FileLock, other: FileLock) -> None:

@@ -11,6 +11,7 @@ from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.sim.apiserver.server import ApiServer
 from driver.sim.controllers.manager import ControlPlane
 from driver.sim.scheduler.cel import compile_error
+from tests.eventually import eventually
 
 PODS = "/api/v1/namespaces/default/pods"
 CLAIMS = f"{RESOURCE}/namespaces/default/resourceclaims"
@@ -90,17 +91,14 @@ class World:
         await self.api.request("DELETE", f"{PODS}/{pod}", params={"gracePeriodSeconds": 0})
 
     async def eventually(self, condition, what=""):
-        """The first true answer of an async function, within five seconds."""
-        try:
-            async with asyncio.timeout(5):
-                while True:
-                    if self.running is not None and self.running.done():
-                        await self.running
-                    if answer := await condition():
-                        return answer
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise AssertionError(f"did not happen within 5 s: {what or condition}") from None
+        """The first true answer of an async function, while the control plane runs."""
+
+        async def look():
+            if self.running is not None and self.running.done():
+                await self.running
+            return await condition()
+
+        return await eventually(look, what=what or str(condition))
 
     async def bound(self, pod):
         async def condition():

@@ -4,11 +4,12 @@ import pytest
 
 from driver.kube.client import ApiError
 from driver.sim.controllers.queue import WorkQueue
+from tests.eventually import PATIENCE
 
 
 async def work(queue, sync):
     """Run the queue until ``sync`` has raised StopAsyncIteration."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(StopAsyncIteration):
             await queue.run(sync)
 

@@ -11,9 +11,9 @@ from driver.devices.fake import FakeBackend
 from driver.devices.fault import FaultError, inject
 from driver.devices.hardware_state import MAX_XIDS, STATE_FILE
 from driver.devices.model import Cause, Cleared, Event, Fault, Occurred
+from tests.eventually import PATIENCE
 
 BOOT = "boot-1"
-DEADLINE = 10.0
 
 
 def start(directory: Path, name: str = "h100x8", boot_id: str = BOOT) -> FakeBackend:
@@ -64,33 +64,33 @@ def test_nothing_happens_without_faults(backend):
 def test_an_injected_xid_is_reported(backend, tmp_path):
     inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=79)
 
-    assert backend.wait_for_events(DEADLINE) == (Occurred(gpu_uuid=uuid_of(backend, "gpu-3"), fault=xid(79)),)
+    assert backend.wait_for_events(PATIENCE) == (Occurred(gpu_uuid=uuid_of(backend, "gpu-3"), fault=xid(79)),)
 
 
 def test_a_waiting_thread_notices_a_fault(backend, tmp_path):
     seen: list[tuple[Event, ...]] = []
-    thread = threading.Thread(target=lambda: seen.append(backend.wait_for_events(DEADLINE)))
+    thread = threading.Thread(target=lambda: seen.append(backend.wait_for_events(PATIENCE)))
     thread.start()
 
     started = time.monotonic()
     inject(tmp_path, boot_id=BOOT, device="gpu-3", lost=True)
-    thread.join(DEADLINE)
+    thread.join(PATIENCE)
 
     assert seen == [(Occurred(gpu_uuid=uuid_of(backend, "gpu-3"), fault=LOST),)]
-    assert time.monotonic() - started < DEADLINE / 2
+    assert time.monotonic() - started < PATIENCE / 2
 
 
 def test_an_xid_that_repeats_happens_again(backend, tmp_path):
     for _ in range(2):
         inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=31)
-        assert backend.wait_for_events(DEADLINE) == (Occurred(gpu_uuid=uuid_of(backend, "gpu-3"), fault=xid(31)),)
+        assert backend.wait_for_events(PATIENCE) == (Occurred(gpu_uuid=uuid_of(backend, "gpu-3"), fault=xid(31)),)
 
 
 def test_several_faults_at_once(backend, tmp_path):
     inject(tmp_path, boot_id=BOOT, device="gpu-0", ecc=True, lost=True, xid=79)
     inject(tmp_path, boot_id=BOOT, device="gpu-1", xid=13)
 
-    assert faults_after(backend.wait_for_events(DEADLINE)) == {
+    assert faults_after(backend.wait_for_events(PATIENCE)) == {
         uuid_of(backend, "gpu-0"): {xid(79), ECC, LOST},
         uuid_of(backend, "gpu-1"): {xid(13)},
     }
@@ -104,20 +104,20 @@ def test_a_lost_gpu_stays_in_the_inventory(backend, tmp_path):
 
 def test_clearing_is_reported(backend, tmp_path):
     inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=79, ecc=True)
-    backend.wait_for_events(DEADLINE)
+    backend.wait_for_events(PATIENCE)
 
     inject(tmp_path, boot_id=BOOT, device="gpu-3", clear=True)
 
-    assert backend.wait_for_events(DEADLINE) == (Cleared(gpu_uuid=uuid_of(backend, "gpu-3")),)
+    assert backend.wait_for_events(PATIENCE) == (Cleared(gpu_uuid=uuid_of(backend, "gpu-3")),)
 
 
 def test_clear_and_another_fault_in_one_go(backend, tmp_path):
     inject(tmp_path, boot_id=BOOT, device="gpu-3", ecc=True)
-    backend.wait_for_events(DEADLINE)
+    backend.wait_for_events(PATIENCE)
 
     inject(tmp_path, boot_id=BOOT, device="gpu-3", clear=True, xid=13)
 
-    assert faults_after(backend.wait_for_events(DEADLINE)) == {uuid_of(backend, "gpu-3"): {xid(13)}}
+    assert faults_after(backend.wait_for_events(PATIENCE)) == {uuid_of(backend, "gpu-3"): {xid(13)}}
 
 
 def test_faults_outlive_the_process(backend, tmp_path):
@@ -163,15 +163,15 @@ def test_latency_is_per_gpu(backend, tmp_path):
 
 def test_a_damaged_state_file_means_no_faults_and_is_set_aside(backend, tmp_path, caplog):
     inject(tmp_path, boot_id=BOOT, device="gpu-3", lost=True)
-    backend.wait_for_events(DEADLINE)
+    backend.wait_for_events(PATIENCE)
 
     (tmp_path / STATE_FILE).write_text('{"bootID": 3')
 
-    assert backend.wait_for_events(DEADLINE) == (Cleared(gpu_uuid=uuid_of(backend, "gpu-3")),)
+    assert backend.wait_for_events(PATIENCE) == (Cleared(gpu_uuid=uuid_of(backend, "gpu-3")),)
     assert (tmp_path / f"{STATE_FILE}.damaged").read_text() == '{"bootID": 3'
     assert "damaged" in caplog.text
     inject(tmp_path, boot_id=BOOT, device="gpu-3", ecc=True)
-    assert faults_after(backend.wait_for_events(DEADLINE)) == {uuid_of(backend, "gpu-3"): {ECC}}
+    assert faults_after(backend.wait_for_events(PATIENCE)) == {uuid_of(backend, "gpu-3"): {ECC}}
 
 
 def test_a_removed_state_file_is_written_again(backend, tmp_path):
@@ -203,10 +203,10 @@ def test_two_drivers_with_different_profiles_do_not_write_in_turns(tmp_path):
 def test_waiting_ends_when_time_is_up_and_when_closed(backend):
     assert backend.wait_for_events(0.01) == ()
 
-    thread = threading.Thread(target=backend.wait_for_events, args=(DEADLINE,))
+    thread = threading.Thread(target=backend.wait_for_events, args=(PATIENCE,))
     thread.start()
     backend.close()
-    thread.join(DEADLINE / 2)
+    thread.join(PATIENCE / 2)
 
     assert not thread.is_alive()
 

@@ -16,6 +16,7 @@ from driver.devices.model import Cause, Cleared, Fault, InventoryChanged, Occurr
 from driver.health.conditions import Condition
 from driver.health.monitor import Monitor
 from driver.health.store import CONDITIONS_FILE, ConditionStore
+from tests.eventually import PATIENCE, eventually
 
 GPU = "GPU-1"
 LOST = Fault(cause=Cause.GPU_LOST)
@@ -67,9 +68,7 @@ class Watcher:
         self.inventory_changes += 1
 
     async def until(self, predicate: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not predicate():  # noqa: ASYNC110 - of objects that know nothing of us
-                await asyncio.sleep(0.005)
+        await eventually(predicate)
 
 
 @asynccontextmanager
@@ -230,7 +229,7 @@ async def test_conditions_that_cannot_be_saved_are_saved_later(tmp_path, caplog)
 
 async def test_first_look_is_set_when_present_faults_are_known(tmp_path):
     async with watching(ScriptedBackend((Occurred(gpu_uuid=GPU, fault=LOST),)), tmp_path) as watcher:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await watcher.monitor.first_look.wait()
 
         assert GPU in watcher.monitor.conditions
@@ -240,7 +239,7 @@ async def test_with_fake_devices_end_to_end(tmp_path):
     backend = FakeBackend(profile.load("h100x8"), name="h100x8", state_dir=tmp_path, boot_id=BOOT)
     uuid = backend.inventory().by_name()["gpu-3"].uuid
     async with watching(backend, tmp_path) as watcher:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await watcher.monitor.first_look.wait()
         inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=79)
         await watcher.until(lambda: len(watcher.seen) == 1)

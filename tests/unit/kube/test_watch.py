@@ -94,7 +94,7 @@ async def test_it_catches_up_after_the_server_was_away(server: ApiServer, api: A
 
     await create(api, "second")
 
-    await eventually(lambda: len(mirror.objects) == 2, within=30)
+    await eventually(lambda: len(mirror.objects) == 2)
 
 
 async def test_it_lists_again_when_its_version_is_too_old(server: ApiServer, api: Api, mirror: Mirror) -> None:
@@ -111,5 +111,5 @@ async def test_it_lists_again_when_its_version_is_too_old(server: ApiServer, api
     server.end_watches()
     await create(api, "first")
 
-    await eventually(lambda: mirror.objects, within=30)
+    await eventually(lambda: mirror.objects)
     assert refused == 1

@@ -1,11 +1,11 @@
 """Short words for requests, and objects to begin with."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from driver.kube.client import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, Api, ApiError
+from tests.eventually import eventually
 
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 CORE = "/api/v1"
@@ -54,15 +54,17 @@ class Cluster:
 
     async def gone(self, path: str) -> None:
         """Wait until the object is not there."""
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    await self.get(path)
-                except ApiError as error:
-                    if error.status == 404:
-                        return
-                    raise
-                await asyncio.sleep(0.005)
+
+        async def missing() -> bool:
+            try:
+                await self.get(path)
+            except ApiError as error:
+                if error.status == 404:
+                    return True
+                raise
+            return False
+
+        await eventually(missing, what=f"{path} is gone")
 
 
 class Refused:

@@ -9,6 +9,7 @@ import pytest
 
 from driver.kube.client import Api, ApiError
 from driver.sim.apiserver import ApiServer, Fault, User
+from tests.eventually import PATIENCE
 from tests.unit.sim_apiserver.cluster import (
     CLAIMS,
     CONFIGMAPS,
@@ -105,7 +106,7 @@ async def test_a_fault_may_wait_for_the_test(server, cluster) -> None:
 
     server.fault = hold
     task = asyncio.create_task(cluster.names(SLICES))
-    await asyncio.wait_for(arrived.wait(), 5)
+    await asyncio.wait_for(arrived.wait(), PATIENCE)
     assert not task.done()
     go.set()
     assert await task == []
@@ -139,9 +140,9 @@ async def test_a_followed_log_grows_until_it_is_closed(server, cluster) -> None:
         async with session.get(f"{server.url}{PODS}/pod/log", params={"follow": "true"}) as response:
             for text in ("one\n", "two\n"):
                 server.logs.append(uid, "main", text)
-                assert await asyncio.wait_for(response.content.readline(), 5) == text.encode()
+                assert await asyncio.wait_for(response.content.readline(), PATIENCE) == text.encode()
             server.logs.close(uid)
-            assert await asyncio.wait_for(response.content.read(), 5) == b""
+            assert await asyncio.wait_for(response.content.read(), PATIENCE) == b""
 
 
 async def test_state_outlives_the_server(tmp_path) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from driver.kube.client import Api
 from driver.sim import identity
+from tests.eventually import PATIENCE
 from tests.unit.sim_apiserver.cluster import Cluster, claim, pod, resource_slice
 
 KUBECTL = shutil.which(os.environ.get("KUBECTL", "kubectl"))
@@ -38,7 +39,7 @@ async def kubectl(server, tmp_path):
             stderr=asyncio.subprocess.STDOUT,
             env={"KUBECONFIG": str(config), "HOME": str(tmp_path), "PATH": os.environ["PATH"]},
         )
-        output, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
+        output, _ = await asyncio.wait_for(process.communicate(stdin.encode()), PATIENCE)
         assert process.returncode == code, output.decode()
         return output.decode()
 
@@ -49,7 +50,7 @@ async def test_apply_twice_and_delete(kubectl) -> None:
     first = await kubectl("apply", "-f", "-", stdin=MANIFEST)
     assert first.count(" created\n") == 5
     assert "pod/pod unchanged" in await kubectl("apply", "-f", "-", stdin=MANIFEST)
-    deleted = await kubectl("delete", "-f", "-", "--timeout=20s", stdin=MANIFEST)
+    deleted = await kubectl("delete", "-f", "-", "--timeout=60s", stdin=MANIFEST)
     assert deleted.count(" deleted") == 5
 
 
@@ -105,7 +106,7 @@ async def test_create_namespace(kubectl) -> None:
 
 async def test_run_and_wait(kubectl) -> None:
     await kubectl("run", "one", "--image=busybox", "--restart=Never")
-    await kubectl("wait", "pod/one", "--for=jsonpath={.status.phase}=Pending", "--timeout=10s")
+    await kubectl("wait", "pod/one", "--for=jsonpath={.status.phase}=Pending", "--timeout=60s")
 
 
 async def test_explain(kubectl) -> None:

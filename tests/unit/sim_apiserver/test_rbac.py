@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from driver.sim.apiserver import ADMIN
+from tests.eventually import PATIENCE
 from tests.unit.sim_apiserver.cluster import CLAIMS, CONFIGMAPS, CORE, DRA, PODS, SLICES, Cluster, claim, pod, refused
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -173,7 +174,7 @@ async def test_permissions_follow_the_objects_at_once(cluster, login) -> None:
 async def test_a_watch_needs_its_verb(cluster, login) -> None:
     await bind(cluster, "lister", rule("list", "pods"), to=subject("User", "jane"))
     jane = await login("jane")
-    async with refused(403), asyncio.timeout(5):
+    async with refused(403), asyncio.timeout(PATIENCE):
         async for _ in jane.api.watch(PODS, {}):
             pass
 

@@ -10,7 +10,7 @@ import pytest
 from driver.kube.client import ApiError
 from driver.kube.watch import Mirror
 from driver.sim.apiserver import ApiServer
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.unit.sim_apiserver.cluster import CLAIMS, CONFIGMAPS, SLICES, claim, refused, resource_slice
 
 
@@ -21,7 +21,7 @@ async def watching(server: ApiServer, path: str, **params):
     async with aiohttp.ClientSession() as session, session.get(server.url + path, params=query) as response:
         assert response.status == 200, await response.text()
 
-        async def event(within: float = 5.0):
+        async def event(within: float = PATIENCE):
             async with asyncio.timeout(within):
                 line = await response.content.readline()
             return json.loads(line) if line else None

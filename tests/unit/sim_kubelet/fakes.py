@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +16,11 @@ from driver.wire import (
     pluginregistration_pb2,
     pluginregistration_pb2_grpc,
 )
+from tests.eventually import eventually
 
 DRIVER = "gpu.example.com"
 NODE = "node-1"
 NAMESPACE = "default"
-DEADLINE = 10.0
-
-
-async def eventually(condition: Callable[[], Any], what: str = "", deadline: float = DEADLINE) -> Any:
-    """Wait until the (perhaps asynchronous) condition is true, and return what it returned."""
-    end = time.monotonic() + deadline
-    while True:
-        result = condition()
-        if isinstance(result, Awaitable):
-            result = await result
-        if result:
-            return result
-        assert time.monotonic() < end, f"did not happen within {deadline} s: {what or condition}"
-        await asyncio.sleep(0.02)
 
 
 class FakePlugin(pluginregistration_pb2_grpc.RegistrationServicer):
@@ -288,7 +273,7 @@ class Cluster:
             found = await self.pod(name)
             return found if found and (found.get("status") or {}).get("phase") == expected else None
 
-        return await eventually(there, f"pod {name} {expected}")
+        return await eventually(there, what=f"pod {name} {expected}")
 
     async def event(self, reason: str, *, containing: str = "") -> dict[str, Any]:
         """Wait for an event and return it."""
@@ -297,10 +282,10 @@ class Cluster:
             events = (await self.api.get(f"/api/v1/namespaces/{NAMESPACE}/events"))["items"]
             return next((e for e in events if e["reason"] == reason and containing in e["message"]), None)
 
-        return await eventually(there, f"event {reason} {containing}")
+        return await eventually(there, what=f"event {reason} {containing}")
 
     async def gone(self, name: str = "pod-1") -> None:
         async def missing():
             return await self.pod(name) is None
 
-        await eventually(missing, f"pod {name} gone")
+        await eventually(missing, what=f"pod {name} gone")

@@ -7,7 +7,8 @@ import pytest
 from driver.sim.kubelet.cdi import CdiCache
 from driver.sim.kubelet.cdispec import CdiError, read
 from driver.sim.kubelet.isolation import check_mount, script, top_mount_points
-from tests.unit.sim_kubelet.fakes import eventually, write_spec
+from tests.eventually import eventually
+from tests.unit.sim_kubelet.fakes import write_spec
 
 KIND = "k8s.gpu.example.com/claim"
 

@@ -12,7 +12,8 @@ import pytest
 from driver.sim.kubelet import isolation
 from driver.sim.kubelet.cdi import CdiCache, Injection
 from driver.sim.kubelet.containers import CreateError, Launch, Runtime
-from tests.unit.sim_kubelet.fakes import eventually, write_spec
+from tests.eventually import PATIENCE, eventually
+from tests.unit.sim_kubelet.fakes import write_spec
 
 POD = {"metadata": {"uid": "u1", "namespace": "ns", "name": "p"}}
 KIND = "k8s.gpu.example.com/claim"
@@ -66,7 +67,7 @@ async def test_a_process_that_heeds_sigterm_ends_with_its_own_code(runtime):
     container = await runtime.start("u1", launch("trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done"))
     await eventually(lambda: log(runtime))
 
-    assert (await container.stop(5)).code == 5
+    assert (await container.stop(PATIENCE)).code == 5
 
 
 async def test_a_process_that_ignores_sigterm_is_killed_after_its_grace(runtime):
@@ -97,7 +98,7 @@ async def test_a_container_is_found_again_by_another_runtime(runtime, root):
     found = Runtime(root / "pods", cdi=CdiCache([])).containers("u1")[0]
 
     assert found.running
-    assert (await found.stop(5)).code == 128 + signal.SIGTERM
+    assert (await found.stop(PATIENCE)).code == 128 + signal.SIGTERM
 
 
 async def test_the_end_of_a_container_is_known_to_a_runtime_that_was_not_there(runtime, root):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from driver.sim.kubelet.health import Health, HealthCache, devices_of, truncate
 from driver.wire import dra_health_v1_pb2
-from tests.unit.sim_kubelet.fakes import device_health, eventually, pod
+from tests.eventually import eventually
+from tests.unit.sim_kubelet.fakes import device_health, pod
 
 KEY = ("pool", "gpu-0")
 HEALTHY = Health(health="Healthy")

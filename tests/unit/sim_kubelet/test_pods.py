@@ -1,7 +1,10 @@
 """Pods with and without claims, from binding to deletion, against an API server and a plugin."""
 
 from driver.kube.client import MERGE_PATCH, RESOURCE
-from tests.unit.sim_kubelet.fakes import DRIVER, NAMESPACE, NODE, eventually, pod
+from tests.eventually import eventually
+from tests.unit.sim_kubelet.fakes import DRIVER, NAMESPACE, NODE, pod
+
+UNTIL_GO = "while [ ! -e {root}/go ]; do sleep 0.02; done; "
 
 
 async def test_runs_a_pod_to_its_end_and_reports_exit_code_and_log(cluster, run_kubelet):
@@ -63,7 +66,7 @@ async def test_an_unprepare_error_keeps_the_pod_until_it_succeeds(cluster, run_k
     await cluster.phase("Running")
     await cluster.delete_pod()
 
-    await eventually(lambda: plugin.count("unprepare") >= 2, "a second try")
+    await eventually(lambda: plugin.count("unprepare") >= 2, what="a second try")
     kept = await cluster.pod()
     plugin.unprepare_error = {}
     await cluster.gone()
@@ -130,7 +133,7 @@ async def test_a_pod_deleted_by_force_is_unprepared(cluster, run_kubelet, make_p
     await cluster.delete_pod(grace=0)
 
     await eventually(lambda: plugin.count("unprepare"))
-    await eventually(lambda: not kubelet.now.runtime.sandboxes(), "containers and their files gone")
+    await eventually(lambda: not kubelet.now.runtime.sandboxes(), what="containers and their files gone")
 
 
 async def test_claims_of_pods_that_vanished_while_the_kubelet_was_away_are_unprepared(
@@ -205,8 +208,12 @@ async def test_an_unresolvable_device_is_the_runtimes_error(cluster, run_kubelet
     assert event["message"].endswith(
         f"CDI device injection failed: unresolvable CDI devices k8s.{DRIVER}/claim={uid}-gpu-0"
     )
-    waiting = (await cluster.pod())["status"]["containerStatuses"][0]["state"]["waiting"]
-    assert waiting["reason"] == "CreateContainerError"
+
+    async def told():
+        statuses = (await cluster.pod())["status"].get("containerStatuses") or [{"state": {}}]
+        return statuses[0]["state"].get("waiting", {}).get("reason") == "CreateContainerError"
+
+    await eventually(told)  # the event comes first
 
 
 async def test_init_containers_run_one_after_the_other_first(cluster, run_kubelet):
@@ -451,14 +458,15 @@ async def test_a_pod_with_a_finalizer_is_ended_once_and_stays_until_it_is_remove
     assert server.requests["delete", "pods"] <= 3
 
 
-async def test_a_condition_that_somebody_else_sets_meanwhile_is_kept(cluster, run_kubelet):
+async def test_a_condition_that_somebody_else_sets_meanwhile_is_kept(cluster, run_kubelet, root):
     run_kubelet()
-    await cluster.create_pod(pod(script="sleep 0.5"))
+    await cluster.create_pod(pod(script=UNTIL_GO.format(root=root)))
     running = await cluster.phase("Running")
     theirs = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByDeviceTaintManager"}
     conditions = [*running["status"]["conditions"], theirs]
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/pod-1/status"
     await cluster.api.request("PATCH", path, body={"status": {"conditions": conditions}}, content_type=MERGE_PATCH)
+    (root / "go").touch()
 
     succeeded = await cluster.phase("Succeeded")
 
@@ -467,7 +475,7 @@ async def test_a_condition_that_somebody_else_sets_meanwhile_is_kept(cluster, ru
 
 async def test_what_happens_while_the_api_server_is_away_is_told_when_it_is_back(cluster, run_kubelet, server, root):
     kubelet = run_kubelet()
-    await cluster.create_pod(pod(script=f"while [ ! -e {root}/go ]; do sleep 0.02; done; exit 4"))
+    await cluster.create_pod(pod(script=UNTIL_GO.format(root=root) + "exit 4"))
     running = await cluster.phase("Running")
     worker_slot = kubelet.now.runtime.containers(running["metadata"]["uid"])[0]
     await server.stop()

@@ -3,7 +3,8 @@
 from prometheus_client import generate_latest
 
 from driver.kube.client import RESOURCE
-from tests.unit.sim_kubelet.fakes import DRIVER, NODE, eventually, pod
+from tests.eventually import eventually
+from tests.unit.sim_kubelet.fakes import DRIVER, NODE, pod
 
 
 def published_slice(name: str, *, driver: str = DRIVER, node: str = NODE) -> dict:

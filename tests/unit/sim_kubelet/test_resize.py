@@ -4,7 +4,8 @@ import pytest
 
 from driver.kube.client import MERGE_PATCH
 from driver.sim.kubelet import resize
-from tests.unit.sim_kubelet.fakes import NAMESPACE, eventually, pod
+from tests.eventually import eventually
+from tests.unit.sim_kubelet.fakes import NAMESPACE, pod
 
 SMALL = {"requests": {"cpu": "10m", "memory": "8Mi"}, "limits": {"cpu": "10m", "memory": "8Mi"}}
 BIGGER = {"requests": {"cpu": "20m", "memory": "16Mi"}, "limits": {"cpu": "20m", "memory": "16Mi"}}
@@ -55,7 +56,7 @@ async def with_resources(cluster, resources):
         found = await cluster.pod()
         return found if found["status"]["containerStatuses"][1].get("resources") == resources else None
 
-    return await eventually(there, f"a container with {resources}")
+    return await eventually(there, what=f"a container with {resources}")
 
 
 @pytest.mark.parametrize(

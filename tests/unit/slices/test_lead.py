@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from driver.slices.lead import Lead
+from tests.eventually import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ async def test_the_older_leads_again_when_the_newer_has_gone(directory: Path) ->
 
     new.leave()
 
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE)
     assert old.later() is None
 
 
@@ -64,7 +65,7 @@ async def test_of_three_the_second_leads_when_the_third_has_gone(directory: Path
 
 
 async def test_waiting_for_one_that_has_gone_already_ends_at_once(directory: Path) -> None:
-    await asyncio.wait_for(Lead(directory).gone("00000007-" + "0" * 32), 5)
+    await asyncio.wait_for(Lead(directory).gone("00000007-" + "0" * 32), PATIENCE)
 
 
 def test_what_dead_instances_left_counts_for_nothing_and_goes(directory: Path) -> None:

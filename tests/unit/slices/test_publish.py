@@ -14,7 +14,7 @@ from driver.sim.apiserver import ApiServer
 from driver.sim.apiserver.faults import Fault, Request
 from driver.slices.lead import Lead
 from driver.slices.publish import SLICES, Pool, Publisher
-from tests.eventually import always, eventually
+from tests.eventually import PATIENCE, always, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -315,7 +315,7 @@ async def test_a_pool_whose_counters_are_dropped_is_given_up_before_its_devices_
         bench.publisher.desire(Pool(name=NODE, slices=(counters, {"devices": [device("gpu-0")]})))
         bench._task = asyncio.create_task(bench.publisher.run())
 
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(told.wait(), PATIENCE)
 
         assert [obj["spec"].get("devices") for obj in (await api.get(SLICES))["items"]] == [None]
         [published] = await bench.publish(pool([device("gpu-0")]))
@@ -385,7 +385,7 @@ async def test_one_that_has_nothing_to_publish_yet_leaves_the_lead_to_the_older(
     old, starting = instances.new(), instances.new()
     await old.publish(OLD)
     task = asyncio.create_task(starting.publisher.run())
-    await asyncio.wait_for(starting.publisher._mirror.synced.wait(), 5)
+    await asyncio.wait_for(starting.publisher._mirror.synced.wait(), PATIENCE)
 
     await old.publish(NEW)
 
@@ -419,7 +419,7 @@ async def test_a_missing_permission_is_named(bench: Bench, caplog: pytest.LogCap
 
 async def test_nothing_is_written_before_something_is_desired(bench: Bench) -> None:
     task = asyncio.create_task(bench.publisher.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await bench.publisher._mirror.synced.wait()
 
     task.cancel()
