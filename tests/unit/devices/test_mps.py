@@ -20,10 +20,10 @@ from driver.devices.mps import MpsDaemons
 from driver.devices.sharing import MpsDaemon, MpsLimits, TimeSlice
 from driver.devices.surroundings import Surroundings, look_around
 from driver.devices.time_slice import TimeSlices
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
-CONTROL = f"""\
-#!{sys.executable}
+CONTROL = """\
+#!{python}
 import os, socket, sys
 pipes = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
 path, book = pipes + "/control", open(os.environ["CUDA_MPS_LOG_DIRECTORY"] + "/book", "a", buffering=1)
@@ -79,7 +79,11 @@ class Place:
         self.root = base / "root"
         (self.root / "usr/bin").mkdir(parents=True)
         program = self.root / "usr/bin/nvidia-cuda-mps-control"
-        program.write_text(CONTROL)
+        # A short link to what a virtual environment comes from: the kernel takes no path with a space after #!, and the
+        # daemon has a /tmp of its own, where this checkout may be.
+        python = self.root / "usr/bin/python"
+        python.symlink_to(Path(sys.executable).resolve())
+        program.write_text(CONTROL.replace("{python}", str(python)))
         program.chmod(0o755)
         self.behave("")
         (base / "shm").mkdir()
@@ -93,7 +97,7 @@ class Place:
             DriverRoot(path=self.root, host=str(self.root)),
             surroundings=Surroundings(cgroups=None, isolate=self.isolate),
             shm=str(self.base / "shm"),
-            ready_seconds=5,
+            ready_seconds=PATIENCE,
             stop_seconds=0.5,
         )
 
@@ -174,7 +178,10 @@ def test_it_outlives_the_process_that_started_it(place: Place) -> None:
     repository = str(Path(__file__).parents[3])
 
     starter = subprocess.run(
-        [sys.executable, "-c", script, str(place.base), repository], start_new_session=True, check=False, timeout=30
+        [sys.executable, "-c", script, str(place.base), repository],
+        start_new_session=True,
+        check=False,
+        timeout=PATIENCE,
     )
 
     assert starter.returncode == -signal.SIGKILL
