@@ -9,6 +9,8 @@ import pytest
 from driver.config import Settings
 from driver.doctor.permissions import needed
 from driver.kube.client import APPLY_PATCH, MERGE_PATCH, RESOURCE, Api, ApiError
+from driver.kube.events import NodeEvents
+from driver.slices.build import slice_name
 from tests.deploy.helm import NAMESPACE, RELEASE, Object, render
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 SLICES = f"{RESOURCE}/resourceslices"
 CLAIMS = f"{RESOURCE}/namespaces/default/resourceclaims"
 CORE = "/api/v1"
+EVENTS = f"{CORE}/namespaces/default/events"
 DRIVER = "gpu.nvidia.com"
 VALUES: Object = {"deviceStatus": True}
 NODES = ("node-a", "node-b")
@@ -53,18 +56,18 @@ class Cluster:
         self.opened: list[Api] = []
         self._directory = directory
 
-    async def start_driver(self, node: str) -> None:
+    async def start_driver(self, node: str, *, pod: str = "") -> None:
         spec = {
             "nodeName": node,
             "serviceAccountName": RELEASE,
             "containers": [{"name": "driver", "image": "driver"}],
         }
-        pod = {"metadata": {"name": f"driver-{node}", "namespace": NAMESPACE}, "spec": spec}
-        await self.admin.request("POST", f"{CORE}/namespaces/{NAMESPACE}/pods", body=pod)
+        body = {"metadata": {"name": pod or f"driver-{node}", "namespace": NAMESPACE}, "spec": spec}
+        await self.admin.request("POST", f"{CORE}/namespaces/{NAMESPACE}/pods", body=body)
 
-    async def driver(self, node: str = "node-a") -> Api:
+    async def driver(self, node: str = "node-a", *, pod: str = "") -> Api:
         """The API as the driver's pod on a node sees it."""
-        return await self.ask_with(self.server.service_account_token(NAMESPACE, RELEASE, pod=f"driver-{node}"))
+        return await self.ask_with(self.server.service_account_token(NAMESPACE, RELEASE, pod=pod or f"driver-{node}"))
 
     async def ask_with(self, token: str) -> Api:
         config = self._directory / f"config-{len(self.opened)}"
@@ -77,12 +80,30 @@ def resource_slice(node: str = "node-a", **changed: Any) -> Object:
     """A slice as the driver of this node would publish it, or with something else in its place."""
     name = changed.pop("name", f"00000-{DRIVER}-{node}")
     pool = {"name": changed.pop("pool", node), "generation": 1, "resourceSliceCount": 1}
+    metadata = {key: changed.pop(key) for key in ("finalizers", "ownerReferences") if key in changed}
     spec = {"driver": DRIVER, "nodeName": node, "pool": pool, "devices": []} | changed
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceSlice",
-        "metadata": {"name": name},
+        "metadata": {"name": name, **metadata},
         "spec": {key: value for key, value in spec.items() if value is not None},
+    }
+
+
+def owner(*, kind: str = "Node", name: str = "node-a") -> Object:
+    return {"apiVersion": "v1", "kind": kind, "name": name, "uid": f"uid-{name}", "controller": kind == "Node"}
+
+
+def event(kind: str = "Node", name: str = "node-a", **changed: Any) -> Object:
+    """An Event as the driver of node-a would write it, or with something else in its place."""
+    return {
+        "metadata": {"generateName": "node-a-", "namespace": "default", **changed.pop("metadata", {})},
+        "involvedObject": {"apiVersion": "v1", "kind": kind, "name": name, "uid": name},
+        "reason": "Test",
+        "message": "a test",
+        "type": "Warning",
+        "source": {"component": DRIVER, "host": "node-a"},
+        **changed,
     }
 
 
@@ -142,6 +163,10 @@ async def test_a_driver_writes_the_slices_of_its_own_node(cluster: Cluster) -> N
         (resource_slice(name=f"x-{DRIVER}-node-a"), "names its slices"),
         (resource_slice(name=f"00000-more-{DRIVER}-node-a"), "names its slices"),
         (resource_slice(name="anything"), "names its slices"),
+        (resource_slice(name=f"00080-{DRIVER}-node-a"), "names its slices"),
+        (resource_slice(finalizers=["example.com/for-ever"]), "may not add finalizers"),
+        (resource_slice(ownerReferences=[owner(name="node-b")]), "belong to the Node of the driver"),
+        (resource_slice(ownerReferences=[owner(), owner(kind="Pod", name="pod")]), "belong to the Node of the driver"),
         (resource_slice(nodeName=None, allNodes=True), "spec.nodeName"),
         (resource_slice(nodeName=None, perDeviceNodeSelection=True), "spec.nodeName"),
     ],
@@ -153,6 +178,10 @@ async def test_a_driver_writes_the_slices_of_its_own_node(cluster: Cluster) -> N
         "name without an index",
         "name with more in it",
         "any name",
+        "more slices than a node has",
+        "finalizers",
+        "owned by another node",
+        "owned by something else as well",
         "all nodes",
         "nodes by device",
     ],
@@ -161,6 +190,73 @@ async def test_a_slice_that_is_not_its_own_is_not_created(cluster: Cluster, body
     driver = await cluster.driver()
 
     await refused(403, driver.request("POST", SLICES, body=body), f"{RELEASE}-slices", word)
+
+
+LONG_NODES = ("n" * 63, ".".join(["n" * 62] * 3) + ".nnn", ".".join(["n" * 62] * 4), f"{'.'.join(['n' * 62] * 4)}.x")
+
+
+@pytest.mark.parametrize("node", LONG_NODES, ids=len)
+async def test_every_name_that_a_driver_gives_is_taken_however_long_its_nodes(cluster: Cluster, node: str) -> None:
+    await cluster.admin.request("POST", f"{CORE}/nodes", body={"metadata": {"name": node}})
+    await cluster.start_driver(node, pod="driver")
+    driver = await cluster.driver(pod="driver")
+
+    for index in (0, 127):
+        name = slice_name(index, driver_name=DRIVER, node_name=node)
+        created = await driver.request("POST", SLICES, body=resource_slice(node, name=name))
+        assert created["metadata"]["name"] == name
+    for name in (slice_name(128, driver_name=DRIVER, node_name=node), f"00001-{DRIVER}-node-a", "anything"):
+        await refused(403, driver.request("POST", SLICES, body=resource_slice(node, name=name)), "names its slices")
+
+
+async def test_what_the_publisher_and_the_events_writer_send_is_taken(cluster: Cluster) -> None:
+    driver = await cluster.driver()
+    events = NodeEvents(driver, node_name="node-a", component=DRIVER)
+
+    await events.write("Warning", "Test", "a test")
+    created = await driver.request("POST", SLICES, body=resource_slice(ownerReferences=[owner()]))
+
+    assert created["metadata"]["ownerReferences"] == [owner()]
+    assert [found["reason"] for found in (await cluster.admin.get(EVENTS))["items"]] == ["Test"]
+
+
+async def test_what_others_put_on_a_slice_may_stay_and_nothing_may_be_added(cluster: Cluster) -> None:
+    node = await cluster.admin.get(f"{CORE}/nodes/node-b")
+    other = {"apiVersion": "v1", "kind": "Node", "name": "node-b", "uid": node["metadata"]["uid"]}
+    theirs = {"finalizers": ["example.com/backup"], "ownerReferences": [other]}
+    found = await cluster.admin.request("POST", SLICES, body=resource_slice(**theirs))
+    path = f"{SLICES}/{found['metadata']['name']}"
+    driver = await cluster.driver()
+
+    found["spec"]["pool"]["generation"] = 2
+    updated = await driver.request("PUT", path, body=found)
+    more = {"metadata": {"finalizers": ["example.com/backup", "example.com/for-ever"]}}
+
+    await refused(403, driver.request("PATCH", path, body=more, content_type=MERGE_PATCH), "may not add finalizers")
+    assert {key: updated["metadata"][key] for key in theirs} == theirs
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (event(name="node-b"), "about this Node only"),
+        (event(kind="Pod", name="pod"), "about this Node only"),
+        (event(source={"component": "kubelet"}), "in the name of others"),
+        (event(metadata={"finalizers": ["example.com/for-ever"]}), "neither finalizers nor owners"),
+        (event(metadata={"ownerReferences": [owner()]}), "neither finalizers nor owners"),
+    ],
+    ids=["another node", "somebody's pod", "in the kubelet's name", "finalizers", "owners"],
+)
+async def test_an_event_that_is_not_of_the_own_node_is_not_written(cluster: Cluster, body: Object, word: str) -> None:
+    driver = await cluster.driver()
+
+    await refused(403, driver.request("POST", EVENTS, body=body), f"{RELEASE}-events", word)
+
+
+async def test_a_token_that_is_bound_to_no_pod_writes_no_event(cluster: Cluster) -> None:
+    unbound = await cluster.ask_with(cluster.server.service_account_token(NAMESPACE, RELEASE))
+
+    await refused(403, unbound.request("POST", EVENTS, body=event()), "the token has no node name")
 
 
 async def test_slices_of_another_node_are_neither_changed_nor_deleted(cluster: Cluster) -> None:
@@ -237,14 +333,7 @@ async def test_a_driver_reads_claims_by_name_and_its_node_and_writes_events_abou
 
     assert (await driver.get(f"{CLAIMS}/claim"))["metadata"]["name"] == "claim"
     assert (await driver.get(f"{CORE}/nodes/node-a"))["metadata"]["name"] == "node-a"
-    event = {
-        "metadata": {"name": "node-a.1", "namespace": "default"},
-        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": "node-a"},
-        "reason": "Test",
-        "message": "a test",
-        "type": "Warning",
-    }
-    await driver.request("POST", f"{CORE}/namespaces/default/events", body=event)
+    await driver.request("POST", EVENTS, body=event())
 
 
 async def test_a_driver_says_of_a_claim_what_became_of_its_devices(cluster: Cluster) -> None:
