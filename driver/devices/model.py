@@ -107,9 +107,19 @@ class Gpu:
     fabric_clique: str | None = None
     """``<cluster UUID>.<clique>``: GPUs of several nodes with the same value share memory over NVLink."""
 
+    @property
+    def has_uuid(self) -> bool:
+        """Whether anybody has told its UUID; what stands in for one is good as long as nobody does."""
+        return is_uuid(self.uuid)
+
     def profile(self, name: str) -> MigProfile | None:
         """The MIG profile of that canonical name, None where this GPU has no such."""
         return next((profile for profile in self.mig_profiles if profile.name == name), None)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether that is a GPU's UUID, and not what stands in for one."""
+    return text.startswith("GPU-")
 
 
 def switches_without_reset(compute_capability: str | None) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from driver.devices.model import is_uuid
 
-    from driver.devices.model import Inventory
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from driver.devices.model import Gpu, Inventory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,23 +27,30 @@ def settle(known: Names, inventory: Inventory, *, boot_id: str) -> tuple[Invento
     A GPU that is new takes ``gpu-<minor>``, as the backend names it. If that name belongs to one that is not there, it
     was replaced when the node was down for it, and its name is free; within one boot it may come back, so its name is
     kept, and the new GPU takes the lowest number that nobody has. Where no GPU is known, nothing is left of the machine
-    that the names were for.
+    that the names were for. One that does not tell its UUID has whatever name is left, and nobody remembers it.
     """
-    present = {gpu.uuid for gpu in inventory.gpus}
-    if present and not present & known.by_uuid.keys():
-        known = Names(boot_id=boot_id)
-    kept = {uuid: name for uuid, name in known.by_uuid.items() if uuid in present or known.boot_id == boot_id}
-    absent = {uuid: name for uuid, name in known.by_uuid.items() if uuid not in kept}
-    taken = set(kept.values())
-    for gpu in inventory.gpus:
-        if gpu.uuid in kept:
+    present = {gpu.uuid for gpu in inventory.gpus if gpu.has_uuid}
+    before = {uuid: name for uuid, name in known.by_uuid.items() if is_uuid(uuid)}
+    if present and not present & before.keys():
+        before = {}
+    kept = {uuid: name for uuid, name in before.items() if uuid in present or known.boot_id == boot_id}
+    absent = {uuid: name for uuid, name in before.items() if uuid not in kept}
+    _name(kept, (gpu for gpu in inventory.gpus if gpu.has_uuid))
+    # A GPU that was away at this boot gets its name back later, unless another took it.
+    remembered = kept | {uuid: name for uuid, name in absent.items() if name not in kept.values()}
+    _name(kept, (gpu for gpu in inventory.gpus if not gpu.has_uuid))
+    gpus = tuple(gpu if gpu.name == kept[gpu.uuid] else replace(gpu, name=kept[gpu.uuid]) for gpu in inventory.gpus)
+    return replace(inventory, gpus=gpus), Names(boot_id=boot_id, by_uuid=remembered)
+
+
+def _name(names: dict[str, str], gpus: Iterable[Gpu]) -> None:
+    """Give a name to each GPU that has none, its own if that is free."""
+    taken = set(names.values())
+    for gpu in gpus:
+        if gpu.uuid in names:
             continue
         name, number = gpu.name, 0
         while name in taken:
             name, number = f"gpu-{number}", number + 1
-        kept[gpu.uuid] = name
+        names[gpu.uuid] = name
         taken.add(name)
-    # A GPU that was away at this boot gets its name back later, unless another took it.
-    kept.update({uuid: name for uuid, name in absent.items() if name not in taken})
-    gpus = tuple(gpu if gpu.name == kept[gpu.uuid] else replace(gpu, name=kept[gpu.uuid]) for gpu in inventory.gpus)
-    return replace(inventory, gpus=gpus), Names(boot_id=boot_id, by_uuid=kept)

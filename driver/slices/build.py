@@ -291,7 +291,7 @@ def _string(text: str | None) -> dict[str, str] | None:
 
 
 def _uuid(gpu: Gpu) -> dict[str, str] | None:
-    return _string(gpu.uuid) if gpu.uuid.startswith("GPU-") else None
+    return _string(gpu.uuid) if gpu.has_uuid else None
 
 
 def _version(text: str | None) -> dict[str, str] | None:

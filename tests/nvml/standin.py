@@ -168,6 +168,15 @@ class World:
             f"GPU Excluded:\t {'Yes' if excluded else 'No'}\n"
         )
 
+    def respell(self, bus: str, *, procfs: str, sysfs: str | None) -> None:
+        """The kernel's files call a GPU's address something else; None: sysfs does not have it."""
+        gpus, devices = self.proc / "driver/nvidia/gpus", self.sysfs / "bus/pci/devices"
+        (gpus / bus).rename(gpus / procfs)
+        if sysfs is None:
+            (devices / bus).unlink()
+        else:
+            (devices / bus).rename(devices / sysfs)
+
     def forget(self, number: int) -> None:
         """The last GPU is gone from NVML, as after its loss; the kernel still knows it."""
         prefix = f"gpu.{number}."

@@ -39,7 +39,9 @@ class Health:
         events = self.backend.wait_for_events(timeout)
         for event in events:
             self.conditions = dict(fold(self.conditions, event, time.time()))  # type: ignore[arg-type]
-            self.inventory_changes += isinstance(event, InventoryChanged)
+            if isinstance(event, InventoryChanged):
+                self.inventory_changes += 1
+                self.backend.inventory()  # as the driver does
         return events
 
     def until(self, wanted: Callable[[], bool]) -> None:
@@ -179,7 +181,6 @@ def test_a_gpu_that_is_back_is_lost_no_longer(machine: World, open_nvml: Open, a
     health = Health(open_nvml(machine))
     machine.set({"gpu.0.lost": 1})
     health.until(lambda: health.of(uuid) == {"gpu-lost"})
-    health.backend.inventory()
 
     machine.set({"gpu.0.lost": 0})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from driver.devices.nvml.errors import NvmlError
 from driver.devices.nvml.kernel import Kernel
 from driver.devices.nvml.library import Library
 from driver.devices.nvml.mig import Mig
-from driver.devices.nvml.read import Reader, Reading
+from driver.devices.nvml.read import Reader
+from driver.devices.nvml.reading import Reading
 from driver.devices.nvml.sharing import Sharing, is_server
 from driver.devices.nvml.watch import CHECK_SECONDS, SETTLE_SECONDS, Watch
 from driver.devices.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
@@ -51,6 +53,7 @@ class NvmlBackend:
         self._next_check = 0.0
         self._readings: dict[str, Reading] = {}
         """By UUID; replaced and never changed, because other threads look at it."""
+        self._readings_of = 0
         self._library = Library(nvml, root)
         self._versions, self._versions_of = ("", ""), 0
         self._sharing = Sharing(self._library, self._handle, root=root, directory=state_dir)
@@ -186,7 +189,11 @@ class NvmlBackend:
 
     def _read(self) -> None:
         """Look at all GPUs, within a session."""
-        self._readings = {reading.gpu.uuid: reading for reading in self._reader.read(self._readings)}
+        before = self._readings
+        if self._readings_of != self._library.number:  # indexes may be others' now
+            before = {uuid: replace(r, gpu=replace(r.gpu, index=-1)) for uuid, r in before.items()}
+        self._readings = {reading.gpu.uuid: reading for reading in self._reader.read(before)}
+        self._readings_of = self._library.number
 
     def _read_versions(self) -> tuple[str, str]:
         """The driver's and CUDA's; they stay what they were for as long as the session lasts."""

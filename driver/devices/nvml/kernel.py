@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -34,13 +35,18 @@ class Kernel:
         self._devices = sysfs / "devices"
         self._driver = proc / "driver/nvidia"
 
-    def gpus(self) -> tuple[KernelGpu, ...] | None:
+    def places(self) -> Places:
+        """How addresses are spelt at the moment."""
+        return Places(_names(self._pci), _names(self._driver / "gpus"))
+
+    def gpus(self, places: Places) -> tuple[KernelGpu, ...] | None:
         """All GPUs of NVIDIA's kernel driver in order of their PCI address; None where it does not tell."""
         try:
             found = sorted(path for path in (self._driver / "gpus").iterdir())
         except OSError:
             return None
-        return tuple(self._gpu(path) for path in found if _BUS_ID.fullmatch(path.name.lower()))
+        at = ((places.find(path.name), path) for path in found)
+        return tuple(self._gpu(path, place) for place, path in at if place is not None)
 
     def fingerprint(self) -> object:
         """Something cheap that differs once GPUs have come or gone, or another driver was loaded."""
@@ -67,19 +73,44 @@ class Kernel:
         text = _read(self._pci / bus_id / "numa_node") if bus_id is not None else None
         return int(text) if text is not None and text.isdecimal() else None
 
-    def _gpu(self, path: Path) -> KernelGpu:
+    def _gpu(self, path: Path, place: str) -> KernelGpu:
         facts = {}
         for line in (_read(path / "information") or "").splitlines():
             key, _, value = line.partition(":")
             facts[key.strip().lower()] = value.strip()
         uuid, minor = facts.get("gpu uuid", "").replace("gpu-", "GPU-"), facts.get("device minor", "")
         return KernelGpu(
-            pci_bus_id=bus_id(path.name) or path.name.lower(),
+            pci_bus_id=place,
             uuid=uuid if _UUID.fullmatch(uuid) else None,
             minor=int(minor) if minor.isdecimal() else None,
             product_name=facts.get("model", "").strip() if facts.get("model", "Unknown") != "Unknown" else "",
             excluded=facts.get("gpu excluded", "").lower() == "yes",
         )
+
+
+class Places:
+    """The PCI addresses of the node, as sysfs spells them; those that it does not have, as the driver's files do.
+
+    Some tell a domain in 32 bits, some only its lower 16, and some with zeros in front: it is one address all the same.
+    """
+
+    def __init__(self, sysfs: Iterable[str], procfs: Iterable[str]) -> None:
+        self._known: set[str] = set()
+        self._short: dict[str, list[str]] = {}
+        for name in (*sysfs, *procfs):
+            place = self.find(name)
+            if place is not None and place not in self._known:
+                self._known.add(place)
+                self._short.setdefault(_short(place), []).append(place)
+
+    def find(self, text: str | bytes) -> str | None:
+        """An address in the one spelling that counts; None for something else."""
+        place = bus_id(text)
+        if place is None or place in self._known:
+            return place
+        short = _short(place)
+        alike = [other for other in self._short.get(short, ()) if short in (place, other)]
+        return alike[0] if len(alike) == 1 else place
 
 
 def bus_id(text: str | bytes) -> str | None:
@@ -89,6 +120,19 @@ def bus_id(text: str | bytes) -> str | None:
         return None
     domain, _, rest = name.partition(":")
     return f"{domain.lstrip('0').rjust(4, '0')}:{rest}"
+
+
+def _short(place: str) -> str:
+    """An address with the lower half of its domain."""
+    domain, _, rest = place.partition(":")
+    return f"{domain[-4:]}:{rest}"
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in directory.iterdir())
+    except OSError:
+        return []
 
 
 def _read(path: Path) -> str | None:

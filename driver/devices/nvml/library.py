@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.cdi import libraries
 from driver.devices.backend import BackendError
+from driver.devices.model import is_uuid
 from driver.devices.nvml import errors
 from driver.devices.nvml.errors import NvmlError
 from driver.said import AGAIN_SECONDS, Said
@@ -164,7 +165,7 @@ class Library:
 
     def device(self, uuid: str, index: int) -> Any:
         """The handle of a GPU by its UUID; by its index where that cannot be asked for. Raises NvmlError."""
-        if not uuid.startswith("GPU-"):
+        if not is_uuid(uuid):
             return self.call("nvmlDeviceGetHandleByIndex", index)
         try:
             return self.call("nvmlDeviceGetHandleByUUID", uuid)

@@ -16,51 +16,34 @@ from driver.devices.backend import BackendError
 from driver.devices.model import Cause, Fault, Gpu, MigMode, switches_without_reset
 from driver.devices.nvml import errors
 from driver.devices.nvml.errors import NvmlError
-from driver.devices.nvml.kernel import bus_id
 from driver.devices.nvml.names import ADDRESSING_MODES, ARCHITECTURES, BRANDS
+from driver.devices.nvml.reading import GPU_LOST, NO_ANSWER, Reading, missing, ordered, settled, stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from driver.devices.model import Partition
-    from driver.devices.nvml.kernel import Kernel, KernelGpu
+    from driver.devices.nvml.kernel import Kernel, KernelGpu, Places
     from driver.devices.nvml.library import Library
     from driver.devices.nvml.mig import Mig
 
 logger = logging.getLogger(__name__)
 
-GPU_LOST = Fault(cause=Cause.GPU_LOST)
-NO_ANSWER = Fault(cause=Cause.INCOMPLETE, detail="no-answer")
 MAX_LINKS = 36
 """NVLinks that are asked for; the header's NVML_NVLINK_MAX_LINKS."""
 _LINK_TO_GPU, _LINK_TO_SWITCH = 0, 2
-_LASTING = (
-    "minor",
-    "product_name",
-    "brand",
-    "architecture",
-    "compute_capability",
-    "memory_bytes",
-    "pci_bus_id",
-    "pcie_root",
-    "numa_node",
-    "addressing_mode",
-)
-"""What does not change while a GPU is in its place."""
 _FABRIC_READY = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """One GPU, as far as it is known."""
+class _Surroundings:
+    """What a look knows of GPUs before it asks NVML."""
 
-    gpu: Gpu
-    faults: frozenset[Fault] = frozenset()
-    """Why it is not whole: lost, or known in part."""
-    answers: bool = True
-    """Whether NVML has just told of it."""
-    tells_partitions: bool = True
-    """Whether what ``gpu`` says of its partitions is how it is cut now."""
+    places: Places
+    kernel: Mapping[str, KernelGpu]
+    """By PCI address."""
+    uuids: Mapping[str, str]
+    """By PCI address, as the kernel says or the last look found."""
 
 
 class Reader:
@@ -80,39 +63,42 @@ class Reader:
             count = self._library.call("nvmlDeviceGetCount")
         except NvmlError as error:
             raise BackendError(f"NVML cannot count the GPUs, see what nvidia-smi says: {error.reason}") from None
-        known = self._kernel.gpus()
-        by_place = {gpu.pci_bus_id: gpu for gpu in known or ()}
+        places = self._kernel.places()
+        known = self._kernel.gpus(places)
+        former = {gpu.pci_bus_id: gpu.uuid for r in before.values() if (gpu := r.gpu).pci_bus_id and gpu.has_uuid}
+        told = {gpu.pci_bus_id: gpu.uuid for gpu in known or () if gpu.uuid}
+        around = _Surroundings(
+            places=places, kernel={gpu.pci_bus_id: gpu for gpu in known or ()}, uuids={**former, **told}
+        )
         found: dict[str, Reading] = {}
         handles: dict[str, Any] = {}
         silent: dict[int, Fault] = {}
         for index in range(count):
             trouble: dict[str, int] = {}
             handle = self._library.ask("nvmlDeviceGetHandleByIndex", index, trouble=trouble)
-            reading = self._gpu(index, handle, by_place, trouble) if handle is not None else None
+            reading = self._gpu(index, handle, around, trouble) if handle is not None else None
             if reading is None:
                 silent[index] = GPU_LOST if errors.LOST & set(trouble.values()) else NO_ANSWER
                 logger.error("the GPU with index %d does not answer: %s", index, _why(trouble))
                 continue
             found[reading.gpu.uuid], handles[reading.gpu.uuid] = reading, handle
-        self._connect(found, handles)
-        found = {uuid: _settled(reading, before.get(uuid)) for uuid, reading in found.items()}
-        self._add_missing(found, silent, known, before)
-        return _ordered(found.values())
+        self._connect(found, handles, places)
+        found = {uuid: settled(reading, before.get(uuid)) for uuid, reading in found.items()}
+        return ordered((*found.values(), *map(self._placed, missing(found, silent, known, before))))
 
-    def _gpu(
-        self, index: int, handle: Any, by_place: Mapping[str, KernelGpu], trouble: dict[str, int]
-    ) -> Reading | None:
+    def _gpu(self, index: int, handle: Any, around: _Surroundings, trouble: dict[str, int]) -> Reading | None:
         """One GPU by its handle; None where even its name and place cannot be told."""
 
         def ask(function: str, **options: Any) -> Any:
             return self._library.ask(function, handle, trouble=trouble, **options)
 
         info = ask("nvmlDeviceGetPciInfo")
-        place = (bus_id(info.busId) or bus_id(info.busIdLegacy)) if info is not None else None
-        kernel = by_place.get(place or "")
-        uuid = ask("nvmlDeviceGetUUID") or (kernel.uuid if kernel else None)
-        if not uuid and not place:
+        place = _place(info, around.places)
+        kernel = around.kernel.get(place or "")
+        told = ask("nvmlDeviceGetUUID") or (kernel.uuid if kernel else None)
+        if not told and not place:
             return None
+        uuid = told or around.uuids.get(place or "") or stand_in(place or str(index))
         minor = ask("nvmlDeviceGetMinorNumber")
         if minor is None and kernel is not None:
             minor = kernel.minor
@@ -121,10 +107,10 @@ class Reader:
         compute_capability = f"{capability[0]}.{capability[1]}" if capability else None
         architecture = ARCHITECTURES.get(ask("nvmlDeviceGetArchitecture"))
         mode = self._mig.mode(handle, trouble)
-        profiles = self._mig.profiles(handle, uuid or "", memory) if mode is not MigMode.UNSUPPORTED else ()
+        profiles = self._mig.profiles(handle, uuid, memory) if mode is not MigMode.UNSUPPORTED else ()
         gpu = Gpu(
             name="",
-            uuid=uuid or _stand_in(place or str(index)),
+            uuid=uuid,
             index=index,
             minor=minor,
             product_name=ask("nvmlDeviceGetName") or (kernel.product_name if kernel else ""),
@@ -146,7 +132,7 @@ class Reader:
         partitions = self._partitions(handle, gpu)
         gpu = replace(gpu, partitions=partitions or ())
         missing = {
-            "uuid": uuid,
+            "uuid": told or None,
             "minor": minor,
             "memory": memory,
             "architecture": architecture,
@@ -195,7 +181,7 @@ class Reader:
             return f"{uuids.UUID(bytes=cluster)}.{info.cliqueId}"
         return None
 
-    def _connect(self, found: dict[str, Reading], handles: Mapping[str, Any]) -> None:
+    def _connect(self, found: dict[str, Reading], handles: Mapping[str, Any], places: Places) -> None:
         """Fill in which GPUs reach each other over NVLink: linked directly, or through the node's switches."""
         by_place = {reading.gpu.pci_bus_id: uuid for uuid, reading in found.items() if reading.gpu.pci_bus_id}
         direct: dict[str, set[str]] = {}
@@ -214,66 +200,20 @@ class Reader:
                     break
                 if active and kind in (_LINK_TO_GPU, None):
                     info = self._library.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle, link)
-                    place = (bus_id(info.busId) or bus_id(info.busIdLegacy)) if info is not None else None
-                    peer = by_place.get(place or "")
+                    peer = by_place.get(_place(info, places) or "")
                     if peer is not None and peer != uuid:
                         direct[uuid].add(peer)
         for uuid, reading in found.items():
             peers = direct.get(uuid, set()) | (switched - {uuid} if uuid in switched else set())
             found[uuid] = replace(reading, gpu=replace(reading.gpu, nvlink_peers=tuple(sorted(peers))))
 
-    def _add_missing(
-        self,
-        found: dict[str, Reading],
-        silent: dict[int, Fault],
-        known: tuple[KernelGpu, ...] | None,
-        before: Mapping[str, Reading],
-    ) -> None:
-        """GPUs that are there but not in NVML's list, or in it and silent."""
-        places = {reading.gpu.pci_bus_id for reading in found.values()}
-        left = {gpu.pci_bus_id: gpu for gpu in known or () if gpu.pci_bus_id not in places and gpu.uuid not in found}
-        for uuid, reading in before.items():
-            if uuid in found:
-                continue
-            place = reading.gpu.pci_bus_id
-            if known is not None and place is not None and place not in left and reading.gpu.index not in silent:
-                logger.warning("%s (%s) has been taken out of the node", uuid, place)
-                continue
-            left.pop(place or "", None)
-            fault = silent.pop(reading.gpu.index, GPU_LOST)
-            found[uuid] = Reading(gpu=reading.gpu, faults=frozenset({fault}), answers=False)
-        for kernel in left.values():
-            if kernel.excluded:
-                logger.info("the GPU at %s is excluded by its driver's configuration", kernel.pci_bus_id)
-                continue
-            gpu = self._unread(kernel.uuid or _stand_in(kernel.pci_bus_id), index=-1)
-            gpu = replace(gpu, minor=kernel.minor, product_name=kernel.product_name, pci_bus_id=kernel.pci_bus_id)
-            gpu = replace(gpu, pcie_root=self._kernel.pcie_root(kernel.pci_bus_id))
-            gpu = replace(gpu, numa_node=self._kernel.numa_node(kernel.pci_bus_id))
-            index = min(silent, default=None)
-            fault = silent.pop(index) if index is not None else GPU_LOST
-            found[gpu.uuid] = Reading(gpu=gpu, faults=frozenset({fault}), answers=False)
-        for index, fault in silent.items():
-            gpu = self._unread(_stand_in(str(index)), index=index)
-            found[gpu.uuid] = Reading(gpu=gpu, faults=frozenset({fault}), answers=False)
-
-    @staticmethod
-    def _unread(uuid: str, *, index: int) -> Gpu:
-        return Gpu(
-            name="",
-            uuid=uuid,
-            index=index,
-            minor=None,
-            product_name="",
-            brand=None,
-            architecture=None,
-            compute_capability=None,
-            memory_bytes=None,
-            multiprocessors=None,
-            pci_bus_id=None,
-            pcie_root=None,
-            numa_node=None,
-        )
+    def _placed(self, reading: Reading) -> Reading:
+        """With what the kernel knows of a GPU's surroundings, where nobody has said it yet."""
+        gpu = reading.gpu
+        if gpu.pcie_root is not None and gpu.numa_node is not None:
+            return reading
+        root, node = self._kernel.pcie_root(gpu.pci_bus_id), self._kernel.numa_node(gpu.pci_bus_id)
+        return replace(reading, gpu=replace(gpu, pcie_root=gpu.pcie_root or root, numa_node=node))
 
 
 def _faults(missing: Mapping[str, object], *, lost: bool) -> frozenset[Fault]:
@@ -283,44 +223,10 @@ def _faults(missing: Mapping[str, object], *, lost: bool) -> frozenset[Fault]:
     return frozenset({Fault(cause=Cause.INCOMPLETE, detail="no-" + "-".join(names))} if names else ())
 
 
-def _settled(reading: Reading, before: Reading | None) -> Reading:
-    """What a GPU told once is true as long as it does not say otherwise: a query that fails does not reshape it."""
-    if before is None:
-        return reading
-    now, was = reading.gpu, before.gpu
-    if not reading.answers:
-        return replace(reading, gpu=replace(was, index=now.index))
-    kept: dict[str, Any] = {name: getattr(was, name) for name in _LASTING if getattr(now, name) in (None, "")}
-    if now.mig_mode is MigMode.UNSUPPORTED:
-        kept |= {"mig_mode": was.mig_mode, "partitions": was.partitions}
-    elif not reading.tells_partitions and was.mig_mode is MigMode.ENABLED:
-        kept |= {"partitions": was.partitions}
-    if not now.mig_profiles:
-        kept |= {name: getattr(was, name) for name in ("mig_profiles", "memory_slices", "mig_switchable")}
-    return replace(reading, gpu=replace(now, **kept))
+def _place(info: Any, places: Places) -> str | None:
+    """The address that NVML gives; the longer form first, as an old library leaves it empty."""
+    return (places.find(info.busId) or places.find(info.busIdLegacy)) if info is not None else None
 
 
 def _why(trouble: Mapping[str, int]) -> str:
     return ", ".join(f"{function}: {errors.words(code)}" for function, code in trouble.items()) or "it says nothing"
-
-
-def _stand_in(place: str) -> str:
-    """What a GPU without a UUID is known by here; never published as its UUID."""
-    return f"unknown-{place}"
-
-
-def _ordered(readings: Iterable[Reading]) -> tuple[Reading, ...]:
-    """In order of PCI addresses, with device names: ``gpu-<minor>``, or what is free where that is unknown."""
-    ordered = sorted(readings, key=lambda r: (r.gpu.pci_bus_id or "~", r.gpu.index))
-    taken: set[str] = set()
-    names: dict[str, str] = {}
-    # Those whose minor is known come first: nobody else may be called as they are.
-    for reading in sorted(ordered, key=lambda r: r.gpu.minor is None):
-        gpu = reading.gpu
-        number = gpu.index if gpu.minor is None else gpu.minor
-        name = f"gpu-{number}"
-        if number < 0 or name in taken:
-            name = "gpu-" + "".join(c if c.isalnum() else "-" for c in gpu.uuid.lower().removeprefix("gpu-"))
-        taken.add(name)
-        names[gpu.uuid] = name
-    return tuple(replace(reading, gpu=replace(reading.gpu, name=names[reading.gpu.uuid])) for reading in ordered)

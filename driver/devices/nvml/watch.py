@@ -12,21 +12,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from driver.devices.backend import BackendError
-from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, MigMode, Occurred
+from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, MigMode, Occurred, is_uuid
 from driver.devices.nvml import errors
 from driver.devices.nvml.errors import NvmlError
 from driver.devices.nvml.library import NO_INSTANCE
 from driver.devices.nvml.names import RECOVERY_ACTIONS
-from driver.devices.nvml.read import GPU_LOST, NO_ANSWER
+from driver.devices.nvml.reading import GPU_LOST, NO_ANSWER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from driver.devices.model import Gpu
+    from driver.devices.model import Gpu, Partition
     from driver.devices.nvml.kernel import Kernel
     from driver.devices.nvml.library import Library
     from driver.devices.nvml.mig import Mig
-    from driver.devices.nvml.read import Reading
+    from driver.devices.nvml.reading import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ SETTLE_SECONDS = 60.0
 _XID, _DOUBLE_BIT, _UNAVAILABLE, _RECOVERY = 0x8, 0x2, 0x4000, 0x8000
 WANTED = _XID | _DOUBLE_BIT | _UNAVAILABLE | _RECOVERY
 _GPU_TEMPERATURE = 0
+
+Shape = tuple[bool, MigMode, "tuple[Partition, ...]"]
+"""Whether a GPU answers, and how it is cut."""
 
 
 class Watch:
@@ -217,10 +220,11 @@ class Watch:
             return ()
         events: list[Event] = []
         shapes: list[object] = []
-        changed = back = False
+        changed = back = unread = False
         for uuid, reading in self._readings().items():
             now, well, shape = self._look(uuid, reading)
             shapes.append(shape)
+            unread |= shape[0] and not reading.answers
             changed |= shape != _shape(reading.gpu, answers=reading.answers)
             if GPU_LOST in self._faults.get(uuid, ()) and GPU_LOST not in now:
                 back = True
@@ -232,24 +236,26 @@ class Watch:
                 self._faults[uuid] = now
                 events.append(Cleared(gpu_uuid=uuid, remaining=now, causes=LOOKED_AT))
         for uuid in self._known - self._readings().keys():  # taken out of the node; claims may still hold it
-            events.append(Cleared(gpu_uuid=uuid, remaining=frozenset({GPU_LOST}), causes=LOOKED_AT))
+            # What stood in for a UUID is known by that now, and nothing is wrong with what never was.
+            left = frozenset({GPU_LOST} if is_uuid(uuid) else ())
+            events.append(Cleared(gpu_uuid=uuid, remaining=left, causes=LOOKED_AT))
             self._faults.pop(uuid, None)
         self._known = frozenset(self._readings())
         if back:  # what was subscribed to before its reset is gone
             self._subscribe()
-        if changed and shapes != self._told:
+        if changed and (unread or shapes != self._told):  # a GPU that has come back is read until that succeeds
             self._told = shapes
             events.append(InventoryChanged())
         return tuple(events)
 
-    def _look(self, uuid: str, reading: Reading) -> tuple[frozenset[Fault], bool, object]:
+    def _look(self, uuid: str, reading: Reading) -> tuple[frozenset[Fault], bool, Shape]:
         """What is wrong with a GPU, whether by its own account it needs nothing, and how it is cut."""
         trouble: dict[str, int] = {}
         gpu = reading.gpu
         try:
             handle = self._library.device(uuid, gpu.index)
         except NvmlError as error:
-            if error.code in {errors.NOT_FOUND, *errors.LOST} and uuid.startswith("GPU-"):
+            if error.code in {errors.NOT_FOUND, *errors.LOST} and is_uuid(uuid):
                 return frozenset({GPU_LOST}), False, _shape(gpu, answers=False)
             faults = frozenset({NO_ANSWER}) if reading.answers else reading.faults
             return faults, False, _shape(gpu, answers=False)
@@ -257,7 +263,7 @@ class Watch:
         self._library.ask("nvmlDeviceGetTemperature", handle, _GPU_TEMPERATURE, trouble=trouble)  # NVML remembers names
         if errors.LOST & set(trouble.values()):
             return frozenset({GPU_LOST}), False, _shape(gpu, answers=False)
-        found = {fault for fault in reading.faults if reading.answers}
+        found = set(reading.faults)  # of one that has come back, too, until it was read
         if uuid not in self._monitored:
             found.add(UNMONITORED)
         action = self._recovery_action(handle)
@@ -285,7 +291,7 @@ class Watch:
             return Fault(cause=Cause.REPAIR, detail="page-retirement-pending")
         return None
 
-    def _cut(self, handle: Any, gpu: Gpu, *, answers: bool) -> object:
+    def _cut(self, handle: Any, gpu: Gpu, *, answers: bool) -> Shape:
         """How the GPU is cut, as compared with what is known; a GPU that cannot tell is as it was."""
         mode = self._mig.mode(handle)
         if mode is MigMode.UNSUPPORTED:
@@ -298,5 +304,5 @@ class Watch:
         return answers, mode, partitions
 
 
-def _shape(gpu: Gpu, *, answers: bool) -> object:
+def _shape(gpu: Gpu, *, answers: bool) -> Shape:
     return answers, gpu.mig_mode, gpu.partitions

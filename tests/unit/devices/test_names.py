@@ -19,77 +19,77 @@ def named(inventory: Inventory) -> dict[str, str]:
 
 
 def test_at_first_sight_a_gpu_is_named_by_its_minor():
-    inventory, names = settle(Names(), node(("A", 1), ("B", 0)), boot_id="1")
+    inventory, names = settle(Names(), node(("GPU-A", 1), ("GPU-B", 0)), boot_id="1")
 
-    assert named(inventory) == names.by_uuid == {"A": "gpu-1", "B": "gpu-0"}
+    assert named(inventory) == names.by_uuid == {"GPU-A": "gpu-1", "GPU-B": "gpu-0"}
 
 
 def test_a_reboot_that_reorders_minors_changes_no_name():
-    _, names = settle(Names(), node(("A", 0), ("B", 1)), boot_id="1")
+    _, names = settle(Names(), node(("GPU-A", 0), ("GPU-B", 1)), boot_id="1")
 
-    inventory, _ = settle(names, node(("A", 1), ("B", 0)), boot_id="2")
+    inventory, _ = settle(names, node(("GPU-A", 1), ("GPU-B", 0)), boot_id="2")
 
-    assert named(inventory) == {"A": "gpu-0", "B": "gpu-1"}
+    assert named(inventory) == {"GPU-A": "gpu-0", "GPU-B": "gpu-1"}
     assert [gpu.minor for gpu in inventory.gpus] == [1, 0]
 
 
 def test_a_gpu_that_replaces_another_takes_its_name():
-    _, names = settle(Names(), node(("A", 0), ("B", 1)), boot_id="1")
+    _, names = settle(Names(), node(("GPU-A", 0), ("GPU-B", 1)), boot_id="1")
 
-    inventory, _ = settle(names, node(("A", 0), ("C", 1)), boot_id="2")
+    inventory, _ = settle(names, node(("GPU-A", 0), ("GPU-C", 1)), boot_id="2")
 
-    assert named(inventory) == {"A": "gpu-0", "C": "gpu-1"}
+    assert named(inventory) == {"GPU-A": "gpu-0", "GPU-C": "gpu-1"}
 
 
 def test_within_one_boot_the_name_of_a_gpu_that_is_away_is_kept():
-    _, names = settle(Names(), node(("A", 0), ("B", 1)), boot_id="1")
+    _, names = settle(Names(), node(("GPU-A", 0), ("GPU-B", 1)), boot_id="1")
 
-    inventory, names = settle(names, node(("A", 0), ("C", 1)), boot_id="1")
-    assert named(inventory) == {"A": "gpu-0", "C": "gpu-2"}
+    inventory, names = settle(names, node(("GPU-A", 0), ("GPU-C", 1)), boot_id="1")
+    assert named(inventory) == {"GPU-A": "gpu-0", "GPU-C": "gpu-2"}
 
-    inventory, _ = settle(names, node(("A", 0), ("B", 2), ("C", 1)), boot_id="1")
-    assert named(inventory) == {"A": "gpu-0", "B": "gpu-1", "C": "gpu-2"}
+    inventory, _ = settle(names, node(("GPU-A", 0), ("GPU-B", 2), ("GPU-C", 1)), boot_id="1")
+    assert named(inventory) == {"GPU-A": "gpu-0", "GPU-B": "gpu-1", "GPU-C": "gpu-2"}
 
 
 def test_a_gpu_that_missed_a_boot_gets_its_name_back():
-    _, names = settle(Names(), node(("A", 0), ("B", 1)), boot_id="1")
-    _, names = settle(names, node(("A", 0)), boot_id="2")
+    _, names = settle(Names(), node(("GPU-A", 0), ("GPU-B", 1)), boot_id="1")
+    _, names = settle(names, node(("GPU-A", 0)), boot_id="2")
 
-    inventory, _ = settle(names, node(("B", 0), ("A", 1)), boot_id="3")
+    inventory, _ = settle(names, node(("GPU-B", 0), ("GPU-A", 1)), boot_id="3")
 
-    assert named(inventory) == {"A": "gpu-0", "B": "gpu-1"}
+    assert named(inventory) == {"GPU-A": "gpu-0", "GPU-B": "gpu-1"}
 
 
 def test_other_hardware_altogether_starts_anew():
-    _, names = settle(Names(), node(("A", 0), ("B", 1)), boot_id="1")
+    _, names = settle(Names(), node(("GPU-A", 0), ("GPU-B", 1)), boot_id="1")
 
-    inventory, names = settle(names, node(("C", 0)), boot_id="1")
+    inventory, names = settle(names, node(("GPU-C", 0)), boot_id="1")
 
-    assert named(inventory) == names.by_uuid == {"C": "gpu-0"}
+    assert named(inventory) == names.by_uuid == {"GPU-C": "gpu-0"}
 
 
 def test_a_look_at_nothing_forgets_nothing():
-    _, names = settle(Names(), node(("A", 0)), boot_id="1")
+    _, names = settle(Names(), node(("GPU-A", 0)), boot_id="1")
 
     _, after = settle(names, node(), boot_id="2")
 
-    assert after.by_uuid == {"A": "gpu-0"}
+    assert after.by_uuid == {"GPU-A": "gpu-0"}
 
 
 def test_names_are_read_back_after_a_restart(tmp_path: Path):
-    NameStore(tmp_path, boot_id="1").apply(node(("A", 0), ("B", 1)))
+    NameStore(tmp_path, boot_id="1").apply(node(("GPU-A", 0), ("GPU-B", 1)))
 
-    inventory = NameStore(tmp_path, boot_id="2").apply(node(("A", 1), ("B", 0)))
+    inventory = NameStore(tmp_path, boot_id="2").apply(node(("GPU-A", 1), ("GPU-B", 0)))
 
-    assert named(inventory) == {"A": "gpu-0", "B": "gpu-1"}
+    assert named(inventory) == {"GPU-A": "gpu-0", "GPU-B": "gpu-1"}
 
 
 def test_nothing_is_written_when_nothing_is_new(tmp_path: Path):
     store = NameStore(tmp_path, boot_id="1")
-    store.apply(node(("A", 0)))
+    store.apply(node(("GPU-A", 0)))
     before = (tmp_path / NAMES_FILE).stat()
 
-    store.apply(node(("A", 0)))
+    store.apply(node(("GPU-A", 0)))
 
     assert (tmp_path / NAMES_FILE).stat() == before
 
@@ -97,8 +97,29 @@ def test_nothing_is_written_when_nothing_is_new(tmp_path: Path):
 def test_a_damaged_file_costs_the_names_and_nothing_else(tmp_path: Path):
     (tmp_path / NAMES_FILE).write_text('{"names": 3')
 
-    assert named(NameStore(tmp_path, boot_id="1").apply(node(("A", 4)))) == {"A": "gpu-4"}
+    assert named(NameStore(tmp_path, boot_id="1").apply(node(("GPU-A", 4)))) == {"GPU-A": "gpu-4"}
 
 
 def test_a_directory_that_cannot_be_written_costs_nothing(tmp_path: Path):
-    assert named(NameStore(tmp_path / "missing", boot_id="1").apply(node(("A", 4)))) == {"A": "gpu-4"}
+    assert named(NameStore(tmp_path / "missing", boot_id="1").apply(node(("GPU-A", 4)))) == {"GPU-A": "gpu-4"}
+
+
+def test_what_stands_in_for_a_uuid_is_not_remembered():
+    _, names = settle(Names(), node(("GPU-A", 0), ("unknown-0000:1c:00.0", 1)), boot_id="1")
+    assert names.by_uuid == {"GPU-A": "gpu-0"}
+
+    inventory, _ = settle(names, node(("GPU-A", 0), ("GPU-B", 1)), boot_id="1")
+
+    assert named(inventory) == {"GPU-A": "gpu-0", "GPU-B": "gpu-1"}
+
+
+def test_a_gpu_that_does_not_tell_its_uuid_takes_no_name_from_one_that_did():
+    _, names = settle(Names(), node(("GPU-A", 0), ("GPU-B", 1)), boot_id="1")
+
+    inventory, names = settle(names, node(("GPU-A", 0), ("unknown-0000:1c:00.0", 1)), boot_id="1")
+    assert named(inventory) == {"GPU-A": "gpu-0", "unknown-0000:1c:00.0": "gpu-2"}
+
+    inventory, names = settle(names, node(("GPU-A", 0), ("unknown-0000:1c:00.0", 1)), boot_id="2")
+    assert named(inventory) == {"GPU-A": "gpu-0", "unknown-0000:1c:00.0": "gpu-1"}
+    inventory, _ = settle(names, node(("GPU-B", 0), ("GPU-A", 1)), boot_id="2")
+    assert named(inventory) == {"GPU-A": "gpu-0", "GPU-B": "gpu-1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from driver.devices.nvml.kernel import Kernel, bus_id
+from driver.devices.nvml.kernel import Kernel, Places, bus_id
 from driver.devices.nvml.mig_profiles import canonical_name, compose_name, most_side_by_side
 
 
@@ -23,6 +23,18 @@ from driver.devices.nvml.mig_profiles import canonical_name, compose_name, most_
 )
 def test_pci_addresses_are_spelt_as_the_kernel_does(text: str | bytes, expected: str | None):
     assert bus_id(text) == expected
+
+
+def test_an_address_has_one_spelling_whoever_tells_it():
+    sysfs = ["0000:1b:00.0", "10000:1c:00.0", "10000:1d:00.0", "20000:1d:00.0"]
+    places = Places(sysfs, ["00000000:1B:00.0", "0002:01:00.0"])
+
+    assert places.find("00000000:1B:00.0") == places.find(b"0000:1b:00.0") == "0000:1b:00.0"
+    assert places.find("0000:1c:00.0") == places.find("00010000:1C:00.0") == "10000:1c:00.0"
+    assert places.find("00010002:01:00.0") == "0002:01:00.0"
+    assert places.find("0000:1d:00.0") == "0000:1d:00.0"  # it may be either
+    assert places.find("30000:1c:00.0") == "30000:1c:00.0"
+    assert places.find("nonsense") is None
 
 
 def test_a_root_complex_below_another_device_is_found(tmp_path: Path):
@@ -45,7 +57,9 @@ def test_a_gpu_that_did_not_start_has_no_uuid(tmp_path: Path):
         "Model: \t\t Unknown\nGPU UUID: \t GPU-????????-????-????-????-????????????\nDevice Minor: \t 4\n"
     )
 
-    (found,) = Kernel(sysfs=tmp_path, proc=tmp_path).gpus() or ()
+    kernel = Kernel(sysfs=tmp_path, proc=tmp_path)
+
+    (found,) = kernel.gpus(kernel.places()) or ()
 
     assert (found.uuid, found.minor, found.product_name, found.excluded) == (None, 4, "", False)
 
@@ -53,7 +67,7 @@ def test_a_gpu_that_did_not_start_has_no_uuid(tmp_path: Path):
 def test_a_kernel_without_the_driver_knows_of_no_gpus(tmp_path: Path):
     kernel = Kernel(sysfs=tmp_path, proc=tmp_path)
 
-    assert kernel.gpus() is None
+    assert kernel.gpus(kernel.places()) is None
     assert kernel.fingerprint() == kernel.fingerprint()
 
 
