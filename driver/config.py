@@ -89,6 +89,13 @@ class Settings(BaseModel):
         default=False,
         description="Publish although NVIDIA's device plugin or DRA driver serves this node: a GPU may get two users.",
     )
+    unread_patience: float = Field(
+        default=15.0,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds for which GPUs may be unreadable before no new claim gets any of them.",
+    )
     health_port: int = Field(
         default=51515, ge=0, le=65535, description="TCP port of the gRPC health service; 0 switches it off."
     )

@@ -29,7 +29,7 @@ from driver.devices.present import Devices
 from driver.devices.profile import ProfileError
 from driver.health.report import DeviceHealth, describe
 from driver.health.store import ConditionStore
-from driver.inventory import Discovery, Publication
+from driver.inventory import Defects, Discovery, Patience, Publication
 from driver.kube.client import Api, ConfigError
 from driver.kube.events import NodeEvents
 from driver.kubelet.dra import DraService
@@ -114,6 +114,7 @@ class Node:
         self._publisher: Publisher
         self._coexistence: Coexistence
         self._publication: Publication
+        self._defects: Defects
         self._status: StatusWriter | None = None
         self._sweeper: Sweeper
 
@@ -191,6 +192,7 @@ class Node:
             changed=self._neighbours_changed,
             warn=self._events.warn,
         )
+        self._defects = Defects(events=self._events, metrics=self._metrics)
         self._publication = Publication(
             driver_name=settings.driver_name,
             pool=settings.node_name,
@@ -198,6 +200,7 @@ class Node:
             list_attributes=config.list_attributes,
             devices=self._devices,
             offer=self._offer,
+            defects=self._defects,
             publisher=publisher,
             coexistence=self._coexistence,
             feed=self._feed,
@@ -210,10 +213,12 @@ class Node:
             devices=self._devices,
             offer=self._offer,
             publication=self._publication,
+            defects=self._defects,
             store=ConditionStore(settings.plugin_dir, boot_id=self._boot_id),
             events=self._events,
             changed=self._changed,
             registered=self._registration.wait,
+            patience=Patience(unread=settings.unread_patience),
         )
 
     async def _open_engine(self, api: Api) -> Engine:
@@ -337,6 +342,7 @@ class Node:
         missing = []
         if self._devices.inventory is None:
             missing.append(f"devices: {self._devices.problem}")
+        missing.extend(self._defects.not_ready())
         if not self._registration.registered:
             missing.append("kubelet: not registered")
         if self._coexistence.problem:
@@ -406,6 +412,7 @@ class Node:
             "devices": len(self._devices.offered),
             "notOfferedAsAsked": self._offer.problems,
             "pendingChange": self._offer.pending,
+            "nodeDefects": {defect.kind: defect.why for defect in self._defects},
             "conditions": {uuid: [describe(c) for c in found] for uuid, found in self._publication.conditions.items()},
             "droppedFeatureGates": sorted(publisher.dropped),
             "preparedClaims": len(records) if records else 0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from driver.cdi import files, hooks, libraries
 from driver.cdi.nodes import NodeTable
 from driver.cdi.root import DriverRoot
 from driver.devices.backend import BackendError
-from driver.devices.model import ContainerEdits, DeviceNode, Mount
+from driver.devices.model import ContainerEdits, Defect, DeviceNode, Mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +39,23 @@ class DriverFiles:
     hook_program: hooks.HookProgram | None = None
     edits: ContainerEdits = field(default_factory=ContainerEdits)
     """Mounts and hooks."""
+
+    @property
+    def has_cuda(self) -> bool:
+        """Whether CUDA programs find their library."""
+        return any(library.file.startswith("libcuda.so") for library in self.libraries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Needed:
+    """Files that containers get mounted, as this process sees them, and the directories that they were seen in.
+
+    As long as no name comes or goes in these, none of the files has gone: so much fewer need to be looked at.
+    """
+
+    files: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+    stamps: tuple[object, ...] = ()
 
 
 def scan(root: DriverRoot, *, version: str, hook: str, machine: str, kernel: str) -> DriverFiles:
@@ -92,6 +109,7 @@ class NvidiaEdits:
         self._version: str | None = None
         self._files = DriverFiles(version="")
         self._stamps: Mapping[str, object] | None = None
+        self._needed = _Needed()
         self._nodes = self._read_nodes()
         self._drm: Mapping[str, tuple[DeviceNode, ...]] = {}
         self.common = ContainerEdits(env=(KEEP_OTHERS_OUT,))
@@ -110,6 +128,31 @@ class NvidiaEdits:
             return (
                 self._look(self._version) != self._stamps or self._read_nodes().fingerprint != self._nodes.fingerprint
             )
+
+    def missing(self) -> str:
+        """A file that is mounted into containers and has gone since the last ``refresh``; empty if there is none.
+
+        Costs a stat for each directory that they are in, some ten; and where one has changed, a stat for each file.
+        """
+        needed = self._needed
+        stamps = tuple(map(_stamp, needed.directories))
+        if stamps == needed.stamps:
+            return ""
+        gone = next((file for file in needed.files if _stamp(file) is None), "")
+        if not gone:
+            self._needed = replace(needed, stamps=stamps)
+        return gone
+
+    def defects(self) -> tuple[Defect, ...]:
+        """What was wrong with the installation at the last ``refresh``."""
+        found = []
+        if gone := self.missing():
+            why = (
+                f"{gone} is gone, which is mounted into containers: NVIDIA's driver is being replaced, or was while "
+                "its kernel module stayed loaded. Finish the upgrade, and load the module anew or reboot this node"
+            )
+            found.append(Defect(kind="driver-files", why=why, blocks=True))
+        return tuple(found)
 
     def device(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
         """One GPU, or one partition of it. Raises BackendError where the kernel driver names no files that open it."""
@@ -141,6 +184,10 @@ class NvidiaEdits:
         self.common = ContainerEdits(
             env=(KEEP_OTHERS_OUT, *edits.env), device_nodes=nodes.controls(), mounts=edits.mounts, hooks=edits.hooks
         )
+        host = self._root.host.rstrip("/")
+        here = [str(self._root.here(mount.host_path.removeprefix(host))) for mount in edits.mounts]
+        directories = tuple(dict.fromkeys(map(os.path.dirname, here)))
+        self._needed = _Needed(files=tuple(here), directories=directories)  # without stamps: not yet looked at
 
     def _read_nodes(self) -> NodeTable:
         # A driver container may have device files of its own, which the host has not.
@@ -150,12 +197,14 @@ class NvidiaEdits:
 
     def _scan(self, version: str) -> None:
         before, known = self._look(version), self._files
-        self._files = scan(self._root, version=version, hook=self._hook, machine=self._machine, kernel=self._kernel)
+        found = scan(self._root, version=version, hook=self._hook, machine=self._machine, kernel=self._kernel)
+        # A driver that had CUDA and has it no longer is being replaced: what it had is missed, not given up.
+        self._files = known if known.has_cuda and not found.has_cuda else found
         after = self._look(version)
         # What changed while we looked is looked at again; directories that are new to us have no stamp from before.
         self._stamps = after if all(after.get(path) == stamp for path, stamp in before.items()) else None
         if self._version is None or known.edits != self._files.edits:
-            self._report(self._files)
+            self._report(found)
         self._version = version
 
     def _look(self, version: str) -> Mapping[str, object]:
@@ -177,7 +226,7 @@ class NvidiaEdits:
         return None if status is None else (status.st_ino, status.st_mtime_ns)
 
     def _report(self, found: DriverFiles) -> None:
-        if not any(library.file.startswith("libcuda.so") for library in found.libraries):
+        if not found.has_cuda:
             others = libraries.find_version(self._root, self._machine)
             logger.error(
                 "no libcuda.so.%s below %s%s: containers get device files, but no CUDA. Set --driver-root to where "
@@ -196,3 +245,12 @@ class NvidiaEdits:
             self._root.host,
             f"hooks of {found.hook_program.path}" if found.hook_program else "mounted under their names, without hooks",
         )
+
+
+def _stamp(path: str) -> object:
+    """Differs once a file was replaced, or a name has come or gone in a directory; None for what is not there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - on the prepare path
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns

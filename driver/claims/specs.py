@@ -50,6 +50,15 @@ class ClaimSpecs:
         with self._about("read", ref):
             return self._specs.read(ref.uid)
 
+    def check(self, record: Record, backend: Backend) -> None:
+        """Refuse what would come to containers that do not start; before anything is changed for the claim."""
+        if missing := backend.missing_file():
+            raise ClaimError(
+                Reason.HARDWARE,
+                f"claim {record.claim} cannot be prepared now: its containers need {missing}, which is gone from the "
+                "node. NVIDIA's driver is being replaced there; the kubelet tries again until that is done",
+            )
+
     def write(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
         """Write what a record says."""
         with self._metrics.phase("cdi"):

@@ -34,6 +34,13 @@ class Backend(Protocol):
         """
         ...
 
+    def missing_file(self) -> str:
+        """A file of the host that ``common_edits`` mount and that is gone: containers would not start. Empty if none.
+
+        Some ten system calls at the most: called on the prepare path.
+        """
+        ...
+
     def common_edits(self) -> ContainerEdits:
         """Edits for every container that gets any device. Cheap: called on the prepare path, no I/O."""
         ...

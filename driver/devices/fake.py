@@ -112,6 +112,10 @@ class FakeBackend:
         """Seconds that an operation on this GPU's hardware has to take, as injected."""
         return self._state.gpus.get(gpu_uuid, WELL).latency_ms / 1000
 
+    def missing_file(self) -> str:
+        """None ever: containers get no files of the host."""
+        return ""
+
     def common_edits(self) -> ContainerEdits:
         """Keeps NVIDIA's container runtime, where a node has it, from adding GPUs of its own choice."""
         return ContainerEdits(env=("NVIDIA_VISIBLE_DEVICES=void",))

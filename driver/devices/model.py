@@ -135,6 +135,18 @@ def partition_device_name(gpu: str, profile: str, profile_id: int, start: int) -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Defect:
+    """Something that is wrong with the node as a whole, for as long as it lasts."""
+
+    kind: str
+    """One word of a closed set, with ``-``: the value of a taint and the label of a metric."""
+    why: str
+    """For people: what is wrong, and what would help."""
+    blocks: bool = False
+    """Whether nothing can be prepared meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """All that a backend found on the node, GPUs in order of their PCI address."""
 
@@ -143,6 +155,8 @@ class Inventory:
     cuda_version: str
     """CUDA version that the driver supports, ``major.minor``."""
     gpus: tuple[Gpu, ...]
+    defects: tuple[Defect, ...] = ()
+    """What is wrong with the driver's installation."""
 
     def by_name(self) -> dict[str, Gpu]:
         """GPUs keyed by device name; of two with one name the first, which is the one that gets published."""

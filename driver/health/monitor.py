@@ -113,7 +113,8 @@ class Monitor:
             call.cancel()  # no more than: nobody waits for it
 
     def _blind(self) -> tuple[Event, ...]:
-        return tuple(Occurred(gpu_uuid=uuid, fault=_BLIND) for uuid in self.gpu_uuids)
+        # Perhaps more has gone than the events: whoever reads the inventory again sees.
+        return (InventoryChanged(), *(Occurred(gpu_uuid=uuid, fault=_BLIND) for uuid in self.gpu_uuids))
 
     def _seeing(self) -> tuple[Event, ...]:
         """Takes back what ``_blind`` said, also in an earlier process."""

@@ -1,6 +1,7 @@
 """From the hardware to what the node publishes: the flow that reads, offers and publishes, and tries again."""
 
-from driver.inventory.flow import Discovery
+from driver.inventory.defects import Defects
+from driver.inventory.flow import Discovery, Patience
 from driver.inventory.publication import Publication
 
-__all__ = ["Discovery", "Publication"]
+__all__ = ["Defects", "Discovery", "Patience", "Publication"]

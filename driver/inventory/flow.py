@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from driver.claims.errors import ClaimError
 from driver.devices.backend import BackendError
+from driver.devices.model import Defect
 from driver.devices.profile import ProfileError
 from driver.health.monitor import Monitor
 from driver.kube.backoff import Backoff
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from driver.devices.present import Devices
     from driver.health.conditions import Conditions
     from driver.health.store import ConditionStore
+    from driver.inventory.defects import Defects
     from driver.inventory.publication import Publication
     from driver.kube.events import NodeEvents
     from driver.slices.offer import Offer
@@ -34,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+CLOCK = 0.001
+"""A timer may come so many seconds early."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
@@ -41,8 +47,8 @@ class Patience:
 
     retry: float = 10.0
     """The longest pause before something that failed is tried again."""
-    answer: float = 30.0
-    """A driver that does not answer at all in this time hangs: it is waited for, and said to be silent."""
+    unread: float = 15.0
+    """What is known of the GPUs is out of date when they could not be read again for so long."""
     registration: float = 3.0
     """A kubelet that runs registers us within two seconds; without one, slices do no harm."""
 
@@ -60,6 +66,7 @@ class Discovery:
         devices: Devices,
         offer: Offer,
         publication: Publication,
+        defects: Defects,
         store: ConditionStore,
         events: NodeEvents,
         changed: asyncio.Event,
@@ -77,6 +84,7 @@ class Discovery:
         self._devices = devices
         self._offer = offer
         self._publication = publication
+        self._defects = defects
         self._store = store
         self._events = events
         self._changed = changed
@@ -84,6 +92,8 @@ class Discovery:
         self._patience = patience
         self._backoff = Backoff(multiplier=patience.retry / 16, longest=patience.retry)
         self._said = Said()
+        self._unread_since: float | None = None
+        """When the attempts began of which none has succeeded yet, in monotonic seconds."""
 
     async def run(self) -> None:
         """Ends only by cancellation. Raises ProfileError."""
@@ -120,8 +130,11 @@ class Discovery:
 
     async def _read(self, backend: Backend) -> None:
         await self._until_it_succeeds(lambda: self._offer.read(backend))
+        self._unread_since = None
         if self._said.over(""):
             logger.info("the GPUs can be read again")
+        self._defects.found("hardware")
+        self._defects.found("driver", *(self._devices.inventory.defects if self._devices.inventory else ()))
 
     async def _until_it_succeeds(self, attempt: Callable[[], Awaitable[T]]) -> T:
         failures = 0
@@ -138,18 +151,31 @@ class Discovery:
                     logger.exception("unexpected error")
             failures += 1
             self._failed(problem)
-            await asyncio.sleep(self._backoff.after(failures, None))
+            await asyncio.sleep(min(self._backoff.after(failures, None), self._next_word()))
 
     async def _patiently(self, work: Awaitable[T]) -> T:
         """What comes of it, however long that takes: a call that hangs cannot be ended, but it can be said."""
+        if self._unread_since is None:
+            self._unread_since = time.monotonic()
         task = asyncio.ensure_future(work)
         try:
-            done, _ = await asyncio.wait({task}, timeout=self._patience.answer)
+            done, _ = await asyncio.wait({task}, timeout=self._next_word())
             if not done:
-                self._failed(f"the GPUs' driver has not answered for {self._patience.answer:.0f} s, and is waited for")
+                waited = time.monotonic() - self._unread_since
+                self._failed(f"the GPUs' driver has not answered for {waited:.0f} s, and is waited for")
             return await task
         finally:
             task.cancel()  # no more than: nobody waits for it
+
+    @property
+    def _unread(self) -> float:
+        """For how many seconds no attempt has succeeded."""
+        return 0.0 if self._unread_since is None else time.monotonic() - self._unread_since
+
+    def _next_word(self) -> float:
+        """Seconds until what is known is out of date; after that, until it is worth another word."""
+        left = self._patience.unread - self._unread
+        return left if left > 0 else self._patience.unread
 
     def _failed(self, problem: str) -> None:
         if self._said.is_news("", problem):
@@ -159,6 +185,11 @@ class Discovery:
             else:
                 logger.error("the inventory cannot be read again, the last one stays until it can: %s", problem)
         self._devices.fail(problem)
+        if self._devices.inventory is None or self._unread < self._patience.unread - CLOCK:
+            return
+        why = f"nothing new is known of the GPUs, and what is published of them may be wrong: {problem}"
+        if self._defects.found("hardware", Defect(kind="unread", why=why, blocks=True)):
+            self._publication.renew()
 
     def _conditions_changed(self, conditions: Conditions) -> None:
         self._publication.conditions = conditions

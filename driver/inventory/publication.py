@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from driver.devices.present import Devices
     from driver.health.conditions import Conditions
     from driver.health.taints import Effects
+    from driver.inventory.defects import Defects
     from driver.kubelet.health import HealthFeed
     from driver.observe.metrics import Metrics
     from driver.slices.build import Slice
@@ -39,6 +40,7 @@ class Publication:
         list_attributes: bool,
         devices: Devices,
         offer: Offer,
+        defects: Defects,
         publisher: Publisher,
         coexistence: Coexistence,
         feed: HealthFeed,
@@ -51,6 +53,7 @@ class Publication:
         self._list_attributes = list_attributes
         self._devices = devices
         self._offer = offer
+        self._defects = defects
         self._publisher = publisher
         self._coexistence = coexistence
         self._feed = feed
@@ -98,6 +101,7 @@ class Publication:
             effects=self._effects,
             list_attributes=self._list_attributes,
             pending=self._offer.pending,
+            unpreparable=self._defects.blocking,
         )
         self._rendered = {device["name"]: device for spec in slices for device in spec.get("devices") or []}
         self._rendered_of = offered

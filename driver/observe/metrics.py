@@ -74,6 +74,9 @@ class Metrics:
         self.pending = gauge(
             "gpus_pending_change", "GPUs that keep their former shape until the claims that hold them end."
         )
+        self.defects = gauge(
+            "node_defects", "1 while something is wrong with the node as a whole, by what it is.", ("defect",)
+        )
         self.slice_writes = counter("slice_writes", "ResourceSlice requests that changed something.", ("verb",))
         self.slice_errors = counter("slice_errors", "Failed attempts to publish, by HTTP status.", ("status",))
         self.slices = gauge("published_slices", "ResourceSlices as last seen on the API server.")

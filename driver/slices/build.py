@@ -33,6 +33,8 @@ MAX_PEERS = 24
 
 RESHAPE_PENDING = "reshape-pending"
 """Last part of the key of the taint on a GPU that keeps its former shape for claims that hold it."""
+UNPREPARABLE = "unpreparable"
+"""Last part of the key of the taint on devices that cannot be prepared as things are; its value says why."""
 PARTITION_GONE = "partition-gone"
 """Last part of the key of the taint on a MIG device that was destroyed while a claim holds it."""
 
@@ -64,6 +66,7 @@ def build_slices(
     effects: Effects = DEFAULT_EFFECTS,
     list_attributes: bool = False,
     pending: Collection[str] = (),
+    unpreparable: str = "",
 ) -> tuple[Slice, ...]:
     """The slices of the node's pool, in the order of their index.
 
@@ -79,6 +82,7 @@ def build_slices(
         devices: what is offered, from driver.devices.catalogue; every GPU as a whole without it.
         effects: by which table conditions become taints.
         list_attributes: whether the cluster takes attributes that are lists.
+        unpreparable: why none of them can be prepared at the moment, in one word; empty if they can.
         pending: UUIDs of GPUs that get another shape once nobody holds them: nothing new may start there.
     """
     offered = catalogue(inventory, Options()) if devices is None else devices
@@ -93,6 +97,9 @@ def build_slices(
             found.append({"key": f"{driver_name}/{PARTITION_GONE}", "effect": str(Effect.NO_SCHEDULE)})
         if device.gpu.uuid in pending:  # without a time, so that the API server sets one and it stays
             found.append({"key": f"{driver_name}/{RESHAPE_PENDING}", "effect": str(Effect.NO_SCHEDULE)})
+        if unpreparable:
+            key = f"{driver_name}/{UNPREPARABLE}"
+            found.append({"key": key, "value": unpreparable, "effect": str(Effect.NO_SCHEDULE)})
         if found:
             rendered["taints"] = found
         by_gpu.setdefault(device.gpu.uuid, []).append(rendered)

@@ -36,6 +36,7 @@ REACHED: dict[str, tuple[Object, Any]] = {
     "device_metadata": ({"deviceMetadata": True}, "true"),
     "device_status": ({"deviceStatus": True}, "true"),
     "ignore_other_drivers": ({"ignoreOtherDrivers": True}, "true"),
+    "unread_patience": ({"unreadPatience": 2.5}, "2.5"),
     "health_port": ({"healthPort": 1234}, "1234"),
     "http_port": ({"httpPort": 0}, "0"),
     "log_level": ({"logLevel": "debug"}, "debug"),

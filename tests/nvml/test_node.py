@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.nvml.standin import World
 
 SMALL = "gpu-0-mig-1g10gb-19-6"
+UNREAD = ("unpreparable", "unread", "NoSchedule")
 
 
 class Site:
@@ -34,8 +35,8 @@ class Site:
         self.claims = Claims(api)
         self.driver: Driver
 
-    async def start(self, partitioning: str = "none", *, wait: bool = True) -> Kubelet:
-        flags = ("--devices=nvml", *self.machine.options(), f"--partitioning={partitioning}")
+    async def start(self, partitioning: str = "none", *more: str, wait: bool = True) -> Kubelet:
+        flags = ("--devices=nvml", *self.machine.options(), f"--partitioning={partitioning}", *more)
         self.driver = ForkedDriver(self.node, self._kubeconfig, *flags)
         await self.driver.start()
         await self.driver.serving()
@@ -105,6 +106,10 @@ async def _is(found: Any, wanted: object) -> bool:
     return bool(await found == wanted)
 
 
+async def _has(found: Any, wanted: object) -> bool:
+    return wanted in await found
+
+
 async def test_a_partition_is_made_for_a_claim_and_taken_away(site: Site) -> None:
     site.machine.add()
     kubelet = await site.start("dynamic")
@@ -170,6 +175,34 @@ async def test_a_node_without_a_driver_yet_waits_for_it(site: Site) -> None:
     said = [line for line in site.driver.lines() if str(line.get("message")).startswith("NVML cannot be used")]
     assert len(said) == 1, said
     assert list(await site.devices()) == ["gpu-0"]
+
+
+async def test_a_driver_that_is_replaced_under_us_gets_no_claims_until_it_is_whole_again(site: Site) -> None:
+    site.machine.add()
+    libraries = site.machine.library.parent
+    (libraries / "libcuda.so.570.124.06").touch()
+    kubelet = await site.start("none", "--unread-patience=0.5")
+    claim = await site.claims.allocated("a", "gpu-0")
+
+    (libraries / "libcuda.so.570.124.06").rename(libraries / "libcuda.so.580.65.06")
+    site.machine.install("580.65.06")
+    site.machine.fail("nvmlInitWithFlags", 18)
+    site.machine.set(driver="580.65.06", generation=1, stale=18)
+
+    (answer,) = (await kubelet.prepare(claim)).values()
+    assert "which is gone from the node. NVIDIA's driver is being replaced there" in answer.error
+    await eventually(lambda: _has(site.taints("gpu-0"), UNREAD), within=30)
+    status, body = await site.driver.get("/readyz")
+    assert status == 503
+    assert "node: unread: " in body
+    assert "different versions" in body
+
+    site.machine.fail("nvmlInitWithFlags", None)
+    await eventually(lambda: _is(site.taints("gpu-0"), set()), within=30)
+    await eventually(site.driver.ready, within=20)
+    (answer,) = (await kubelet.prepare(claim)).values()
+    assert not answer.error
+    assert "libcuda.so.580.65.06" in (site.node.cdi / site.node.specs()[0]).read_text()
 
 
 async def test_static_devices_come_and_go_with_the_administrator(site: Site) -> None:

@@ -82,6 +82,7 @@ class NvmlBackend:
             driver_version=version,
             cuda_version=cuda,
             gpus=tuple(reading.gpu for reading in self._readings.values()),
+            defects=self._edits.defects(),
         )
 
     def wait_for_events(self, timeout: float) -> tuple[Event, ...]:
@@ -97,6 +98,10 @@ class NvmlBackend:
         events = self._watch.wait(0 if outdated else timeout)
         # The driver was upgraded, or a module loaded: whoever reads the inventory again sees to it.
         return (*events, InventoryChanged()) if outdated and InventoryChanged() not in events else events
+
+    def missing_file(self) -> str:
+        """A library, program or socket of the driver that was there at the last inventory."""
+        return self._edits.missing()
 
     def common_edits(self) -> ContainerEdits:
         """The driver's control nodes, libraries and programs, as the node had them at the last inventory."""

@@ -124,9 +124,9 @@ def test_the_same_driver_is_not_looked_at_twice(edits: NvidiaEdits, caplog: Any)
     assert not edits.outdated()
 
 
-def upgrade(host: Path, version: str) -> None:
-    for name in roots.SONAMES:
-        (host / "usr/lib64" / name).rename(host / "usr/lib64" / name.replace(VERSION, version))
+def upgrade(host: Path, version: str, *, before: str = VERSION) -> None:
+    for name in (name.replace(VERSION, before) for name in roots.SONAMES):
+        (host / "usr/lib64" / name).rename(host / "usr/lib64" / name.replace(before, version))
     roots.ldconfig(host, "/usr/lib64", links=True)
 
 
@@ -141,11 +141,43 @@ def test_an_upgrade_is_noticed_and_taken_over(edits: NvidiaEdits, host: Path):
     assert not edits.outdated()
 
 
+def test_files_that_are_mounted_and_gone_are_missing_until_the_driver_is_whole_again(edits: NvidiaEdits, host: Path):
+    assert edits.missing() == ""
+
+    upgrade(host, "575.1.2")
+
+    assert edits.missing().endswith(f".so.{VERSION}")
+    edits.refresh("575.1.2", [GPU])
+    assert edits.missing() == ""
+
+
+def test_while_the_kernel_has_the_old_driver_the_new_one_s_files_are_no_help(edits: NvidiaEdits, host: Path):
+    assert edits.defects() == ()
+    upgrade(host, "575.1.2")
+
+    edits.refresh(VERSION, [GPU])
+
+    assert edits.missing().endswith(f".so.{VERSION}")
+    assert [(defect.kind, defect.blocks) for defect in edits.defects()] == [("driver-files", True)]
+    upgrade(host, VERSION, before="575.1.2")
+    assert edits.outdated()
+    edits.refresh(VERSION, [GPU])
+    assert (edits.missing(), edits.defects()) == ("", ())
+    assert has_library(edits, VERSION)
+
+
+def test_any_file_that_is_mounted_can_be_missing(edits: NvidiaEdits, host: Path):
+    (host / "run/nvidia-persistenced/socket").unlink()
+
+    assert edits.missing() == str(host / "run/nvidia-persistenced/socket")
+
+
 def test_files_of_others_in_the_same_directory_are_no_change(edits: NvidiaEdits, host: Path):
     roots.put(host, "/usr/lib64/libcrypto.so.3")
     roots.put(host, "/usr/bin/vim")
 
     assert not edits.outdated()
+    assert edits.missing() == ""
 
 
 def test_a_driver_that_is_installed_later_is_noticed(host: Path, caplog: Any):

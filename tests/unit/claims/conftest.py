@@ -67,6 +67,12 @@ class Hardware:
     def mps_edits(self, daemon_id: str, limits: MpsLimits) -> ContainerEdits:
         return client_edits(pipes=f"/mps/{daemon_id}/pipe", shm=f"/mps/{daemon_id}/shm", limits=limits)
 
+    def __init__(self) -> None:
+        self.missing = ""
+
+    def missing_file(self) -> str:
+        return self.missing
+
     def common_edits(self) -> ContainerEdits:
         return ContainerEdits(env=("COMMON=1",))
 
@@ -120,6 +126,7 @@ class Node:
             salvage=lambda uid, path, spec: self.salvaged(uid, path, spec or self.specs.read(uid), boot_id),
         )
         self.cdi_root = root / "cdi"
+        self.backend = Hardware()
         self.specs = SpecDirectory(self.cdi_root, driver=DRIVER)
         self.inventory = {f"gpu-{minor}": Device(name=f"gpu-{minor}", gpu=gpu(minor)) for minor in range(gpus)}
         self.engine = Engine(
@@ -146,7 +153,7 @@ class Node:
         return self.inventory
 
     async def known(self) -> Any:
-        return Hardware(), self.inventory
+        return self.backend, self.inventory
 
     async def start(self) -> Node:
         self.specs.open()

@@ -727,3 +727,17 @@ async def test_fields_that_this_version_does_not_know_change_nothing(node: Node,
     [device] = await node.prepare(allocated(result(fromTheFuture={"a": [1]}), fromTheFuture=[{}]))
 
     assert device.device == "gpu-0"
+
+
+async def test_a_claim_whose_containers_would_not_start_is_refused_until_they_would(node: Node, allocated: Any) -> None:
+    claim = allocated(result("gpu-0"))
+    node.backend.missing = "/usr/lib64/libcuda.so.570.124.06"
+
+    refused = await node.prepare(claim)
+
+    assert isinstance(refused, ClaimError)
+    assert refused.reason is Reason.HARDWARE
+    assert "its containers need /usr/lib64/libcuda.so.570.124.06, which is gone from the node" in str(refused)
+    assert (node.spec_files(), node.records.read(claim["metadata"]["uid"])) == ([], None)
+    node.backend.missing = ""
+    assert [device.device for device in await node.prepare(claim)] == ["gpu-0"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +18,7 @@ from driver.devices.options import DeviceOptions, Options, Partitioning
 from driver.devices.present import Devices
 from driver.health.store import ConditionStore
 from driver.health.taints import DEFAULT_EFFECTS
-from driver.inventory import Discovery, Publication
-from driver.inventory.flow import Patience
+from driver.inventory import Defects, Discovery, Patience, Publication
 from driver.observe.metrics import Metrics
 from driver.slices.offer import Offer
 
@@ -39,11 +39,15 @@ class Hardware(FakeBackend):
     def __init__(self, directory: Path, name: str) -> None:
         super().__init__(profile.load(name), name=name, state_dir=directory, boot_id=BOOT)
         self.trouble: Exception | None = None
+        self.hangs, self.goes_on = threading.Event(), threading.Event()
         self.reads = 0
         self.closed = 0
 
     def inventory(self) -> Inventory:
         self.reads += 1
+        if self.hangs.is_set():
+            self.hangs.clear()
+            self.goes_on.wait(20)
         if self.trouble is not None:
             raise self.trouble
         return super().inventory()
@@ -87,7 +91,7 @@ class Outside:
 class World:
     """One node."""
 
-    def __init__(self, directory: Path, *, name: str, partitioning: str) -> None:
+    def __init__(self, directory: Path, *, name: str, partitioning: str, unread: float) -> None:
         self.hardware = Hardware(directory, name)
         self.opening: list[Exception] = []
         """What opening fails with, one after the other."""
@@ -110,6 +114,8 @@ class World:
         )
         self.offer.records = self.records
         outside: Any = self.outside
+        events: Any = self.said
+        self.defects = Defects(events=events, metrics=self.metrics)
         self.publication = Publication(
             driver_name=DRIVER,
             pool=NODE,
@@ -117,22 +123,23 @@ class World:
             list_attributes=False,
             devices=self.devices,
             offer=self.offer,
+            defects=self.defects,
             publisher=outside,
             coexistence=outside,
             feed=outside,
             metrics=self.metrics,
         )
-        events: Any = self.said
         self.discovery = Discovery(
             open_backend=self._open,
             devices=self.devices,
             offer=self.offer,
             publication=self.publication,
+            defects=self.defects,
             store=ConditionStore(directory, boot_id=BOOT),
             events=events,
             changed=self.changed,
             registered=asyncio.Event().wait,
-            patience=Patience(retry=0.02, answer=0.2, registration=0.01),
+            patience=Patience(retry=0.02, unread=unread, registration=0.01),
         )
 
     def _open(self) -> Hardware:
@@ -147,6 +154,11 @@ class World:
         pool = self.outside.pools[-1] if self.outside.pools else None
         slices = pool.slices if pool is not None else ()
         return {device["name"]: device for one in slices for device in one.get("devices") or ()}
+
+    def taints(self, device: str) -> set[tuple[str, str, str]]:
+        """Keys without the driver's name, values and effects."""
+        found = self.published[device].get("taints") or ()
+        return {(t["key"].removeprefix(f"{DRIVER}/"), t.get("value", ""), t["effect"]) for t in found}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[World]:
@@ -163,8 +175,8 @@ class World:
 
 @pytest.fixture
 def new_world(tmp_path: Path) -> Any:
-    def new(name: str = "h100x8", partitioning: str = "none") -> World:
-        return World(tmp_path, name=name, partitioning=partitioning)
+    def new(*, name: str = "h100x8", partitioning: str = "none", unread: float = 60) -> World:
+        return World(tmp_path, name=name, partitioning=partitioning, unread=unread)
 
     return new
 

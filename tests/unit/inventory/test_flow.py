@@ -101,6 +101,66 @@ async def test_while_records_cannot_be_read_the_last_offer_stays(new_world: Any)
         assert dict(world.published) == shape
 
 
+UNREAD = ("unpreparable", "unread", "NoSchedule")
+
+
+async def test_what_cannot_be_read_again_for_long_gets_no_new_claims(new_world: Any) -> None:
+    world: World = new_world(unread=0.3)
+    async with world.running():
+        await eventually(lambda: world.published)
+        world.hardware.trouble = GONE
+        world.changed.set()
+
+        await eventually(lambda: world.taints("gpu-0") == {UNREAD})
+
+        assert all(world.taints(name) == {UNREAD} for name in world.published)
+        assert [line.split(": ")[:2] for line in world.defects.not_ready()] == [["node", "unread"]]
+        assert "the kernel driver was replaced" in world.defects.not_ready()[0]
+        assert world.said.reasons() == ["NodeDefect"]
+
+
+async def test_what_can_be_read_again_gets_new_claims_again(new_world: Any) -> None:
+    world: World = new_world(unread=0.1)
+    async with world.running():
+        await eventually(lambda: world.published)
+        world.hardware.trouble = GONE
+        world.changed.set()
+        await eventually(lambda: world.taints("gpu-0") == {UNREAD})
+        world.hardware.trouble = None
+
+        await eventually(lambda: world.taints("gpu-0") == set())
+
+        assert world.defects.not_ready() == []
+        assert world.said.reasons() == ["NodeDefect", "NodeDefectMended"]
+
+
+async def test_hardware_that_does_not_answer_at_all_is_unread_too(new_world: Any) -> None:
+    world: World = new_world(unread=0.2)
+    async with world.running():
+        await eventually(lambda: world.published)
+        world.hardware.hangs.set()
+        world.changed.set()
+
+        await eventually(lambda: world.taints("gpu-0") == {UNREAD})
+
+        assert "has not answered for" in world.defects.not_ready()[0]
+        world.hardware.goes_on.set()
+        await eventually(lambda: world.taints("gpu-0") == set())
+
+
+async def test_one_read_that_fails_is_no_reason_to_write_slices(world: World) -> None:
+    async with world.running():
+        await eventually(lambda: world.published)
+        pools = len(world.outside.pools)
+        world.hardware.trouble = GONE
+        world.changed.set()
+        failed = world.hardware.reads + 3
+        await eventually(lambda: world.hardware.reads >= failed)
+
+        assert len(world.outside.pools) == pools
+        assert world.defects.not_ready() == []
+
+
 async def hold_as_a_whole(world: World, name: str) -> None:
     """A claim that got a GPU when partitions were not offered yet."""
     gpu = world.hardware.inventory().by_name()[name]
