@@ -8,6 +8,7 @@ import re
 import kubernetes_validate
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 import driver.observe.metrics
 from tests.deploy.helm import (
@@ -19,6 +20,7 @@ from tests.deploy.helm import (
     MODES,
     NAMESPACE,
     NVML,
+    RELEASE,
     ROOT,
     HelmError,
     Object,
@@ -143,19 +145,45 @@ def test_the_plain_manifests_and_the_classes_of_the_examples_are_those_of_the_ch
     assert not stale, "run `make manifests`"
 
 
-def test_each_metric_in_an_alert_exists() -> None:
-    metrics = driver.observe.metrics.Metrics(driver_name="gpu.nvidia.com")
-    families = list(metrics.registry.collect())
-    names = {sample.name for family in families for sample in family.samples}
-    # Series with labels come into being with their first value: counters as _total, histograms as _bucket.
-    names |= {f"{family.name}{suffix}" for family in families for suffix in ("", "_total", "_bucket")}
-    alerts = one(render(EVERYTHING), "PrometheusRule")["spec"]["groups"][0]["rules"]
+ALERTS: list[Object] = yaml.safe_load((CHART / "alerts.yaml").read_text())
+PROMQL = {"absent", "by", "histogram_quantile", "increase", "le", "max", "namespace", "node", "rate", "sum"}
+"""Words of the language, and labels that a histogram or the scrape adds."""
+OTHERS = {"kube_daemonset_status_number_unavailable": {"namespace", "daemonset"}}
+"""Metrics of kube-state-metrics, and their labels."""
 
-    used = {name for rule in alerts for name in re.findall(r"\b(?:gpu_)?dra_\w+", rule["expr"])}
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_uses_metrics_that_exist_and_labels_that_these_have(rule: Object) -> None:
+    metrics = driver.observe.metrics.Metrics(driver_name="gpu.nvidia.com")
+    known = dict(OTHERS)
+    for family in metrics.registry.collect():
+        labels = {label for sample in family.samples for label in sample.labels}
+        # Series with labels come into being with their first value: counters as _total, histograms as _bucket.
+        for suffix in ("", "_total", "_bucket"):
+            known[f"{family.name}{suffix}"] = labels
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            for suffix in ("", "_total", "_bucket"):
+                known[f"{metric.describe()[0].name}{suffix}"] = set(metric._labelnames)
+
+    words = set(re.findall(r"[a-zA-Z_]\w*", re.sub(r'"[^"]*"|\[\w+\]', "", rule["expr"])))
+    used = {word for word in words if word in known}
 
     assert used
-    assert used <= names
-    assert all(rule["labels"]["severity"] and rule["annotations"]["summary"] for rule in alerts)
+    assert words - used - PROMQL <= {label for name in used for label in known[name]}
+    assert rule["expr"].count("(") == rule["expr"].count(")")
+    assert rule["labels"]["severity"]
+    assert rule["annotations"]["summary"]
+
+
+def test_a_driver_that_is_absent_is_an_alert_of_its_own() -> None:
+    # A series that is not there is no 0: only these see it.
+    rules = one(render(EVERYTHING), "PrometheusRule")["spec"]["groups"][0]["rules"]
+    expressions = {rule["expr"] for rule in rules}
+
+    assert "absent(gpu_dra_registered)" in expressions
+    unavailable = f'kube_daemonset_status_number_unavailable{{namespace="{NAMESPACE}", daemonset="{RELEASE}"}} > 0'
+    assert unavailable in expressions
 
 
 @pytest.mark.parametrize("values", [NVML, FAKE, EVERYTHING], ids=["nvml", "fake", "everything"])
