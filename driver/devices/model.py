@@ -207,11 +207,18 @@ class Cleared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """A GPU that gives no account of itself has had no error for a while: faults that end with a program are over."""
+
+    gpu_uuid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InventoryChanged:
     """GPUs came, went or changed shape: read the inventory again."""
 
 
-Event = Occurred | Cleared | InventoryChanged
+Event = Occurred | Cleared | Quiet | InventoryChanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

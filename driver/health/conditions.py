@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from driver.devices.model import Cause, Cleared, Event, Fault, Occurred
+from driver.devices.model import Cause, Cleared, Event, Fault, Occurred, Quiet
 from driver.health import xids
 from driver.health.xids import Severity
 
@@ -37,14 +37,20 @@ Conditions = Mapping[str, tuple[Condition, ...]]
 def fold(conditions: Conditions, event: Event, now: float) -> Conditions:
     """Conditions after an event; the very same object when nothing changed.
 
-    A fault that repeats keeps its ``since``; a harmless fault never takes the place of a bad one.
+    A fault that repeats keeps its ``since``; a harmless fault never takes the place of a bad one. A GPU that was lost
+    and is well again has been reset in between, and that ends every error of before, whether or not it says so.
     """
     if isinstance(event, Occurred):
         return _replace(conditions, event.gpu_uuid, frozenset({event.fault}), now, keep_others=True)
     if isinstance(event, Cleared):
-        others = conditions.get(event.gpu_uuid, ()) if event.causes is not None else ()
-        kept = frozenset(c.fault for c in others if event.causes is not None and c.fault.cause not in event.causes)
+        others = frozenset(c.fault for c in conditions.get(event.gpu_uuid, ()))
+        kept = frozenset(f for f in others if event.causes is not None and f.cause not in event.causes)
+        if any(f.cause is Cause.GPU_LOST for f in others) and not any(map(severity, event.remaining)):
+            kept = frozenset(f for f in kept if f.cause not in (Cause.XID, Cause.ECC))
         return _replace(conditions, event.gpu_uuid, event.remaining | kept, now, keep_others=False)
+    if isinstance(event, Quiet):
+        lasting = frozenset(c.fault for c in conditions.get(event.gpu_uuid, ()) if not _passes(c.fault))
+        return _replace(conditions, event.gpu_uuid, lasting, now, keep_others=False)
     return conditions
 
 
@@ -63,6 +69,10 @@ def severity(fault: Fault) -> Severity:
             return Severity.INFORMATION if fault.detail.endswith("-pending") else Severity.DEGRADED
         case Cause.INCOMPLETE:
             return Severity.DEGRADED if fault.detail == "no-answer" else Severity.INFORMATION
+
+
+def _passes(fault: Fault) -> bool:
+    return fault.cause is Cause.XID and fault.detail.isdecimal() and int(fault.detail) in xids.PASSING_XIDS
 
 
 def concerning(conditions: tuple[Condition, ...], part: frozenset[int] | None) -> tuple[Condition, ...]:

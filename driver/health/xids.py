@@ -19,6 +19,12 @@ class Severity(enum.IntEnum):
 APPLICATION_XIDS = frozenset({13, 31, 43, 45, 68, 109})
 """Faults of the program that ran, the same numbers that NVIDIA's device plugin and DRA driver let pass."""
 
+PASSING_XIDS = APPLICATION_XIDS | {63, 92, 94}
+"""NVIDIA's catalogue asks for no more than to start the program again, or for nothing: over once that has ended.
+
+All others need a reset of the GPU, or somebody who looks at it; XIDs that we don't know are taken for such.
+"""
+
 UNUSABLE_XIDS = frozenset({62, 79, 95, 119, 120})
 """NVIDIA's catalogue asks for a reset or reboot, and every context on the GPU is gone or hangs by then.
 

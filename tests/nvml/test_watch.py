@@ -11,7 +11,7 @@ import pytest
 from driver.devices.backend import BackendError
 from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
 from driver.devices.nvml.watch import LOOKED_AT
-from driver.health.conditions import fold
+from driver.health.conditions import Condition, Conditions, fold
 from tests.eventually import PATIENCE
 from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID
 
@@ -28,9 +28,9 @@ LOST = Fault(cause=Cause.GPU_LOST)
 class Health:
     """Conditions as the driver keeps them, from a backend's events."""
 
-    def __init__(self, backend: NvmlBackend) -> None:
+    def __init__(self, backend: NvmlBackend, conditions: Conditions | None = None) -> None:
         self.backend = backend
-        self.conditions: dict[str, tuple[object, ...]] = {}
+        self.conditions: Conditions = conditions or {}
         self.inventory_changes = 0
         backend.inventory()
         self.look()
@@ -38,7 +38,7 @@ class Health:
     def look(self, timeout: float = 0) -> tuple[Event, ...]:
         events = self.backend.wait_for_events(timeout)
         for event in events:
-            self.conditions = dict(fold(self.conditions, event, time.time()))  # type: ignore[arg-type]
+            self.conditions = fold(self.conditions, event, time.time())
             if isinstance(event, InventoryChanged):
                 self.inventory_changes += 1
                 self.backend.inventory()  # as the driver does
@@ -52,7 +52,7 @@ class Health:
 
     def of(self, uuid: str) -> set[str]:
         """What is wrong with a GPU: ``cause`` or ``cause=detail``."""
-        found = [condition.fault for condition in self.conditions.get(uuid, ())]  # type: ignore[attr-defined]
+        found = [condition.fault for condition in self.conditions.get(uuid, ())]
         return {f"{fault.cause}={fault.detail}" if fault.detail else str(fault.cause) for fault in found}
 
 
@@ -94,7 +94,7 @@ def test_an_xid_that_is_laid_to_an_instance_is_of_its_memory_slices(
 
     health.until(lambda: health.of(uuid) == {"xid=94"})
     [condition] = health.conditions[uuid]
-    assert condition.fault.slots == slots  # type: ignore[attr-defined]
+    assert condition.fault.slots == slots
 
 
 def test_a_library_that_knows_no_instances_lays_nothing_to_them(build: Build, open_nvml: Open) -> None:
@@ -107,7 +107,7 @@ def test_a_library_that_knows_no_instances_lays_nothing_to_them(build: Build, op
 
     health.until(lambda: health.of(uuid) == {"xid=94"})
     [condition] = health.conditions[uuid]
-    assert condition.fault.slots is None  # type: ignore[attr-defined]
+    assert condition.fault.slots is None
 
 
 def test_a_memory_error_is_told(machine: World, health: Health) -> None:
@@ -274,16 +274,56 @@ def test_an_xid_is_over_when_the_gpu_asks_for_nothing_a_while_later(machine: Wor
     hasty.until(lambda: not hasty.of(uuid))
 
 
-def test_an_xid_stays_on_a_gpu_that_gives_no_account(machine: World, open_nvml: Open) -> None:
-    uuid = machine.add(**{f"field.{RECOVERY_ACTION}": None})
-    health = Health(open_nvml(machine))
-    machine.happen(0, XID, 48)
-    health.until(lambda: health.of(uuid) == {"xid=48"})
+@pytest.fixture
+def silent(machine: World, open_nvml: Open) -> Health:
+    """One GPU that gives no account of what it needs."""
+    machine.add(**{f"field.{RECOVERY_ACTION}": None})
+    return Health(open_nvml(machine))
 
+
+def test_what_needs_a_reset_stays_on_a_gpu_that_gives_no_account_until_it_was_reset(
+    machine: World, silent: Health
+) -> None:
+    (uuid,) = machine.uuids()
+    for xid in (31, 48, 500):
+        machine.happen(0, XID, xid)
+    silent.until(lambda: {"xid=48", "xid=500"} <= silent.of(uuid))
+
+    silent.until(lambda: silent.of(uuid) == {"xid=48", "xid=500"})
     for _ in range(3):
-        health.look()
+        silent.look()
+    assert silent.of(uuid) == {"xid=48", "xid=500"}
 
-    assert health.of(uuid) == {"xid=48"}
+    machine.set({"gpu.0.lost": 1})
+    silent.until(lambda: silent.of(uuid) == {"xid=48", "xid=500", "gpu-lost"})
+    machine.set({"gpu.0.lost": 0})
+    silent.until(lambda: not silent.of(uuid))
+
+
+@pytest.mark.parametrize("xid", [31, 94])
+def test_what_ends_with_a_program_is_over_a_while_later_also_without_an_account(
+    machine: World, open_nvml: Open, silent: Health, xid: int
+) -> None:
+    (uuid,) = machine.uuids()
+    patient = Health(open_nvml(machine, settle_seconds=60.0))
+
+    machine.happen(0, XID, xid, gi=5)
+
+    silent.until(lambda: silent.of(uuid) == {f"xid={xid}"})
+    silent.until(lambda: not silent.of(uuid))
+    patient.until(lambda: patient.of(uuid) == {f"xid={xid}"})
+    for _ in range(3):
+        patient.look()
+    assert patient.of(uuid) == {f"xid={xid}"}
+
+
+def test_what_ends_with_a_program_is_over_after_a_restart(machine: World, open_nvml: Open, silent: Health) -> None:
+    (uuid,) = machine.uuids()
+    before = {uuid: tuple(Condition(fault=Fault(cause=Cause.XID, detail=str(n)), since=1) for n in (94, 48))}
+
+    again = Health(open_nvml(machine), before)
+
+    again.until(lambda: again.of(uuid) == {"xid=48"})
 
 
 def test_time_is_up_without_events(health: Health) -> None:

@@ -37,6 +37,8 @@ CANNOT_TELL = frozenset(
     {NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED}
 )
 """This GPU, driver or user has no such thing: nothing is wrong."""
+NEVER = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED})
+"""Of these the GPU or its driver has no such thing for good: what would have been told will never be known."""
 SESSION_OVER = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH})
 """The kernel driver has gone, or another one has come: everything that NVML gave us before is void."""
 LOST = frozenset({GPU_IS_LOST, GPU_NOT_FOUND})

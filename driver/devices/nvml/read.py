@@ -20,7 +20,7 @@ from driver.devices.nvml.names import ADDRESSING_MODES, ARCHITECTURES, BRANDS
 from driver.devices.nvml.reading import GPU_LOST, NO_ANSWER, Reading, missing, ordered, settled, stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from driver.devices.model import Partition
     from driver.devices.nvml.kernel import Kernel, KernelGpu, Places
@@ -33,6 +33,12 @@ MAX_LINKS = 36
 """NVLinks that are asked for; the header's NVML_NVLINK_MAX_LINKS."""
 _LINK_TO_GPU, _LINK_TO_SWITCH = 0, 2
 _FABRIC_READY = 3
+_TOLD_BY = {
+    "memory": ("memory_bytes", "nvmlDeviceGetMemoryInfo"),
+    "architecture": ("architecture", "nvmlDeviceGetArchitecture"),
+    "compute-capability": ("compute_capability", "nvmlDeviceGetCudaComputeCapability"),
+}
+"""What a GPU can do without: by the name in a fault, its field and NVML's query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,17 +137,17 @@ class Reader:
         )
         partitions = self._partitions(handle, gpu)
         gpu = replace(gpu, partitions=partitions or ())
-        missing = {
-            "uuid": told or None,
-            "minor": minor,
-            "memory": memory,
-            "architecture": architecture,
-            "compute-capability": compute_capability,
-            "pci": place,
-        }
+        needed = {"uuid": told, "minor": minor, "pci": place}
+        unknown = [name for name, value in needed.items() if value in (None, "")]
+        unknown += [
+            name
+            for name, (field, query) in _TOLD_BY.items()
+            # What this GPU or driver never tells is no fault; what failed for now is.
+            if getattr(gpu, field) is None and trouble.get(query, errors.NOT_SUPPORTED) not in errors.NEVER
+        ]
         lost = bool(errors.LOST & set(trouble.values()))
         return Reading(
-            gpu=gpu, faults=_faults(missing, lost=lost), answers=not lost, tells_partitions=partitions is not None
+            gpu=gpu, faults=_faults(unknown, lost=lost), answers=not lost, tells_partitions=partitions is not None
         )
 
     def _memory(self, handle: Any, trouble: dict[str, int]) -> int | None:
@@ -216,11 +222,10 @@ class Reader:
         return replace(reading, gpu=replace(gpu, pcie_root=gpu.pcie_root or root, numa_node=node))
 
 
-def _faults(missing: Mapping[str, object], *, lost: bool) -> frozenset[Fault]:
+def _faults(unknown: Sequence[str], *, lost: bool) -> frozenset[Fault]:
     if lost:
         return frozenset({GPU_LOST})
-    names = [name for name, value in missing.items() if value is None]
-    return frozenset({Fault(cause=Cause.INCOMPLETE, detail="no-" + "-".join(names))} if names else ())
+    return frozenset({Fault(cause=Cause.INCOMPLETE, detail="no-" + "-".join(unknown))} if unknown else ())
 
 
 def _place(info: Any, places: Places) -> str | None:

@@ -7,12 +7,13 @@ MIG devices that an administrator made or destroyed.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from driver.devices.backend import BackendError
-from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, MigMode, Occurred, is_uuid
+from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, MigMode, Occurred, Quiet, is_uuid
 from driver.devices.nvml import errors
 from driver.devices.nvml.errors import NvmlError
 from driver.devices.nvml.library import NO_INSTANCE
@@ -39,7 +40,9 @@ CLOSE_SECONDS = 0.5
 """Longest stay inside the library, so that close() is noticed."""
 CHECK_SECONDS = 10.0
 SETTLE_SECONDS = 60.0
-"""How long after its last error event a GPU that asks for no repair counts as well: its word may come late."""
+"""How long after its last error event a GPU that asks for no repair counts as well: its word may come late.
+
+As long after the last one, or the start, what ends with a program is over on a GPU that gives no account."""
 
 _XID, _DOUBLE_BIT, _UNAVAILABLE, _RECOVERY = 0x8, 0x2, 0x4000, 0x8000
 WANTED = _XID | _DOUBLE_BIT | _UNAVAILABLE | _RECOVERY
@@ -79,7 +82,7 @@ class Watch:
         self._faults: dict[str, frozenset[Fault]] = {}
         self._known: frozenset[str] = frozenset()
         self._settles: dict[str, float] = {}
-        """When a GPU with error events may count as well again, by UUID."""
+        """When a GPU with error events may count as well again, or as quiet where it gives no account; by UUID."""
         self._next_check = 0.0
         self._fingerprint: object = None
         self._told: object = None
@@ -228,13 +231,19 @@ class Watch:
             changed |= shape != _shape(reading.gpu, answers=reading.answers)
             if GPU_LOST in self._faults.get(uuid, ()) and GPU_LOST not in now:
                 back = True
-            if well and (first or time.monotonic() >= self._settles.get(uuid, float("inf"))):
+            if well and (first or time.monotonic() >= self._settles.get(uuid, math.inf)):
                 self._settles.pop(uuid, None)
                 self._faults[uuid] = now
                 events.append(Cleared(gpu_uuid=uuid, remaining=now))
             elif now != self._faults.get(uuid):
                 self._faults[uuid] = now
                 events.append(Cleared(gpu_uuid=uuid, remaining=now, causes=LOOKED_AT))
+            quiet = (
+                self._settles.setdefault(uuid, time.monotonic() + self._settle_seconds) if well is None else math.inf
+            )
+            if time.monotonic() >= quiet:
+                self._settles[uuid] = math.inf
+                events.append(Quiet(gpu_uuid=uuid))
         for uuid in self._known - self._readings().keys():  # taken out of the node; claims may still hold it
             # What stood in for a UUID is known by that now, and nothing is wrong with what never was.
             left = frozenset({GPU_LOST} if is_uuid(uuid) else ())
@@ -248,8 +257,8 @@ class Watch:
             events.append(InventoryChanged())
         return tuple(events)
 
-    def _look(self, uuid: str, reading: Reading) -> tuple[frozenset[Fault], bool, Shape]:
-        """What is wrong with a GPU, whether by its own account it needs nothing, and how it is cut."""
+    def _look(self, uuid: str, reading: Reading) -> tuple[frozenset[Fault], bool | None, Shape]:
+        """What is wrong with a GPU, whether by its own account it needs nothing (None: no account), how it is cut."""
         trouble: dict[str, int] = {}
         gpu = reading.gpu
         try:
@@ -271,7 +280,7 @@ class Watch:
             found.add(Fault(cause=Cause.REPAIR, detail=RECOVERY_ACTIONS.get(action, f"action-{action}")))
         elif pending := self._memory_repair(handle, trouble):
             found.add(pending)
-        return frozenset(found), action == 0, self._cut(handle, gpu, answers=answers)
+        return frozenset(found), None if action is None else action == 0, self._cut(handle, gpu, answers=answers)
 
     def _recovery_action(self, handle: Any) -> int | None:
         """What the GPU asks for; None where it gives no account, as with drivers before 570."""

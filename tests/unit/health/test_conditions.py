@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
+from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred, Quiet
 from driver.health.conditions import Condition, Conditions, fold
 from driver.health.report import MAX_MESSAGE_BYTES, Health, device_health
 from driver.health.taints import DEFAULT_EFFECTS, Effect, taints
-from driver.health.xids import APPLICATION_XIDS, UNUSABLE_XIDS, Severity, severity
+from driver.health.xids import APPLICATION_XIDS, PASSING_XIDS, UNUSABLE_XIDS, Severity, severity
 
 GPU = "GPU-1"
 LOST = Fault(cause=Cause.GPU_LOST)
@@ -51,6 +51,30 @@ def test_several_faults_stand_side_by_side():
 
 def test_clearing_removes_the_gpu():
     assert after(*occurred(xid(79), ECC), Cleared(gpu_uuid=GPU)) == {}
+
+
+def test_what_ends_with_a_program_is_over_when_the_gpu_has_been_quiet():
+    conditions = after(*occurred(xid(31), xid(94), xid(48), ECC, BLIND), Quiet(gpu_uuid=GPU))
+
+    assert [condition.fault for condition in conditions[GPU]] == [xid(48), ECC, BLIND]
+    assert fold(conditions, Quiet(gpu_uuid=GPU), 500) is conditions
+
+
+def test_an_error_after_which_a_gpu_cannot_be_used_never_ends_with_a_program():
+    assert not PASSING_XIDS & UNUSABLE_XIDS
+
+
+def test_a_gpu_that_was_lost_and_is_well_has_been_reset():
+    looked_at = frozenset({Cause.GPU_LOST, Cause.INCOMPLETE, Cause.REPAIR, Cause.UNMONITORED})
+    lost = [*occurred(xid(79), ECC, LOST)]
+
+    back = Cleared(gpu_uuid=GPU, remaining=frozenset({BLIND}), causes=looked_at)
+    assert [c.fault for c in after(*lost, back)[GPU]] == [BLIND]
+    silent = Fault(cause=Cause.INCOMPLETE, detail="no-answer")
+    not_read = Cleared(gpu_uuid=GPU, remaining=frozenset({silent}), causes=looked_at)
+    assert [c.fault for c in after(*lost, not_read)[GPU]] == [xid(79), ECC, silent]
+    never_lost = after(*occurred(xid(79), ECC), back)
+    assert [c.fault for c in never_lost[GPU]] == [xid(79), ECC, BLIND]
 
 
 def test_what_remains_after_clearing_keeps_its_beginning():
