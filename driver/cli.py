@@ -109,7 +109,7 @@ def demo(*, devices: str, serve: bool, as_json: bool) -> None:
         from driver.sim import demo as story
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; the demo needs more packages: pip install '.[sim]'") from None
-    sys.exit(story.serve(devices=devices) if serve else story.run_demo(devices=devices, as_json=as_json))
+    sys.exit(story.serve(devices=devices) if serve else story.run_demo(devices=devices, json=as_json))
 
 
 cli.add_command(slices)

@@ -77,7 +77,12 @@ class DriverProcess:
 
     async def _spawn(self, command: list[str], log: int, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C is for who started us: that one ends us
         )
 
     def signal(self, number: signal.Signals) -> None:

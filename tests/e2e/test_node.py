@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,6 @@ import pytest
 
 from driver.kube.client import RESOURCE
 from driver.kube.watch import Mirror
-from driver.sim.process import gpu_dra
 from tests.e2e.test_examples import CLASSES, EXAMPLES
 from tests.eventually import eventually
 
@@ -120,50 +117,9 @@ async def test_an_idle_driver_takes_little_memory_and_next_to_no_time(embedded: 
     assert resident_mib(pid) < 80
 
 
-async def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *gpu_dra("demo"), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    async with asyncio.timeout(300):
-        output, errors = await process.communicate()
-
-    outcome: dict[str, Any] = json.loads(output)
-    assert (process.returncode, outcome["ok"]) == (0, True), f"{outcome}\n{errors.decode()}"
-    assert outcome["failed_prepares"] == 0
-    assert outcome["prepare_ms"]["n"] > 40
-
-
-async def test_a_demo_whose_driver_dies_unexpectedly_says_so_and_leaves_nothing_behind() -> None:
-    process = await asyncio.create_subprocess_exec(
-        *gpu_dra("demo"), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    driver = await eventually(lambda: driver_of(process.pid))
-    root = Path(next(a for a in driver[1] if a.startswith("--cdi-root=")).partition("=")[2]).parent
-    await eventually(lambda: list(root.glob("plugins/*/claims/*.json")))
-
-    os.kill(driver[0], signal.SIGKILL)
-
-    async with asyncio.timeout(300):
-        output, _ = await process.communicate()
-    outcome = json.loads(output)
-    assert (process.returncode == 0) is outcome["ok"]
-    assert outcome["ok"] or outcome["error"]
-    assert not root.exists()
-    assert not Path(f"/proc/{driver[0]}").exists()
-
-
 def container_id(pod: dict[str, Any]) -> str:
     [status] = pod["status"]["containerStatuses"]
     return str(status["containerID"])
-
-
-def driver_of(demo: int) -> tuple[int, list[str]] | None:
-    """Process id and arguments of the driver that a demo has started."""
-    for pid in Path(f"/proc/{demo}/task/{demo}/children").read_text().split():
-        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if "run" in arguments[:5]:
-            return int(pid), arguments
-    return None
 
 
 def cpu_seconds(pid: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.demo.workloads import seen
+from driver.sim.demo.workloads import StepError, count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,10 +15,20 @@ PREFIX = "GPU_DRA_"
 HOLDS = "sleep 3600"
 """What a container's command says that keeps its GPU until the pod is deleted."""
 FEW = 3
-
-
-class StepError(Exception):
-    """The demo shows something that is not true."""
+ALL_GPUS = -1
+DIFFERENT = {
+    "deviceclasses": 0,
+    "two-gpus-one-numa-node": 2,
+    "same-pcie-root": 2,
+    "admin-access": ALL_GPUS,
+    "all-gpus": ALL_GPUS,
+    "seven-small-partitions": 7,
+    "mixed-partitions": 3,
+    "maintenance": 2,
+}
+"""How many different devices the pods of an example have together, if not one."""
+ONE_AFTER_ANOTHER = ("quota", "batch-job")
+"""Their pods may have any GPU each."""
 
 
 async def run(workloads: Workloads, example: Example, *, within: float = 30.0) -> list[str]:
@@ -54,7 +64,7 @@ async def pod_devices(workloads: Workloads, pod: Mapping[str, Any], *, within: f
             )
         return [device for devices in printed for device in devices] if all(printed) else None
 
-    return await seen(there, what=f"pod {name} is {' or '.join(sorted(phases))}, with a GPU", within=within)
+    return await workloads.seen(there, what=f"pod {name} is {' or '.join(sorted(phases))}, with a GPU", within=within)
 
 
 async def _job_devices(workloads: Workloads, job: Mapping[str, Any], *, within: float) -> list[str]:
@@ -70,7 +80,7 @@ async def _job_devices(workloads: Workloads, job: Mapping[str, Any], *, within: 
         printed = [devices for pod in ready for devices in await _printed(workloads, pod)]
         return sorted(device for devices in printed for device in devices) if all(printed) else None
 
-    return await seen(there, what=f"{wanted} pods of {namespace}/{name}, each with a GPU", within=within)
+    return await workloads.seen(there, what=f"{wanted} pods of {namespace}/{name}, each with a GPU", within=within)
 
 
 async def unschedulable(workloads: Workloads, example: Example) -> bool:
@@ -80,6 +90,37 @@ async def unschedulable(workloads: Workloads, example: Example) -> bool:
         pods += await workloads.pods(**{"batch.kubernetes.io/job-name": _key(job)[1]})
     conditions = [condition for pod in pods for condition in pod.get("status", {}).get("conditions") or []]
     return any(condition.get("reason") == "Unschedulable" for condition in conditions)
+
+
+def check_number(example: Example, devices: Sequence[str], *, gpus: int) -> None:
+    """Raises StepError if its pods have not as many different devices as they should, on a node of so many GPUs."""
+    kind = example.name.partition("-")[2]
+    if kind in ONE_AFTER_ANOTHER:
+        return
+    expected = DIFFERENT.get(kind, 1)
+    expected = gpus if expected == ALL_GPUS else expected
+    if len(set(devices)) != expected:
+        raise StepError(f"{example.name}: {count(expected, 'different device')} expected, its pods have {devices}")
+
+
+async def resize(workloads: Workloads, example: Example) -> None:
+    """Twice the cpu, and still the same container."""
+    [manifest] = example.of_kind("Pod")
+    name = manifest["metadata"]["name"]
+    before = await workloads.pod("default", name) or {}
+    [container] = before["spec"]["containers"]
+    for kind in ("requests", "limits"):
+        container["resources"][kind]["cpu"] = "200m"
+    await workloads.resize(manifest, container)
+
+    async def resized() -> dict[str, Any] | None:
+        pod = await workloads.pod("default", name) or {}
+        status: dict[str, Any] = pod["status"]["containerStatuses"][0]
+        return status if status["resources"]["limits"]["cpu"] == "200m" else None
+
+    status = await workloads.seen(resized, what=f"pod {name} with twice the cpu")
+    if status["containerID"] != before["status"]["containerStatuses"][0]["containerID"]:
+        raise StepError(f"a resize restarted pod {name}")
 
 
 async def _printed(workloads: Workloads, pod: Mapping[str, Any]) -> list[list[str]]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
+from driver.sim.demo.place import examples_directory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
-    from importlib.resources.abc import Traversable
 
 T = TypeVar("T")
 
@@ -42,6 +40,10 @@ _DELETE_ORDER = (
     "DeviceClass",
     "Namespace",
 )
+
+
+class StepError(Exception):
+    """The demo shows something that is not true."""
 
 
 class NotSeenError(Exception):
@@ -81,13 +83,8 @@ class Example:
 
 def load_examples() -> list[Example]:
     """The examples, in the order of their names: from the package, or from the repository of an editable install."""
-    shipped: Traversable = files("driver.sim") / "examples"
-    directory = shipped if shipped.is_dir() else Path(__file__).parents[3] / "deploy" / "examples"
-    return [
-        _example(file.name.removesuffix(".yaml"), file.read_text())
-        for file in sorted(directory.iterdir(), key=lambda file: file.name)
-        if file.name.endswith(".yaml")
-    ]
+    directory = examples_directory()
+    return [_example(file.stem, file.read_text()) for file in sorted(directory.glob("*.yaml"))]
 
 
 def _example(name: str, text: str) -> Example:
@@ -106,10 +103,11 @@ def _example(name: str, text: str) -> Example:
 
 
 class Workloads:
-    """What a user does with kubectl."""
+    """What a user does with kubectl. ``waiting`` is told what is waited for."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, *, waiting: Callable[[str], None]) -> None:
         self._api = api
+        self._waiting = waiting
         self._created: list[dict[str, Any]] = []
 
     async def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
@@ -117,6 +115,11 @@ class Workloads:
         for obj in objects:
             created = await self._api.request("POST", _collection(obj), body=obj)
             self._created.append({"apiVersion": obj["apiVersion"], "kind": obj["kind"], **created})
+
+    async def resize(self, pod: Mapping[str, Any], container: Mapping[str, Any]) -> None:
+        """Give a pod's only container other resources."""
+        body = {"spec": {"containers": [container]}}
+        await self._api.request("PATCH", f"{_path(pod)}/resize", body=body, content_type=MERGE_PATCH)
 
     async def delete_all(self) -> None:
         """Delete all that was created, and what was made from it."""
@@ -161,19 +164,24 @@ class Workloads:
         """Events of one reason."""
         return [event for event in await self.collection("/api/v1/events") if event.get("reason") == reason]
 
+    async def seen(self, look: Callable[[], Awaitable[T | None]], *, what: str, within: float = 30.0) -> T:
+        """The first true answer of ``look``; meanwhile the reader is told. Raises NotSeenError with the last one."""
+        last: T | None = None
+        self._waiting(what)
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    last = await look()
+                    if last:
+                        return last
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise NotSeenError(f"expected within {within:.0f} s: {what}; last seen: {last!r}") from None
 
-async def seen(look: Callable[[], Awaitable[T | None]], *, what: str, within: float = 30.0) -> T:
-    """The first true answer of ``look``. Raises NotSeenError with the last one."""
-    last: T | None = None
-    try:
-        async with asyncio.timeout(within):
-            while True:
-                last = await look()
-                if last:
-                    return last
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise NotSeenError(f"expected within {within:.0f} s: {what}; last seen: {last!r}") from None
+
+def count(number: int, what: str) -> str:
+    """A number of things, in the words of people."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _collection(obj: Mapping[str, Any]) -> str:

@@ -1,0 +1,155 @@
+"""``gpu-dra demo`` as people and machines run it, to its end and to an early one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from driver.sim.demo import place
+from driver.sim.process import gpu_dra
+from tests.eventually import PATIENCE, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+
+async def test_the_demo_does_what_it_says() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *gpu_dra("demo"), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(2 * PATIENCE):
+        output, errors = await process.communicate()
+
+    outcome: dict[str, Any] = json.loads(output)
+    assert (process.returncode, outcome["ok"]) == (0, True), f"{outcome}\n{errors.decode()}"
+    assert outcome["failed_prepares"] == 0
+    assert outcome["prepare_ms"]["n"] > 40
+    assert all(chapter["steps"] for chapter in outcome["chapters"])
+
+
+async def test_a_demo_whose_driver_dies_unexpectedly_says_so_and_leaves_nothing_behind() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *gpu_dra("demo"), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    driver, root = await eventually(lambda: driver_of(process.pid))
+    await eventually(lambda: list(root.glob("plugins/*/claims/*.json")))
+
+    os.kill(driver, signal.SIGKILL)
+
+    async with asyncio.timeout(2 * PATIENCE):
+        output, _ = await process.communicate()
+    outcome = json.loads(output)
+    assert (process.returncode == 0) is outcome["ok"]
+    assert outcome["ok"] or outcome["error"]
+    assert not root.exists()
+    assert not Path(f"/proc/{driver}").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+async def test_a_demo_that_is_interrupted_says_goodbye_and_leaves_nothing_behind(number: signal.Signals) -> None:
+    async with on_a_terminal("demo") as (process, shown):
+        driver, root = await eventually(lambda: driver_of(process.pid))
+        await eventually(lambda: "waiting: " in shown(), what="a line that says what is waited for")
+
+        process.send_signal(number)
+
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 128 + number
+    assert shown().rstrip().endswith("Goodbye: the driver and the cluster have ended.")
+    assert not root.exists()
+    assert not Path(f"/proc/{driver}").exists()
+
+
+async def test_neither_a_long_directory_nor_a_terminal_without_our_symbols_ends_the_demo(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 88)
+    long.mkdir()
+    async with on_a_terminal("demo", TMPDIR=str(long), PYTHONIOENCODING="ascii") as (process, shown):
+        await eventually(lambda: "01-single-gpu" in shown())
+
+        process.send_signal(signal.SIGINT)
+
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 130
+    assert shown().isascii()
+    assert "   +  driver registered" in plain(shown())
+    assert list(long.iterdir()) == []
+
+
+async def test_what_the_served_cluster_says_to_try_works_when_it_is_pasted(tmp_path: Path) -> None:
+    if not place.kubectl():
+        pytest.skip("needs kubectl: make tools fetches one")
+    async with on_a_terminal("demo", "--serve") as (process, shown):
+        await eventually(lambda: "log of the driver" in plain(shown()))
+        _, _, said = plain(shown()).partition("in another terminal:")
+        commands = said.partition("To look at")[0]
+        assert commands.split()[0] == "export"
+
+        pasted = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-euc", commands],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        )
+
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 0
+    assert pasted.returncode == 0, pasted.stderr
+    assert "GPU_DRA_GPU_0=GPU-" in pasted.stdout
+    assert "gpu.nvidia.com" in pasted.stdout
+
+
+@contextlib.asynccontextmanager
+async def on_a_terminal(*arguments: str, **environment: str) -> AsyncIterator[tuple[Any, Any]]:
+    """A command on a terminal of its own, and a function that tells what it has shown."""
+    ours, theirs = pty.openpty()
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        try:
+            chunks.append(os.read(ours, 1 << 16))
+        except OSError:  # nobody writes any more
+            asyncio.get_running_loop().remove_reader(ours)
+
+    asyncio.get_running_loop().add_reader(ours, read)
+    variables: Mapping[str, str] = {**os.environ, "TERM": "xterm", "COLUMNS": "80", **environment}
+    process = await asyncio.create_subprocess_exec(
+        *gpu_dra(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=variables, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        yield process, lambda: b"".join(chunks).decode()
+        await eventually(lambda: "Goodbye" in b"".join(chunks).decode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        asyncio.get_running_loop().remove_reader(ours)
+        os.close(ours)
+
+
+def plain(shown: str) -> str:
+    """Without colours and movements."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
+
+
+def driver_of(demo: int) -> tuple[int, Path] | None:
+    """Process id and directory of the driver that a demo has started."""
+    for pid in Path(f"/proc/{demo}/task/{demo}/children").read_text().split():
+        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if "run" in arguments[:5]:
+            return int(pid), Path(next(a for a in arguments if a.startswith("--cdi-root=")).partition("=")[2]).parent
+    return None
