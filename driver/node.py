@@ -29,7 +29,7 @@ from driver.devices.present import Devices
 from driver.devices.profile import ProfileError
 from driver.health.report import DeviceHealth, describe
 from driver.health.store import ConditionStore
-from driver.inventory import Defects, Discovery, Patience, Publication
+from driver.inventory import Defects, Discovery, Patience, Publication, watch_specs
 from driver.kube.client import Api, ConfigError
 from driver.kube.events import NodeEvents
 from driver.kubelet.dra import DraService
@@ -104,6 +104,7 @@ class Node:
         self._registration = RegistrationService(
             driver_name=settings.driver_name, endpoint=settings.dra_socket, metrics=self._metrics
         )
+        self._specs = SpecDirectory(settings.cdi_root, driver=settings.driver_name)
         self._boot_id = read_boot_id()
         self._registering = False
         self._changed = asyncio.Event()
@@ -133,6 +134,9 @@ class Node:
                 # These go on until the last call is answered: it may need what they do.
                 running = [
                     tasks.create_task(discovery.run(), name="devices"),
+                    tasks.create_task(
+                        watch_specs(self._specs, defects=self._defects, publication=self._publication), name="cdi"
+                    ),
                     tasks.create_task(self._when_devices_are_known(engine), name="restore"),
                     tasks.create_task(engine.undo_leftovers(), name="undo"),
                     tasks.create_task(engine.watch_mps(), name="mps"),
@@ -225,12 +229,9 @@ class Node:
         settings = self._settings
         settings.plugin_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         settings.kubelet_registry_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        specs = SpecDirectory(settings.cdi_root, driver=settings.driver_name)
-        try:
+        specs = self._specs
+        with contextlib.suppress(OSError):  # it is watched, and may be writable for the next claim
             specs.open()
-        except OSError as error:
-            # A directory that is read-only now may be writable for the next claim; until then claims fail one by one.
-            logger.error("CDI specs cannot be written to %s: %s", settings.cdi_root, error.strerror)
         records = Records(
             settings.plugin_dir / layout.CLAIMS,
             boot_id=self._boot_id,
@@ -339,17 +340,19 @@ class Node:
         return not self._not_ready()
 
     def _not_ready(self) -> list[str]:
-        missing = []
-        if self._devices.inventory is None:
-            missing.append(f"devices: {self._devices.problem}")
-        missing.extend(self._defects.not_ready())
-        if not self._registration.registered:
-            missing.append("kubelet: not registered")
+        """What is missing, a line each; every part says so for itself."""
+        parts = (
+            self._devices.not_ready,
+            self._defects.not_ready,
+            self._registration.not_ready,
+            self._slices_not_ready,
+        )
+        return [line for part in parts for line in part()]
+
+    def _slices_not_ready(self) -> list[str]:
         if self._coexistence.problem:
-            missing.append(f"slices: held back: {self._coexistence.problem}")
-        elif not self._publisher.published:
-            missing.append("slices: not published")
-        return missing
+            return [f"slices: held back: {self._coexistence.problem}"]
+        return [] if self._publisher.published else ["slices: not published"]
 
     async def _when_devices_are_known(self, engine: Engine) -> None:
         """What is to be done once for claims that earlier processes have prepared."""

@@ -12,6 +12,7 @@ leaves something to see.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
@@ -40,6 +41,15 @@ class SpecDirectory:
         self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
         for leftover in self._staging.iterdir():
             leftover.unlink(missing_ok=True)
+
+    def probe(self) -> None:
+        """Raise OSError where specs cannot be written. Runtimes do not notice it."""
+        self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not os.access(self._root, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self._root))
+        probe = f"{self._staging}{os.sep}.probe"  # all instances may have the same one: nobody reads it
+        files.write(probe, b"{}")
+        files.remove(probe)
 
     def tidy(self, *, older: float = ABANDONED) -> None:
         """Remove what killed instances left half-written; ``older`` in seconds, because others may be writing now."""

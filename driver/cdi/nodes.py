@@ -54,12 +54,14 @@ class NodeTable:
         self._dev, self._proc, self._sysfs = dev, proc, sysfs
         self._majors = majors(_text(proc / "devices"))
         self._capabilities = capabilities(_text(proc / "driver/nvidia-caps/mig-minors"))
+        self._unlisted = (proc / "driver/nvidia/capabilities").is_dir()
+        """Whether the kernel driver tells capabilities by files that come with an instance."""
 
     @property
     def fingerprint(self) -> object:
         """Equal for two tables that give the same answers."""
         present = tuple(self._status(control.name) is not None for control in _CONTROLS)
-        return (tuple(sorted(self._majors.items())), tuple(self._capabilities), present)
+        return (tuple(sorted(self._majors.items())), tuple(self._capabilities), self._unlisted, present)
 
     @property
     def has_uvm(self) -> bool:
@@ -95,6 +97,17 @@ class NodeTable:
                 major, minor = int(numbers[1]), int(numbers[2])
                 nodes.append(_node(f"/dev/dri/{entry.name}", major, minor, self._status(f"dri/{entry.name}")))
         return tuple(nodes)
+
+    def seals_partitions(self, gpu: int) -> str:
+        """Why no partition of the GPU with this minor can be given to containers; empty where nothing is against it."""
+        if "nvidia-caps" not in self._majors:
+            return "the kernel has no major for nvidia-caps (/proc/devices), so no container can open its partitions"
+        if not self._unlisted and not any(known == gpu for known, _, _ in self._capabilities):
+            return (
+                "the kernel driver tells no device files of its partitions (neither nvidia-caps/mig-minors nor "
+                "nvidia/capabilities below /proc/driver has it), so no container can open them"
+            )
+        return ""
 
     def partition(self, gpu: int, gi: int, ci: int) -> tuple[DeviceNode, ...] | None:
         """What opens a GPU instance and the compute instance in it; None where the kernel driver names no such files.

@@ -154,6 +154,10 @@ class NvidiaEdits:
             found.append(Defect(kind="driver-files", why=why, blocks=True))
         return tuple(found)
 
+    def seals_partitions(self, gpu: Gpu) -> str:
+        """Why containers cannot be given partitions of a GPU; empty where nothing is known against it."""
+        return self._nodes.seals_partitions(gpu.minor) if gpu.minor is not None and gpu.mig_profiles else ""
+
     def device(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
         """One GPU, or one partition of it. Raises BackendError where the kernel driver names no files that open it."""
         if gpu.minor is None:

@@ -298,7 +298,7 @@ class Engine:
         if known is not None:
             record = _with_unknown(record, known, devices=again)
         record = await self._with_existing_partitions(record)
-        self._specs.check(record, backend)
+        self._specs.check(record, backend, devices)
 
         async def take() -> Record:
             if record.state is State.PREPARED:

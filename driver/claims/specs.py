@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from driver.cdi import spec
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.record import State
 from driver.claims.sharing import client_limits
 from driver.devices.backend import BackendError
 
@@ -50,8 +51,15 @@ class ClaimSpecs:
         with self._about("read", ref):
             return self._specs.read(ref.uid)
 
-    def check(self, record: Record, backend: Backend) -> None:
+    def check(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
         """Refuse what would come to containers that do not start; before anything is changed for the claim."""
+        for device in record.devices:
+            if (defect := devices[device.device].defect) is not None:
+                message = f"claim {record.claim} cannot be prepared: {device.device}: {defect.why}"
+                raise ClaimError(Reason.HARDWARE, message)
+        if record.state is State.PREPARING:  # hardware takes long: not for a spec that cannot be written
+            with self._about("write", record.claim):
+                self._specs.probe()
         if missing := backend.missing_file():
             raise ClaimError(
                 Reason.HARDWARE,

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from driver.devices.model import MigMode, partition_device_name
+from driver.devices.model import Defect, MigMode, partition_device_name
 from driver.devices.options import AS_A_WHOLE, EXCLUSIVE, DeviceOptions, Partitioning, Shares
 
 if TYPE_CHECKING:
@@ -63,6 +63,16 @@ class Device:
     def is_gone(self) -> bool:
         """Whether it stands for a MIG device that an administrator has destroyed while a claim holds it."""
         return self.profile is not None and self.partition is None and self.offered.partitioning is Partitioning.STATIC
+
+    @property
+    def defect(self) -> Defect | None:
+        """Why it cannot be prepared as the node is now; None if nothing is known against it."""
+        if self.gpu.minor is None:
+            why = "its driver does not tell its device file, so no container can be given it: see what nvidia-smi says"
+            return Defect(kind="no-device-file", why=why, blocks=True)
+        if self.profile is not None and self.gpu.partitions_sealed:
+            return Defect(kind="no-partition-files", why=self.gpu.partitions_sealed, blocks=True)
+        return None
 
     @property
     def slots(self) -> frozenset[int]:
@@ -142,6 +152,8 @@ def survey(
                 trouble = trouble or f"the name {found.name} belongs to another device already"
             else:
                 devices[found.name] = found
+        defects = (found.defect for found in shapes)
+        trouble = trouble or next((defect.why for defect in defects if defect is not None), "")
         if trouble:
             problems[gpu.uuid] = trouble
         for partitioning in (Partitioning.DYNAMIC, Partitioning.STATIC, Partitioning.NONE):

@@ -102,6 +102,8 @@ class Gpu:
     """Whether MIG mode goes on and off without a reset of the GPU: Hopper and newer; see ``switches_without_reset``."""
     partitions: tuple[Partition, ...] = ()
     """The MIG devices that existed when the GPU was read, in order of their placement."""
+    partitions_sealed: str = ""
+    """Why containers cannot be given its partitions, whoever makes them; empty if they can."""
     nvlink_peers: tuple[str, ...] = ()
     """UUIDs of the GPUs that this one reaches over NVLink; empty where nobody knows."""
     fabric_clique: str | None = None
@@ -136,14 +138,14 @@ def partition_device_name(gpu: str, profile: str, profile_id: int, start: int) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defect:
-    """Something that is wrong with the node as a whole, for as long as it lasts."""
+    """Something that is wrong with the node as a whole or with one device, for as long as it lasts."""
 
     kind: str
     """One word of a closed set, with ``-``: the value of a taint and the label of a metric."""
     why: str
     """For people: what is wrong, and what would help."""
     blocks: bool = False
-    """Whether nothing can be prepared meanwhile."""
+    """Whether none of it can be prepared meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

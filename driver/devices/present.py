@@ -52,6 +52,10 @@ class Devices:
         self.problem = problem
         self._looked.set()
 
+    def not_ready(self) -> list[str]:
+        """Why there is no inventory, in a line; nothing if there is one."""
+        return [f"devices: {self.problem}"] if self.inventory is None else []
+
     async def known(self) -> tuple[Backend, Mapping[str, Device]]:
         """The backend and the devices by name; waits for the first look at the hardware, however it ends.
 

@@ -112,6 +112,8 @@ class Publication:
         for device in self._devices.offered:
             known = concerning(self.conditions.get(device.gpu.uuid, ()), device.part)
             worst = max((c.severity for c in known), default=Severity.INFORMATION)
+            if device.defect is not None:
+                worst = max(worst, Severity.DEGRADED)
             states[device.type, _STATES.get(worst, "healthy")] += 1
         for (kind, state), count in states.items():
             self._metrics.devices.labels(kind, state).set(count)

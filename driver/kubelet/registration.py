@@ -37,6 +37,10 @@ class RegistrationService(pluginregistration_pb2_grpc.RegistrationServicer):
         """Whether the kubelet's last word was that it took us."""
         return self._confirmed.is_set()
 
+    def not_ready(self) -> list[str]:
+        """What is missing, in a line; nothing once the kubelet took us."""
+        return [] if self.registered else ["kubelet: not registered"]
+
     async def wait(self) -> None:
         """Return as soon as the kubelet took us."""
         await self._confirmed.wait()

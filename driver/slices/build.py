@@ -97,9 +97,8 @@ def build_slices(
             found.append({"key": f"{driver_name}/{PARTITION_GONE}", "effect": str(Effect.NO_SCHEDULE)})
         if device.gpu.uuid in pending:  # without a time, so that the API server sets one and it stays
             found.append({"key": f"{driver_name}/{RESHAPE_PENDING}", "effect": str(Effect.NO_SCHEDULE)})
-        if unpreparable:
-            key = f"{driver_name}/{UNPREPARABLE}"
-            found.append({"key": key, "value": unpreparable, "effect": str(Effect.NO_SCHEDULE)})
+        if why := unpreparable or (device.defect.kind if device.defect else ""):
+            found.append({"key": f"{driver_name}/{UNPREPARABLE}", "value": why, "effect": str(Effect.NO_SCHEDULE)})
         if found:
             rendered["taints"] = found
         by_gpu.setdefault(device.gpu.uuid, []).append(rendered)

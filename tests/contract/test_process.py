@@ -117,6 +117,26 @@ async def test_without_an_api_server_the_driver_is_live_not_ready_and_publishes_
     assert len(slices[0]["spec"]["devices"]) == 8
 
 
+async def test_a_driver_that_cannot_write_specs_is_not_ready_and_its_devices_get_no_claims(
+    node: NodeDirectories, api: Api, run: Any
+) -> None:
+    node.cdi.rmdir()
+    node.cdi.write_text("a file where the directory should be")
+
+    driver = await run()
+
+    await Kubelet(driver.registrar).notify(registered=True)
+    slices = await eventually(lambda: published(api))
+    taint = {"key": f"{DRIVER}/unpreparable", "value": "cdi-root", "effect": "NoSchedule"}
+    for device in slices[0]["spec"]["devices"]:
+        assert [{key: found[key] for key in taint} for found in device["taints"]] == [taint]
+    status, missing = await driver.get("/readyz")
+    assert status == 503
+    assert f"node: cdi-root: CDI specs cannot be written: {node.cdi}" in missing
+    assert 'gpu_dra_node_defects{defect="cdi-root"} 1.0' in (await driver.get("/metrics"))[1]
+    assert "cdi-root" in json.loads((await driver.get("/status"))[1])["nodeDefects"]
+
+
 async def test_a_forbidden_list_names_verb_and_resource(server: ApiServer, run: Any) -> None:
     server.authorize = lambda user, verb, group, resource, *_: not (verb == "list" and resource == "resourceslices")
     driver = await run()

@@ -9,7 +9,7 @@ import pytest
 
 from driver.devices.backend import BackendError
 from driver.devices.catalogue import survey
-from driver.devices.model import Gpu, MigMode, MigProfile, Partition
+from driver.devices.model import Gpu, InventoryChanged, MigMode, MigProfile, Partition
 from driver.devices.options import DeviceOptions, Options, Partitioning
 from tests.unit.devices.mig_facts import FACTS, MODELS
 
@@ -428,3 +428,19 @@ def test_without_such_files_a_partition_is_not_given_out(machine: World, backend
 
     with pytest.raises(BackendError):
         backend.device_edits(read(backend), made)
+
+
+@pytest.mark.parametrize("lacks", ["nvidia-caps", "devices"])
+def test_whether_partitions_can_be_given_to_containers_is_known_before_any_is_made(
+    machine: World, backend: NvmlBackend, lacks: str
+) -> None:
+    assert read(backend).partitions_sealed == ""
+    place = machine.proc / "driver/nvidia-caps" if lacks == "nvidia-caps" else machine.proc / "devices"
+    hidden = place.rename(machine.proc / "hidden")
+
+    assert "no container can open" in read(backend).partitions_sealed
+
+    hidden.rename(place)
+    while InventoryChanged() not in backend.wait_for_events(0):
+        pass
+    assert read(backend).partitions_sealed == ""

@@ -77,11 +77,12 @@ class NvmlBackend:
         with self._library.session():
             self._read()
             version, cuda = self._read_versions()
-        self._edits.refresh(version, [reading.gpu for reading in self._readings.values()])
+        gpus = [reading.gpu for reading in self._readings.values()]
+        self._edits.refresh(version, gpus)
         return Inventory(
             driver_version=version,
             cuda_version=cuda,
-            gpus=tuple(reading.gpu for reading in self._readings.values()),
+            gpus=tuple(replace(gpu, partitions_sealed=self._edits.seals_partitions(gpu)) for gpu in gpus),
             defects=self._edits.defects(),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -584,3 +585,27 @@ async def test_a_call_that_was_given_up_in_a_queue_makes_nothing_because_its_unp
     assert outcome is None
     assert node.record_of(claim) is None
     assert node.partitions() == ["1g.10gb@0"]
+
+
+async def test_for_a_spec_that_cannot_be_written_no_partition_is_made(node: MigNode, allocated: Any) -> None:
+    shutil.rmtree(node.cdi_root)
+    node.cdi_root.write_text("a file where the directory should be")
+
+    refused = await node.prepare(allocated(result(SMALL)))
+
+    assert isinstance(refused, ClaimError)
+    assert refused.reason is Reason.CDI
+    assert "Not a directory" in str(refused)
+    assert node.hardware.calls == []
+
+
+async def test_a_partition_that_no_container_can_open_is_not_made(node: MigNode, allocated: Any) -> None:
+    known = node.devices[SMALL]
+    node.devices[SMALL] = replace(known, gpu=replace(known.gpu, partitions_sealed="the kernel has no nvidia-caps"))
+
+    refused = await node.prepare(allocated(result(SMALL)))
+
+    assert isinstance(refused, ClaimError)
+    assert refused.reason is Reason.HARDWARE
+    assert f"{SMALL}: the kernel has no nvidia-caps" in str(refused)
+    assert node.hardware.calls == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,10 +24,10 @@ from driver.observe.metrics import Metrics
 from driver.slices.offer import Offer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
-    from driver.devices.model import Inventory
+    from driver.devices.model import Gpu, Inventory
 
 BOOT = "boot-1"
 NODE = "node-1"
@@ -39,6 +40,7 @@ class Hardware(FakeBackend):
     def __init__(self, directory: Path, name: str) -> None:
         super().__init__(profile.load(name), name=name, state_dir=directory, boot_id=BOOT)
         self.trouble: Exception | None = None
+        self.changed: Callable[[Gpu], Gpu] = lambda gpu: gpu
         self.hangs, self.goes_on = threading.Event(), threading.Event()
         self.reads = 0
         self.closed = 0
@@ -50,7 +52,8 @@ class Hardware(FakeBackend):
             self.goes_on.wait(20)
         if self.trouble is not None:
             raise self.trouble
-        return super().inventory()
+        inventory = super().inventory()
+        return replace(inventory, gpus=tuple(map(self.changed, inventory.gpus)))
 
     def close(self) -> None:
         self.closed += 1
