@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -15,6 +17,8 @@ from driver.devices.options import parse_memory, parse_shares
 
 MAX_SOCKET_PATH = 107
 """Bytes that fit into sockaddr_un, less the closing zero."""
+SHORT = 8
+"""Characters of a pod's UID in names that have to be short; the chart counts on it too."""
 
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _POD_UID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
@@ -181,6 +185,17 @@ class Settings(BaseModel):
                 )
         return self
 
+    @functools.cached_property
+    def instance(self) -> str:
+        """What tells us from other instances on the node, in names of files; empty without a pod.
+
+        The pod's UID, or where that makes a socket's path too long, eight digits that stand for it.
+        """
+        paths = (self._dra_socket(self.pod_uid), self._registrar_socket(self.pod_uid))
+        if len(self.pod_uid) <= SHORT or all(len(os.fsencode(path)) <= MAX_SOCKET_PATH for path in paths):
+            return self.pod_uid
+        return hashlib.sha256(self.pod_uid.encode()).hexdigest()[:SHORT]
+
     @property
     def host(self) -> Host:
         """Where the node's files are for this process."""
@@ -201,10 +216,15 @@ class Settings(BaseModel):
     @property
     def dra_socket(self) -> Path:
         """Where the kubelet finds the DRA and health services. Named by pod, so that two instances never share one."""
-        return self.plugin_dir / (f"dra-{self.pod_uid}.sock" if self.pod_uid else "dra.sock")
+        return self._dra_socket(self.instance)
 
     @property
     def registrar_socket(self) -> Path:
         """Where the kubelet finds out that we exist."""
-        instance = f"-{self.pod_uid}" if self.pod_uid else ""
-        return self.kubelet_registry_dir / f"{self.driver_name}{instance}-reg.sock"
+        return self._registrar_socket(self.instance)
+
+    def _dra_socket(self, instance: str) -> Path:
+        return self.plugin_dir / (f"dra-{instance}.sock" if instance else "dra.sock")
+
+    def _registrar_socket(self, instance: str) -> Path:
+        return self.kubelet_registry_dir / f"{self.driver_name}{'-' if instance else ''}{instance}-reg.sock"

@@ -32,7 +32,7 @@ PERIOD = 0.25
 """Between two looks at the directory of records; one system call or two each."""
 CONFIRM = 3.0
 """So long another instance has to be there and stay: two that are deleted together must not rely on each other."""
-_LEAVING = ".leaving-{pod_uid}.lock"
+_LEAVING = ".leaving-{instance}.lock"
 
 
 class Outcome(enum.StrEnum):
@@ -187,7 +187,7 @@ def _relieves(found: Instance, settings: Settings) -> bool:
 @contextlib.contextmanager
 def _leaving(settings: Settings) -> Iterator[None]:
     """Let other instances know that this one is about to go: they must not take it for one that stays."""
-    path = settings.plugin_dir / _LEAVING.format(pod_uid=settings.pod_uid)
+    path = settings.plugin_dir / _LEAVING.format(instance=settings.instance)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError:  # a disk that is full must not keep us from looking
@@ -203,9 +203,9 @@ def _leaving(settings: Settings) -> Iterator[None]:
 
 
 def _is_leaving(settings: Settings, other: Instance) -> bool:
-    uid = other.socket.name.removeprefix(f"{settings.driver_name}-").removesuffix("-reg.sock")
+    instance = other.socket.name.removeprefix(f"{settings.driver_name}-").removesuffix("-reg.sock")
     try:
-        descriptor = os.open(settings.plugin_dir / _LEAVING.format(pod_uid=uid), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(settings.plugin_dir / _LEAVING.format(instance=instance), os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:

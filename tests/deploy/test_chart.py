@@ -98,6 +98,9 @@ def test_an_older_kubernetes_is_refused(helm: str) -> None:
         ({"httpPort": 0, "metrics": {"podMonitor": {"enabled": True}}}, "nothing to scrape"),
         ({"priorityClassName": "", "resourceQuota": {"enabled": True}}, "without a priorityClassName"),
         ({"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "twice"),
+        ({"kubelet": {"rootDir": "/" + "a" * 50}, "driverName": "b" * 30}, "would have 117 bytes, 107 fit"),
+        ({"kubelet": {"pluginsDir": "/" + "a" * 74}}, "would have 108 bytes, 107 fit"),
+        ({"kubelet": {"registryDir": "/" + "a" * 74}}, "would have 108 bytes, 107 fit"),
     ],
 )
 @pytest.mark.parametrize("helm", HELMS)
