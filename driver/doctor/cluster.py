@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from driver.doctor.cluster_checks import class_text
 from driver.doctor.permissions import needed
 from driver.doctor.state import Access, ClusterState, Object, Permission
 from driver.kube.client import RESOURCE, Api, ApiError
+from driver.slices.build import slice_name
 
 if TYPE_CHECKING:
     from driver.config import Settings
@@ -199,11 +199,12 @@ def _probe_slice(driver: str, node: str) -> dict[str, Any]:
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceSlice",
-        "metadata": {"name": f"gpu-dra-doctor-{uuid.uuid4().hex}"},
+        # The last name that the admission policy takes: of a slice that no node is likely to have.
+        "metadata": {"name": slice_name(0x7F, driver_name=driver, node_name=node)},
         "spec": {
             "driver": driver,
             "nodeName": node,
-            "pool": {"name": "gpu-dra-doctor", "generation": 1, "resourceSliceCount": 2},
+            "pool": {"name": node, "generation": 1, "resourceSliceCount": 2},
             "devices": [
                 {
                     "name": "probe",

@@ -108,8 +108,8 @@ def gates(state: ClusterState) -> Iterable[Finding]:
     if missing := sorted(set(asked) - set(known)):
         yield unknown(
             "feature-gates",
-            f"it is not known whether these feature gates are on: {', '.join(missing)} "
-            f"({state.unreadable.get('gates', 'the server tells of them neither in its metrics nor in a dry run')})",
+            f"it is not known whether these feature gates are on: {', '.join(missing)}; "
+            f"{state.unreadable.get('gates', 'the server tells of them neither in its metrics nor in a dry run')}",
             remedy="run it with an administrator's kubeconfig",
         )
 

@@ -243,6 +243,7 @@ async def test_as_the_driver_it_knows_its_own_permissions(
     assert seen.wrong() == []
     assert f"{identity.username()} may do what these settings need" in seen.says("permissions")
     assert "these credentials may not" in seen.says("pods")
+    assert "ok: the feature gates that these settings need are on: DRADeviceTaints" in seen.says("feature-gates")
 
 
 async def test_a_permission_that_is_missing_is_named(

@@ -142,7 +142,7 @@ def test_a_gate_that_is_needed_and_that_nobody_tells_is_named_beside_those_that_
     finding = say(cluster_checks.gates, gates={name: on for name, on in WELL.gates.items() if name != "DRAAdminAccess"})
 
     assert finding.level is Level.UNKNOWN
-    assert "are on: DRAAdminAccess (" in finding.sentence
+    assert "are on: DRAAdminAccess; " in finding.sentence
 
 
 def test_a_clock_that_cannot_be_compared_is_said_to_be_unknown():
