@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CGROUP = "gpu-dra-mps"
-NEEDED = "set mps.enabled in the values of the chart (it gives the driver's pod hostPID and a privileged container)"
+NEEDED = "give the driver's pod hostPID and a privileged container, as the chart does with devices=nvml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

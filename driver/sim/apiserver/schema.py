@@ -37,7 +37,7 @@ def definitions() -> dict[str, Any]:
     """All definitions of the release, by their OpenAPI name."""
     spec = importlib.util.find_spec("kubernetes_validate")
     if spec is None or not spec.submodule_search_locations:
-        raise SchemaError("the package kubernetes-validate is missing: install gpu-dra-driver[sim]")
+        raise SchemaError("the package kubernetes-validate is missing: pip install '.[sim]' in a clone")
     root = Path(spec.submodule_search_locations[0]) / "kubernetes-json-schema"
     path = root / f"v{RELEASE}-local" / "_definitions.json"
     if not path.exists():

@@ -358,13 +358,13 @@ def links(proc: Path, first: str, own: str) -> Path:
 def test_a_pod_that_sees_no_processes_of_the_host_is_told_which_value_to_set(tmp_path: Path) -> None:
     found = look_around(links(tmp_path, "mnt:[2]", "mnt:[2]"), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
 
-    assert "set mps.enabled in the values of the chart" in found.refused
+    assert "as the chart does with devices=nvml" in found.refused
 
 
 def test_a_pod_that_may_not_enter_the_host_is_told_which_value_to_set(tmp_path: Path) -> None:
     found = look_around(tmp_path, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
 
-    assert "set mps.enabled in the values of the chart" in found.refused
+    assert "as the chart does with devices=nvml" in found.refused
 
 
 def test_a_pod_with_the_hosts_processes_goes_through_the_first_of_them(tmp_path: Path) -> None:
