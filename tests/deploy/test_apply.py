@@ -9,7 +9,7 @@ import pytest
 
 from tests.deploy.conftest import manifest
 from tests.deploy.helm import CHART, FAKE, HELMS, MODES, NAMESPACE, RELEASE, render
-from tests.deploy.manifests import MANIFESTS, VALUES
+from tests.deploy.manifests import CLASSES, MANIFESTS, VALUES
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import Tool
@@ -55,6 +55,19 @@ async def test_helm_installs_upgrades_rolls_back_and_uninstalls(tool: Tool, helm
     kinds = "daemonsets,serviceaccounts,configmaps,clusterroles,clusterrolebindings,deviceclasses"
     left = await tool("kubectl", "get", kinds, "-A", "-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "name")
     assert "gpu" not in left
+
+
+@pytest.mark.parametrize("helm", HELMS)
+async def test_classes_of_somebody_else_are_refused_and_taken_over_when_told(tool: Tool, helm: str) -> None:
+    release = (RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace")
+    await tool("kubectl", "apply", "-f", str(CLASSES))
+
+    refusal = await tool(helm, "install", *release, fails=True)
+    await tool(helm, "upgrade", "--install", *release, "--take-ownership")
+
+    assert "cannot be imported into the current release" in refusal
+    manager = "-l=app.kubernetes.io/managed-by=Helm"
+    assert "deviceclass" in await tool("kubectl", "get", "deviceclasses", manager, "-o", "name")
 
 
 async def partitioning(tool: Tool) -> str:

@@ -226,7 +226,8 @@ class Site:
         body = copy.deepcopy(dict(obj))
         for spec in _pod_specs(body):
             for container in spec["containers"]:
-                container["image"] = self._image or container["image"]
+                if self._image:  # one that was loaded onto the node: of :latest the kubelet would ask a registry again
+                    container |= {"image": self._image, "imagePullPolicy": "IfNotPresent"}
         return body
 
 

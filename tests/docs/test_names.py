@@ -1,0 +1,62 @@
+"""What README and docs name has to be there: files of settings that the driver takes, values of the chart."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from driver import node_config
+from driver.claims.config import decode
+from driver.config import Settings
+from tests.deploy.helm import CHART
+from tests.docs.blocks import DOCUMENTS, ROOT, blocks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+DOTTED = re.compile(r"(?<![\w./-])[a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)+(?![\w./(-])")
+ELSEWHERE = {"resources.claims"}
+"""Fields of the API that begin like a value."""
+
+
+def block(document: str, beginning: str) -> str:
+    [found] = [block.text for block in blocks(document) if block.text.startswith(beginning)]
+    return found
+
+
+def test_the_node_config_of_the_docs_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(block("docs/partitions.md", "partitioning: none"))
+
+    assert node_config.read(Settings(node_name="node-1", config=path)).gpus
+
+
+def test_the_opaque_parameters_of_the_docs_are_taken() -> None:
+    assert decode(yaml.safe_load(block("docs/sharing.md", "kind: GpuConfig")))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_value_of_the_chart_that_is_named_is_there(document: str) -> None:
+    named = {
+        name
+        for code in re.findall(r"`([^`\n]+)`", (ROOT / document).read_text())
+        for name in DOTTED.findall(code)
+        if name.partition(".")[0] in VALUES or name.endswith((".enabled", ".create"))
+    }
+
+    assert {name for name in named - ELSEWHERE if not is_there(name)} == set()
+
+
+def is_there(name: str) -> bool:
+    found: Any = VALUES
+    for part in name.split("."):
+        if found == {}:
+            return True  # a piece of the Kubernetes API
+        if not isinstance(found, dict) or part not in found:
+            return False
+        found = found[part]
+    return True
