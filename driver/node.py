@@ -415,7 +415,7 @@ class Node:
             "devices": len(self._devices.offered),
             "notOfferedAsAsked": self._offer.problems,
             "pendingChange": self._offer.pending,
-            "nodeDefects": {defect.kind: defect.why for defect in self._defects},
+            "nodeDefects": {found.kind: ". ".join(filter(None, (found.why, found.remedy))) for found in self._defects},
             "conditions": {uuid: [describe(c) for c in found] for uuid, found in self._publication.conditions.items()},
             "droppedFeatureGates": sorted(publisher.dropped),
             "preparedClaims": len(records) if records else 0,

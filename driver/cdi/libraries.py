@@ -22,10 +22,12 @@ MULTIARCH = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
 CACHES = ("/etc/ld.so.cache", "/usr/local/glibc/etc/ld.so.cache")
 
 # Any of these leads to the directory where the others are, whatever link or distribution's "alternative" is between.
-_LANDMARKS = ("libcuda.so.1", "libnvidia-ml.so.1")
+_LANDMARKS = ("libcuda.so.1", "libnvidia-ml.so.1", "libcuda.so")
 _IN_CACHE = re.compile(r"lib.*(nvidia|cuda|nvcuvid|nvoptix)")
 _SUBDIRECTORIES = ("", "vdpau")
-_VERSION = re.compile(r"lib(?:cuda|nvidia-ml)\.so\.([0-9]+\.[0-9.]*[0-9])")
+_VERSION = re.compile(r"lib(?:cuda|nvidia-ml)\.so\.([0-9]{3,}\.[0-9.]*[0-9])")
+# Jetson's driver, and the one of WSL, have these under names without the version.
+_PLAIN = re.compile(r"lib(cuda|nvidia-ml)\.so(\.1){0,2}")
 # Libraries of the driver that have version numbers of their own.
 _OTHERS = re.compile(r"libnvidia-(nvvm70\.so\.[0-9]+|egl-(gbm|wayland2?|xcb|xlib)\.so\.[0-9]+\.[0-9.]+)")
 
@@ -64,6 +66,8 @@ def search_directories(machine: str) -> tuple[str, ...]:
     return (
         f"/usr/lib/{multiarch}",
         f"/usr/lib/{multiarch}/nvidia/current",
+        f"/usr/lib/{multiarch}/nvidia",
+        f"/usr/lib/{multiarch}/tegra",
         "/usr/lib64",
         "/usr/lib64/nvidia",
         f"/lib/{multiarch}",
@@ -94,18 +98,31 @@ def find_version(root: DriverRoot, machine: str) -> str:
 
 
 def find(root: DriverRoot, version: str, machine: str) -> tuple[Library, ...]:
-    """All libraries of this version of the driver, of two with one name the one that the linker's cache leads to."""
+    """All libraries of this version of the driver, of two with one name the one that the linker's cache leads to.
+
+    Those that every driver has count without a version in their names too, where none has one.
+    """
     found: dict[str, Library] = {}
+    plain: dict[str, Library] = {}
     for directory in _directories(root, machine, version):
         for subdirectory in _SUBDIRECTORIES:
             names = root.names(posixpath.join(directory, subdirectory))
             for name in names:
                 file = posixpath.join(subdirectory, name)
-                if file in found or not (_is_versioned(name, version) or _OTHERS.fullmatch(name)):
+                whole = f"{directory}/{file}"
+                if file in found or file in plain:
+                    continue
+                if _is_versioned(name, version) or _OTHERS.fullmatch(name):
+                    kept = found
+                elif _PLAIN.fullmatch(name) and root.resolve(whole) == whole:
+                    kept = plain
+                else:
                     continue
                 library = _read(root, machine, directory, file, names)
                 if library is not None:
-                    found[file] = library
+                    kept[file] = library
+    stems = {_stem(file) for file in found}
+    found |= {file: library for file, library in plain.items() if _stem(file) not in stems}
     return tuple(found[file] for file in sorted(found))
 
 
@@ -141,6 +158,10 @@ def _cached(root: DriverRoot, machine: str) -> Iterator[ldcache.Entry]:
         yield from (e for e in entries if e.loadable_on(machine) and _IN_CACHE.match(e.name))
 
 
+def _stem(file: str) -> str:
+    return posixpath.basename(file).partition(".so")[0]
+
+
 def _is_versioned(name: str, version: str) -> bool:
     return bool(version) and name.startswith("lib") and name.endswith(f".so.{version}")
 
@@ -160,12 +181,12 @@ def _read(root: DriverRoot, machine: str, directory: str, file: str, siblings: I
         return None
     own = posixpath.basename(file)
     soname = content.soname if content is not None and content.soname and "/" not in content.soname else own
-    stem = own.partition(".so")[0]
+    stem = _stem(own)
     place = posixpath.dirname(file)
     links = {
         posixpath.join(place, name)
         for name in siblings
-        if name.partition(".so")[0] == stem and name != own and root.resolve(f"{directory}/{place}/{name}") == path
+        if _stem(name) == stem and name != own and root.resolve(f"{directory}/{place}/{name}") == path
     }
     names = links | {posixpath.join(place, soname), *_USUAL_NAMES.get(stem, ())}
     return Library(directory=directory, file=file, soname=soname, names=tuple(sorted(names - {file})))

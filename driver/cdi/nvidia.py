@@ -147,11 +147,14 @@ class NvidiaEdits:
         """What was wrong with the installation at the last ``refresh``."""
         found = []
         if gone := self.missing():
-            why = (
-                f"{gone} is gone, which is mounted into containers: NVIDIA's driver is being replaced, or was while "
-                "its kernel module stayed loaded. Finish the upgrade, and load the module anew or reboot this node"
-            )
-            found.append(Defect(kind="driver-files", why=why, blocks=True))
+            why = f"{gone} is gone, which is mounted into containers: NVIDIA's driver was or is being replaced"
+            remedy = "Finish the upgrade, and load the kernel module anew or reboot this node"
+            found.append(Defect(kind="driver-files", why=why, remedy=remedy, blocks=True))
+        elif self._version is not None and not self._files.has_cuda:
+            found.append(self._no_cuda(self._files.version))
+        if self._version is not None and not self._nodes.has_uvm:
+            why = "the kernel module nvidia-uvm is not loaded: no CUDA program will start"
+            found.append(Defect(kind="no-uvm", why=why, remedy="modprobe nvidia-uvm on this node"))
         return tuple(found)
 
     def seals_partitions(self, gpu: Gpu) -> str:
@@ -176,13 +179,7 @@ class NvidiaEdits:
     def _refresh(self, version: str, gpus: tuple[Gpu, ...]) -> None:
         if version != self._version or self._stamps is None or self._stamps != self._look(version):
             self._scan(version)
-        first = not self.common.device_nodes
-        nodes = self._read_nodes()
-        if not nodes.has_uvm and (first or self._nodes.has_uvm):
-            logger.warning(
-                "the kernel module nvidia-uvm is not loaded, no CUDA program will start: modprobe nvidia-uvm"
-            )
-        self._nodes = nodes
+        nodes = self._nodes = self._read_nodes()
         self._drm = {gpu.uuid: nodes.drm(gpu.pci_bus_id) for gpu in gpus}
         edits = self._files.edits
         self.common = ContainerEdits(
@@ -208,7 +205,7 @@ class NvidiaEdits:
         # What changed while we looked is looked at again; directories that are new to us have no stamp from before.
         self._stamps = after if all(after.get(path) == stamp for path, stamp in before.items()) else None
         if self._version is None or known.edits != self._files.edits:
-            self._report(found)
+            _report(found, self._root)
         self._version = version
 
     def _look(self, version: str) -> Mapping[str, object]:
@@ -229,26 +226,28 @@ class NvidiaEdits:
         status = self._root.status(resolved) if resolved is not None else None
         return None if status is None else (status.st_ino, status.st_mtime_ns)
 
-    def _report(self, found: DriverFiles) -> None:
-        if not found.has_cuda:
-            others = libraries.find_version(self._root, self._machine)
-            logger.error(
-                "no libcuda.so.%s below %s%s: containers get device files, but no CUDA. Set --driver-root to where "
-                "NVIDIA's driver is installed, and see that its version is that of the loaded kernel module",
-                found.version or "*",
-                self._root.path,
-                f" (only {others})" if others and others != found.version else "",
-            )
-            return
-        places = ", ".join(dict.fromkeys(library.directory for library in found.libraries))
-        logger.info(
-            "driver %s: %d libraries from %s of %s; %s",
-            found.version,
-            len(found.libraries),
-            places,
-            self._root.host,
-            f"hooks of {found.hook_program.path}" if found.hook_program else "mounted under their names, without hooks",
+    def _no_cuda(self, version: str) -> Defect:
+        others = libraries.find_version(self._root, self._machine)
+        only = f" (only {others})" if others and others != version else ""
+        wanted = f"libcuda.so.{version or '*'}"
+        return Defect(
+            kind="no-libcuda",
+            why=f"no {wanted} below {self._root.path}{only}: containers get device files, but no CUDA",
+            remedy="Set --driver-root to where NVIDIA's driver is installed, and see that its version is that of the "
+            "loaded kernel module",
         )
+
+
+def _report(found: DriverFiles, root: DriverRoot) -> None:
+    places = ", ".join(dict.fromkeys(library.directory for library in found.libraries))
+    logger.info(
+        "driver %s: %d libraries from %s of %s; %s",
+        found.version,
+        len(found.libraries),
+        places or "nowhere",
+        root.host,
+        f"hooks of {found.hook_program.path}" if found.hook_program else "mounted under their names, without hooks",
+    )
 
 
 def _stamp(path: str) -> object:

@@ -143,7 +143,9 @@ class Defect:
     kind: str
     """One word of a closed set, with ``-``: the value of a taint and the label of a metric."""
     why: str
-    """For people: what is wrong, and what would help."""
+    """For people: what is wrong."""
+    remedy: str = ""
+    """What would help; empty where ``why`` says it."""
     blocks: bool = False
     """Whether none of it can be prepared meanwhile."""
 

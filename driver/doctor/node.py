@@ -157,7 +157,7 @@ async def _hardware(settings: Settings, boot_id: str) -> Hardware:
                 inventory = backend.inventory()
             finally:
                 backend.close()
-        return Hardware(gpus=tuple(gpu.name for gpu in inventory.gpus))
+        return Hardware(gpus=tuple(gpu.name for gpu in inventory.gpus), defects=inventory.defects)
 
     try:
         async with asyncio.timeout(PATIENCE):

@@ -144,6 +144,7 @@ def readiness(state: NodeState) -> Iterable[Finding]:
 _READINESS = {
     "kubelet": "is the kubelet running, and does it use the same --kubelet-registry-dir? It registers within seconds",
     "devices": "see what is said of the hardware below",
+    "node": "mend that; the driver looks again every few seconds, and needs no restart",
     "slices": "see what is said of permissions and of other drivers; the driver's log has the server's own words",
 }
 
@@ -210,6 +211,8 @@ def hardware(state: NodeState) -> Iterable[Finding]:
             about=state.node_name,
         )
         return
+    for defect in seen.defects:
+        yield problem("hardware", defect.why, defect.remedy, about=defect.kind)
     if not seen.gpus:
         yield warning(
             "hardware",

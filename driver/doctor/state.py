@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from driver.devices.model import Defect
 from driver.drain import Holder
 from driver.kubelet.instances import Instance
 
@@ -35,6 +36,8 @@ class Hardware:
     """Names of the GPUs."""
     problem: str = ""
     """Why there is no inventory at all."""
+    defects: tuple[Defect, ...] = ()
+    """What is wrong with the driver's installation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from driver.kube.events import NodeEvents
     from driver.observe.metrics import Metrics
 
+MEANWHILE = "Until this is over, no new claim gets a device of this node"
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,9 +44,9 @@ class Defects:
         self._by_source[source] = defects
         for kind in now.keys() - before.keys():
             self._metrics.defects.labels(kind).set(1)
-            logger.error("%s", now[kind].why)
-            meanwhile = ". Until it is mended, no new claim gets a device of this node" if now[kind].blocks else ""
-            self._events.warn("NodeDefect", f"{kind}: {now[kind].why}{meanwhile}")
+            text = ". ".join(filter(None, (now[kind].why, now[kind].remedy, MEANWHILE if now[kind].blocks else "")))
+            logger.error("%s: %s", kind, text)
+            self._events.warn("NodeDefect", f"{kind}: {text}")
         for kind in before.keys() - now.keys():
             self._metrics.defects.labels(kind).set(0)
             logger.info("no longer: %s: %s", kind, before[kind].why)

@@ -22,6 +22,7 @@ KUBELET_BUCKETS = tuple(0.1 * 400 ** (step / 14) for step in range(15))
 
 M = TypeVar("M", bound=MetricWrapperBase)
 
+NODE_DEFECTS = ("unread", "cdi-root", "driver-files", "no-libcuda", "no-uvm")
 PHASES = ("claim_read", "lock_wait", "plan", "hardware", "record", "cdi")
 
 
@@ -112,6 +113,8 @@ class Metrics:
             self.slice_writes.labels(verb)
         for kind in ("device-plugin", "dra-driver"):
             self.other_drivers.labels(kind)
+        for kind in NODE_DEFECTS:
+            self.defects.labels(kind)
 
     def phase(self, name: str) -> Phase:
         """Time one phase of a prepare."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,9 @@ class Site:
     async def devices(self) -> dict[str, dict[str, Any]]:
         slices = (await self.api.get(f"{RESOURCE}/resourceslices"))["items"]
         return {device["name"]: device for item in slices for device in item["spec"].get("devices") or ()}
+
+    async def events(self) -> set[str]:
+        return {event["reason"] for event in (await self.api.get("/api/v1/namespaces/default/events"))["items"]}
 
     async def taints(self, device: str) -> set[tuple[str, str, str]]:
         found = (await self.devices()).get(device, {}).get("taints") or ()
@@ -204,6 +208,39 @@ async def test_a_driver_that_is_replaced_under_us_gets_no_claims_until_it_is_who
     (answer,) = (await kubelet.prepare(claim)).values()
     assert not answer.error
     assert "libcuda.so.580.65.06" in (site.node.cdi / site.node.specs()[0]).read_text()
+
+
+async def test_a_node_whose_pods_get_no_cuda_says_so_and_gives_its_gpus_out(site: Site) -> None:
+    site.machine.add()
+
+    await site.start()
+
+    defects = json.loads((await site.driver.get("/status"))[1])["nodeDefects"]
+    assert set(defects) == {"no-libcuda", "no-uvm"}
+    assert "modprobe nvidia-uvm" in defects["no-uvm"]
+    metrics = (await site.driver.get("/metrics"))[1]
+    assert 'gpu_dra_node_defects{defect="no-uvm"} 1.0' in metrics
+    assert 'gpu_dra_node_defects{defect="unread"} 0.0' in metrics
+    assert await site.taints("gpu-0") == set()
+    await eventually(lambda: _has(site.events(), "NodeDefect"))
+
+
+def test_the_doctor_finds_what_keeps_pods_from_cuda(machine: World, node: NodeDirectories) -> None:
+    machine.add()
+    directories = [f"--kubelet-plugins-dir={node.plugins}", f"--kubelet-registry-dir={node.registry}"]
+
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "driver", "doctor", "--scope=node", "--http-port=0", f"--node-name={NODE}"),
+            *("--devices=nvml", *machine.options(), *directories, f"--cdi-root={node.cdi}"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert "no libcuda.so.570.124.06" in done.stdout
+    assert "modprobe nvidia-uvm" in done.stdout
 
 
 async def test_static_devices_come_and_go_with_the_administrator(site: Site) -> None:

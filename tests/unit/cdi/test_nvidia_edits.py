@@ -180,18 +180,20 @@ def test_files_of_others_in_the_same_directory_are_no_change(edits: NvidiaEdits,
     assert edits.missing() == ""
 
 
-def test_a_driver_that_is_installed_later_is_noticed(host: Path, caplog: Any):
+def test_a_driver_that_is_installed_later_is_noticed(host: Path):
     hidden = (host / "usr/lib64").rename(host / "usr/later")
     (host / "etc/ld.so.cache").unlink()
     edits = edits_of(host)
     edits.refresh(VERSION)
-    assert f"no libcuda.so.{VERSION}" in caplog.text
+    assert [defect.kind for defect in edits.defects()] == ["no-libcuda"]
+    assert f"no libcuda.so.{VERSION}" in edits.defects()[0].why
 
     hidden.rename(host / "usr/lib64")
     assert edits.outdated()
     edits.refresh(VERSION)
 
     assert has_library(edits, VERSION)
+    assert edits.defects() == ()
 
 
 def test_a_daemon_that_starts_later_is_noticed(edits: NvidiaEdits, host: Path):
@@ -222,26 +224,33 @@ def test_a_module_that_was_loaded_again_is_noticed(edits: NvidiaEdits, host: Pat
     assert not edits.outdated()
 
 
-def test_libraries_of_another_version_than_the_kernel_s_are_not_given_out(host: Path, caplog: Any):
+def test_libraries_of_another_version_than_the_kernel_s_are_not_given_out(host: Path):
     edits = edits_of(host)
 
     edits.refresh("575.1.2")
 
     assert edits.common.env == ("NVIDIA_VISIBLE_DEVICES=void",)
     assert not any(".so" in mount.container_path for mount in edits.common.mounts)
-    assert "no libcuda.so.575.1.2" in caplog.text
-    assert f"(only {VERSION})" in caplog.text
-    assert "--driver-root" in caplog.text
+    (defect,) = edits.defects()
+    assert (defect.kind, defect.blocks) == ("no-libcuda", False)
+    assert "no libcuda.so.575.1.2" in defect.why
+    assert f"(only {VERSION})" in defect.why
+    assert "--driver-root" in defect.remedy
 
 
-def test_without_the_module_that_cuda_needs_the_log_says_so_once(host: Path, caplog: Any):
+def test_without_the_module_that_cuda_needs_the_node_has_a_defect_until_it_is_loaded(host: Path):
     roots.put(host, "/proc/devices", "Character devices:\n195 nvidia\n")
     edits = edits_of(host)
-
+    assert edits.defects() == ()  # nobody has looked yet
     edits.refresh(VERSION)
-    edits.refresh(VERSION)
 
-    assert caplog.text.count("modprobe nvidia-uvm") == 1
+    (defect,) = edits.defects()
+
+    assert (defect.kind, defect.blocks, defect.remedy) == ("no-uvm", False, "modprobe nvidia-uvm on this node")
+    roots.put(host, "/proc/devices", DEVICES)
+    assert edits.outdated()
+    edits.refresh(VERSION)
+    assert edits.defects() == ()
 
 
 def test_a_driver_container_s_own_device_files_count(host: Path):

@@ -140,6 +140,32 @@ def test_an_arm64_host_gives_no_x86_libraries(tmp_path: Path):
     assert {library.directory for library in found.libraries} == {"/usr/lib/aarch64-linux-gnu"}
 
 
+@pytest.mark.parametrize("directory", ["nvidia", "tegra"])
+@pytest.mark.parametrize("file", ["libcuda.so.1.1", "libcuda.so"])
+def test_a_library_without_a_version_in_its_name_is_found_where_jetson_has_it(
+    directory: str, file: str, tmp_path: Path
+):
+    place = f"/usr/lib/aarch64-linux-gnu/{directory}"
+    roots.put(tmp_path, f"{place}/{file}", roots.elf("libcuda.so.1", "aarch64"))
+    roots.link(tmp_path, f"{place}/libcuda.so.1", file)
+
+    found = scan(tmp_path, machine="aarch64", version="540.4.0")
+
+    assert found.has_cuda
+    assert sources(found)["/usr/lib/aarch64-linux-gnu/libcuda.so.1"] == f"{place}/{file}"
+    assert sources(found)["/usr/lib/aarch64-linux-gnu/libcuda.so"] == f"{place}/{file}"
+
+
+def test_a_library_without_a_version_in_its_name_gives_way_to_the_driver_s_own(tmp_path: Path):
+    roots.libraries(tmp_path, "/usr/lib64", links=False)
+    roots.put(tmp_path, "/usr/lib64/libcuda.so.1", roots.elf("libcuda.so.1"))
+
+    found = scan(tmp_path)
+
+    assert sources(found)["/usr/lib64/libcuda.so.1"] == f"/usr/lib64/libcuda.so.{VERSION}"
+    assert len(found.libraries) == len(roots.SONAMES)
+
+
 @pytest.mark.parametrize("damage", [None, b"", b"garbage", b"glibc-ld.so.cache1.1"])
 def test_without_a_usable_cache_the_usual_directories_are_searched(damage: bytes | None, tmp_path: Path):
     roots.libraries(tmp_path, "/usr/lib64", links=False)

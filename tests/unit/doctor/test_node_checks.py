@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from driver.claims.allocation import ClaimRef
+from driver.devices.model import Defect
 from driver.doctor.findings import Finding, Level, exit_status
 from driver.doctor.node_checks import judge
 from driver.doctor.state import Hardware, NodeState, Place, RuntimeConfig
@@ -157,6 +158,15 @@ def test_hardware_that_cannot_be_read_is_a_problem_in_its_own_words():
 
     assert finding.level is Level.PROBLEM
     assert "libnvidia-ml.so.1 is not there" in finding.sentence
+
+
+def test_a_driver_that_is_installed_in_part_is_a_problem_with_its_remedy():
+    defect = Defect(kind="no-uvm", why="nvidia-uvm is not loaded", remedy="modprobe nvidia-uvm")
+
+    finding = the_one(replace(WELL, hardware=replace(WELL.hardware, defects=(defect,))))
+
+    assert finding.level is Level.PROBLEM
+    assert (finding.about, finding.sentence, finding.remedy) == (defect.kind, defect.why, defect.remedy)
 
 
 def test_a_node_without_gpus_is_a_warning():
