@@ -18,7 +18,7 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w /d
  && /opt/gpu-dra/bin/pip install --no-cache-dir --no-deps /dist/*.whl
 # The client library's synchronous half and the bytecode of its models are two thirds of all there is; neither is ever loaded.
 RUN /opt/gpu-dra/bin/pip uninstall --yes pip setuptools \
- && rm -r /opt/gpu-dra/lib/python3.11/site-packages/kubernetes/client \
+ && rm -r /opt/gpu-dra/lib/python3.*/site-packages/kubernetes/client \
  && find /opt/gpu-dra -name __pycache__ -prune -exec rm -r {} + \
  && /opt/gpu-dra/bin/python -m compileall -q -x 'kubernetes/aio/client/(models|api)/' /opt/gpu-dra/lib \
  && /opt/gpu-dra/bin/gpu-dra --version \

@@ -77,16 +77,21 @@ def build(directory: Path) -> None:
     programs = directory / "bin"
     programs.mkdir()
     (programs / "python").symlink_to(sys.executable)
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "BELOW": str(directory)}
     for instruction in stages()[0].instructions:
         if instruction.name == "COPY":
             *sources, target = instruction.value.split()
             for each in sources:
                 _copy(each, source / target)
         elif instruction.name == "RUN":
-            command = re.sub(r"(?<![\w.])/(opt|dist)\b", rf"{directory}/\1", instruction.value)
+            command = below(instruction.value)
             print(f"RUN {command}", flush=True)
             subprocess.run(["sh", "-ec", command], cwd=source, env=environment, check=True)
+
+
+def below(command: str) -> str:
+    """A command of the Dockerfile with its absolute paths below the directory $BELOW, whatever that is called."""
+    return re.sub(r"(?<![\w.])/(opt|dist)\b", r'"$BELOW"/\1', command)
 
 
 def _copy(name: str, target: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from tests.deploy.dockerfile import ROOT, Stage, in_context, parse, stages
+from tests.deploy.dockerfile import ROOT, Stage, below, in_context, parse, stages
 
 KNOWN = {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "LABEL", "RUN", "USER", "WORKDIR"}
 
@@ -98,3 +100,23 @@ def test_the_client_library_is_imported_where_its_missing_half_is_stood_in_for_a
 def test_what_is_of_no_use_in_the_image_is_not_in_the_context() -> None:
     assert not in_context("deploy/chart/values.yaml")
     assert not in_context("driver/wire/dra_v1_pb2.py")
+
+
+def test_steps_run_below_a_directory_with_any_name(tmp_path: Path) -> None:
+    directory = tmp_path / "a name with 'spaces' & größe"
+    (directory / "dist").mkdir(parents=True)
+    (directory / "dist" / "a.whl").write_text("found")
+
+    done = subprocess.run(
+        ["sh", "-ec", below("cat /dist/*.whl && ls /opt || echo none")],
+        env={"BELOW": str(directory), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "foundnone\n"
+
+
+def test_the_build_stage_runs_on_any_python_that_the_project_runs_on() -> None:
+    assert [step for step in stages()[0].of("RUN") if re.search(r"python3\.\d", step)] == []
