@@ -2,24 +2,28 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What the demo needs, and what tests and checks need on top of it.
+DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
 TOOLS := build/tools/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-long test-gpu e2e bench tools manifests lint types layers check wheel image lock clean
+.PHONY: help demo test test-long test-gpu e2e no-cluster bench tools manifests lint types layers check wheel image lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml hatch_build.py requirements/dev.txt $(wildcard protos/*.proto)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+$(DEMO): pyproject.toml hatch_build.py requirements/demo.txt requirements/install.py $(wildcard protos/*.proto)
+	@$(PYTHON) requirements/install.py $(VENV) demo --checkout
+	@touch $@
 
-demo: $(READY) ## Watch pods get GPUs in a cluster inside one process (ARGS="--serve" keeps it up for kubectl).
+$(READY): $(DEMO) requirements/dev.txt
+	@$(PYTHON) requirements/install.py $(VENV) dev
+	@touch $@
+
+demo: $(DEMO) ## Watch pods get GPUs in a cluster inside one process (ARGS="--serve" keeps it up for kubectl).
 	$(BIN)/gpu-dra demo $(ARGS)
 
 test: $(READY) $(TOOLS) ## Run the unit, contract and e2e tests.
@@ -28,8 +32,12 @@ test: $(READY) $(TOOLS) ## Run the unit, contract and e2e tests.
 test-long: $(READY) $(TOOLS) ## Run the long proofs too.
 	$(BIN)/pytest -n auto $(ARGS)
 
-e2e: $(READY) ## Run the e2e tests on a real cluster: make e2e KUBECONFIG=...
-	$(BIN)/pytest tests/e2e --kubeconfig=$(KUBECONFIG) $(ARGS)
+e2e: $(if $(KUBECONFIG),,no-cluster) $(READY) ## Run the e2e tests on a real cluster: make e2e KUBECONFIG=...
+	$(BIN)/pytest tests/e2e --kubeconfig="$(KUBECONFIG)" $(ARGS)
+
+no-cluster:
+	@echo "Which cluster? make e2e KUBECONFIG=/path/to/kubeconfig, the driver runs there already." \
+		"On the embedded cluster 'make test' runs the same tests." >&2; exit 2
 
 test-gpu: $(READY) ## Run the tests that need real NVIDIA GPUs, as root, and write what they saw to docs/gpu-run.md.
 	GPU_REPORT=docs/gpu-run.md $(BIN)/pytest -n 0 -rs -m gpu tests/gpu $(ARGS)
@@ -66,14 +74,16 @@ wheel: $(READY) ## Build the wheel, install it into an environment of its own, a
 	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --no-deps build/wheel/*.whl
 	cd build/wheel && venv/bin/gpu-dra --version
 
-image: ## Run the build stage of the Dockerfile without Docker, step by step (into build/image).
+image: $(READY) ## Run the build stage of the Dockerfile without Docker, step by step (into build/image).
 	$(PYTHON) -m tests.deploy.dockerfile build/image
 
 lock: $(READY) ## Resolve the dependencies again (needs uv).
 	uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--upgrade -o requirements/run.txt
-	uv pip compile -q pyproject.toml --extra sim --extra dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --upgrade -o requirements/dev.txt
+	uv pip compile -q pyproject.toml --extra sim --extra checkout -c requirements/dev.txt --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --upgrade -o requirements/demo.txt
 	uv pip compile -q requirements/build.in -c requirements/dev.txt --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --upgrade -o requirements/build.txt
 

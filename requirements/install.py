@@ -1,0 +1,82 @@
+"""Installs a set of locked requirements into a virtual environment, and says how far it is.
+
+``python3 requirements/install.py .venv demo --checkout``: with the package of this checkout, to be edited.
+Runs on whatever ``python3`` is, to say what it is not: no newer syntax.
+"""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OLDEST = (3, 11)
+
+
+def lacking() -> str:
+    """What has to be there before anything can be installed; empty if it is."""
+    if sys.version_info < OLDEST:
+        found, wanted = (".".join(str(number) for number in version[:3]) for version in (sys.version_info, OLDEST))
+        return (
+            f"Python {wanted} or newer is needed, {sys.executable} is {found}; name another: make PYTHON=python3.12 …"
+        )
+    if importlib.util.find_spec("ensurepip") is None:
+        return f"{sys.executable} cannot make virtual environments: apt install python3-venv"
+    return ""
+
+
+def install(venv: Path, name: str, *, checkout: bool) -> None:
+    """Make the environment unless it is there, and have pip do its work."""
+    lock = ROOT / "requirements" / f"{name}.txt"
+    count = sum("==" in line and ";" not in line for line in lock.read_text(encoding="utf-8").splitlines())
+    started = time.monotonic()
+    say(f"Installing {count} packages for {name} into {venv} …")
+    again = ["--clear"] if of_another_python(venv) else []
+    subprocess.run([sys.executable, "-m", "venv", *again, str(venv)], check=True)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"]
+    follow([*pip, "--require-hashes", "-r", str(lock)], count)
+    if checkout:
+        follow([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], 1)
+    say(f"Installed in {time.monotonic() - started:.0f} s")
+
+
+def of_another_python(venv: Path) -> bool:
+    """Whether an environment belongs to another interpreter, or was begun and never finished."""
+    try:
+        asked = [str(venv / "bin" / "python"), "-c", "import pip, sys; print(sys.version_info[:2])"]
+        said = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return True
+    return said.decode().strip() != str(sys.version_info[:2])
+
+
+def follow(command: "list[str]", count: int) -> None:
+    """Run pip, and show what it is at; all that it said when it fails."""
+    lines, seen = [], 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
+        for line in (raw.decode(errors="replace") for raw in pip.stdout or ()):
+            lines.append(line)
+            if line.startswith(("Collecting ", "Requirement already satisfied: ")):
+                seen += 1
+                what = line.split(": ")[-1] if ": " in line else line.partition(" ")[2]
+                say(f"  {seen} of {max(seen, count)}: {what.split()[0]}", passing=True)
+            elif line.startswith(("Installing collected", "Preparing editable")):
+                say("  unpacking …" if count > 1 else "  the checkout …", passing=True)
+    if pip.returncode:
+        sys.exit("".join(lines) + "pip has failed, see above")
+
+
+def say(text: str, *, passing: bool = False) -> None:
+    """Print a line; the next one takes the place of a passing one, which is for terminals only."""
+    if sys.stdout.isatty():
+        print("\r\033[K" + text, end="" if passing else "\n", flush=True)
+    elif not passing:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    problem = lacking()
+    if problem:
+        sys.exit(problem)
+    install(Path(sys.argv[1]), sys.argv[2], checkout="--checkout" in sys.argv)
