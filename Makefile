@@ -40,7 +40,7 @@ no-cluster:
 		"On the embedded cluster 'make test' runs the same tests." >&2; exit 2
 
 test-gpu: $(READY) ## Run the tests that need real NVIDIA GPUs, as root, and write what they saw to docs/gpu-run.md.
-	GPU_REPORT=docs/gpu-run.md $(BIN)/pytest -n 0 -rs -m gpu tests/gpu $(ARGS)
+	GPU_REPORT=docs/gpu-run.md $(BIN)/pytest -n 0 -rs --must-run -m gpu tests/gpu $(ARGS)
 
 bench: $(READY) ## Measure the driver's process and hold the numbers against their targets (build/bench.json).
 	$(BIN)/python -m tests.bench $(ARGS)

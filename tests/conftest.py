@@ -1,10 +1,20 @@
-"""Options of the test suite: the e2e tests run on the embedded cluster, or on a real one."""
+"""Options of the tests, and what they say of themselves: which suites there are, what was skipped for want of what."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests import needs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ANNOUNCED = pytest.StashKey[bool]()
+NOTHING_WAS_TESTED = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -13,7 +23,41 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 2
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: object, ids: list[str]) -> None:
+    """The suites and how many tests each has, once: every worker has collected the same."""
+    config: pytest.Config = node.config  # type: ignore[attr-defined]
+    if not config.stash.get(ANNOUNCED, False):
+        config.stash[ANNOUNCED] = True
+        config.get_terminal_writer().line(f"{len(ids)} tests: {per_suite(ids)}")
+
+
+def per_suite(ids: Iterable[str]) -> str:
+    """``unit 2670, contract 240``: the tests by the folder that they are in."""
+    counts = Counter(test.removeprefix("tests/").split("::")[0].split("/")[0] for test in ids)
+    return ", ".join(f"{suite} {count}" for suite, count in counts.most_common())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped for want of what."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
+    if reasons:
+        terminalreporter.write_line(needs.summary(reasons))
+    if terminalreporter.config.option.must_run and not terminalreporter.stats.get("passed"):
+        terminalreporter.write_line("nothing was tested", red=True, bold=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run that has to prove something has failed when it did not."""
+    if session.config.option.must_run and session.exitstatus == pytest.ExitCode.OK:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not reporter.stats.get("passed"):
+            session.exitstatus = NOTHING_WAS_TESTED
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--must-run", action="store_true", help="fail when every test was skipped")
     group = parser.getgroup("e2e", "e2e tests on a real cluster, where the driver runs already")
     group.addoption("--kubeconfig", metavar="FILE", help="the cluster; without it the embedded one is used")
     group.addoption("--image", metavar="REF", help="an image with a shell, in place of the one of the examples")

@@ -16,6 +16,7 @@ from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc
 from tests.eventually import PATIENCE, eventually
 from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories, read_spec
+from tests.needs import NO_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,12 +184,12 @@ async def test_fields_of_a_newer_kubelet_are_ignored(driver: Driver, kubelet: Ku
 def small_cdi_root(node: NodeDirectories) -> Iterator[Path]:
     """The CDI directory as a file system of its own of 64 KiB."""
     if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("needs root to mount a tmpfs")
+        pytest.skip(NO_ROOT)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(node.cdi)], capture_output=True, text=True, check=False
     )
     if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
+        pytest.skip(NO_ROOT)
     try:
         yield node.cdi
     finally:

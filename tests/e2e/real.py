@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import pytest
 from driver.kube.client import RESOURCE, Api
 from tests.e2e.site import DRIVER, Site, run
 from tests.eventually import eventually
+from tests.needs import KUBECTL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ class RealSite(Site):
 
     @property
     def can_fault(self) -> bool:
-        return bool(self._fault) or (shutil.which("kubectl") is not None and _fake(self._installed))
+        return bool(self._fault) or (KUBECTL is not None and _fake(self._installed))
 
     @property
     def can_restart(self) -> bool:
@@ -51,7 +51,7 @@ class RealSite(Site):
         command = shlex.split(self._fault or "")
         if not command:
             metadata = (await self._driver_pod())["metadata"]
-            command = ["kubectl", f"--kubeconfig={self._kubeconfig}", f"--namespace={metadata['namespace']}", "exec"]
+            command = [str(KUBECTL), f"--kubeconfig={self._kubeconfig}", f"--namespace={metadata['namespace']}", "exec"]
             command += [metadata["name"], f"--container={CONTAINER}", "--", "gpu-dra", "fault"]
         await run(*command, f"--device={device}", *arguments)
 

@@ -12,7 +12,8 @@ from tests.faults.breaking import Outcome, Recover, fail_over, killed_at, killed
 from tests.faults.points import Plan
 from tests.faults.rig import Launcher, rig
 from tests.faults.scenarios import BY_NAME, Scenario, Stage
-from tests.nvml.standin import COMPILER, NO_COMPILER, World
+from tests.needs import COMPILER, NO_COMPILER
+from tests.nvml.standin import World
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
 

@@ -17,7 +17,7 @@ from tests.eventually import eventually
 from tests.gpu import machine as machines
 from tests.gpu import report
 from tests.harness import NODE, Claims, Driver, Kubelet, node_directories
-from tests.nvml.standin import COMPILER, NO_COMPILER
+from tests.needs import COMPILER, NO_COMPILER, NO_GPU, NO_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -37,7 +37,7 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture
 async def isolated() -> None:
     if not await isolation.possible():
-        pytest.skip("a fresh mount namespace with device files needs root, unshare and overlayfs")
+        pytest.skip(NO_ROOT)
 
 
 @pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.gpu)])
@@ -46,7 +46,7 @@ def machine(request: pytest.FixtureRequest, scratch: Path, isolated: None) -> Ma
     if request.param == "real":
         found = machines.real()
         if isinstance(found, str):
-            pytest.skip(found)
+            pytest.skip(f"{NO_GPU}; {found}")
         return found
     if COMPILER is None:
         pytest.skip(NO_COMPILER)

@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.nvml.standin import COMPILER, World
+from tests.needs import COMPILER
+from tests.nvml.standin import World
 
 HERE = Path(__file__).parent
 
@@ -55,10 +56,10 @@ def real() -> Machine | str:
     # In a process of its own: a stand-in that this one has loaded would be found in place of the real library.
     asked = subprocess.run([sys.executable, "-c", _LIST_GPUS], capture_output=True, text=True, check=False)
     if asked.returncode:
-        return f"no NVIDIA GPU on this machine answers: {asked.stderr.strip().splitlines()[-1]}"
+        return f"here {asked.stderr.strip().splitlines()[-1].rpartition(': ')[2]}"
     root = os.environ.get("NVIDIA_DRIVER_ROOT", "/")
     uuids = tuple(asked.stdout.split())
-    return Machine(flags=(f"--driver-root={root}",), uuids=uuids, real=True) if uuids else "NVML lists no GPU"
+    return Machine(flags=(f"--driver-root={root}",), uuids=uuids, real=True) if uuids else "here NVML lists none"
 
 
 _LIST_GPUS = """

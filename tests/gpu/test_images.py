@@ -20,7 +20,7 @@ from driver.cdi.root import DriverRoot
 from driver.devices.model import Gpu
 from driver.sim.kubelet.cdi import CdiCache
 from tests.gpu import container, machine
-from tests.nvml.standin import COMPILER, NO_COMPILER
+from tests.needs import COMPILER, NO_COMPILER
 from tests.unit.cdi import roots
 from tests.unit.cdi.test_nvidia_edits import GPU
 

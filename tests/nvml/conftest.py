@@ -10,7 +10,8 @@ import pynvml
 import pytest
 
 from driver.devices.nvml import NvmlBackend
-from tests.nvml.standin import COMPILER, NO_COMPILER, World
+from tests.needs import COMPILER, NO_COMPILER
+from tests.nvml.standin import World
 
 Build = Callable[..., World]
 Open = Callable[..., NvmlBackend]

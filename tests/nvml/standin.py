@@ -24,12 +24,11 @@ from typing import Any
 from driver.cdi.root import DriverRoot
 from driver.devices.host import Host
 from tests.eventually import until
+from tests.needs import COMPILER, NO_COMPILER
 from tests.unit.devices.mig_facts import FACTS
 
 SOURCE = Path(__file__).with_name("standin.c")
 BUILT = Path(__file__).parents[2] / "build" / "standin"
-COMPILER = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-NO_COMPILER = "the stand-in for NVML is compiled from C, and this machine has no C compiler (cc, gcc or clang)"
 SYMBOLS = frozenset(re.findall(r"\b(?:API|ENTRY\(|const char \*)\s*(nvml\w+)", SOURCE.read_text()))
 NUMBERS = {"1g": 0, "2g": 1, "3g": 2, "4g": 3, "7g": 4}
 """NVML_GPU_INSTANCE_PROFILE_* by the first word of a profile's name."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.needs import LDCONFIG, NO_LDCONFIG
 
 VERSION = "570.124.06"
 MACHINES = {"x86_64": 62, "aarch64": 183, "i386": 3}
@@ -69,11 +70,11 @@ def libraries(root: Path, directory: str, *, machine: str = "x86_64", links: boo
 
 def ldconfig(root: Path, *directories: str, links: bool = False) -> None:
     """Have the real one write the root's cache, as a distribution does after an installation."""
-    if shutil.which("ldconfig") is None:
-        pytest.skip("no ldconfig on this machine")
+    if LDCONFIG is None:
+        pytest.skip(NO_LDCONFIG)
     put(root, "/etc/ld.so.conf", "\n".join(directories) + "\n")
     flags = [] if links else ["-X"]
-    subprocess.run(["ldconfig", *flags, "-r", str(root), "-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache"], check=True)
+    subprocess.run([LDCONFIG, *flags, "-r", str(root), "-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache"], check=True)
 
 
 def extras(root: Path) -> None:

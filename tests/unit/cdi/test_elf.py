@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from driver.cdi import elf
+from tests.needs import COMPILER, NO_COMPILER
 from tests.unit.cdi import roots
 
 
@@ -21,10 +22,9 @@ def test_machine_and_soname_are_read(machine: str, tmp_path: Path):
 
 def test_a_library_that_a_compiler_made_is_read(tmp_path: Path):
     path = tmp_path / "libreal.so.1.2"
-    try:
-        subprocess.run(["gcc", "-shared", "-Wl,-soname,libreal.so.1", "-x", "c", "/dev/null", "-o", path], check=True)
-    except FileNotFoundError:
-        pytest.skip("no C compiler on this machine")
+    if COMPILER is None:
+        pytest.skip(NO_COMPILER)
+    subprocess.run([COMPILER, "-shared", "-Wl,-soname,libreal.so.1", "-x", "c", "/dev/null", "-o", path], check=True)
 
     library = elf.read(path)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from driver.cdi.ldcache import CacheError, Entry, parse
+from tests.needs import LDCONFIG, NO_LDCONFIG
 from tests.unit.cdi import roots
 
 if TYPE_CHECKING:
@@ -48,7 +49,18 @@ def test_the_cache_of_the_real_ldconfig_is_read(tmp_path: Path):
 def test_every_format_that_ldconfig_writes_is_read_or_refused(tmp_path: Path, format_: str):
     roots.libraries(tmp_path, "/usr/lib64")
     roots.ldconfig(tmp_path, "/usr/lib64")
-    command = ["ldconfig", "-X", "-r", str(tmp_path), "-c", format_, "-f", "/etc/ld.so.conf", "-C", "/etc/ld.so.cache"]
+    command = [
+        str(LDCONFIG),
+        "-X",
+        "-r",
+        str(tmp_path),
+        "-c",
+        format_,
+        "-f",
+        "/etc/ld.so.conf",
+        "-C",
+        "/etc/ld.so.cache",
+    ]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip(f"this ldconfig has no format {format_!r}")
     data = (tmp_path / "etc/ld.so.cache").read_bytes()
@@ -61,7 +73,9 @@ def test_every_format_that_ldconfig_writes_is_read_or_refused(tmp_path: Path, fo
 
 
 def test_this_machine_s_own_cache_says_what_ldconfig_says_of_it():
-    listing = subprocess.run(["ldconfig", "-p"], check=False, capture_output=True, text=True).stdout
+    if LDCONFIG is None:
+        pytest.skip(NO_LDCONFIG)
+    listing = subprocess.run([LDCONFIG, "-p"], check=False, capture_output=True, text=True).stdout
     if not listing:
         pytest.skip("this machine has no cache")
     with open("/etc/ld.so.cache", "rb") as file:  # noqa: PTH123

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from driver.cdi.nodes import NodeTable, capabilities, majors
+from tests.needs import NO_ROOT
 from tests.unit.cdi.roots import put
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def device(path: Path, major: int, minor: int, mode: int = 0o660) -> None:
         os.mknod(path, stat.S_IFCHR | mode, os.makedev(major, minor))
         path.chmod(mode)
     except PermissionError:
-        pytest.skip("device files cannot be made here")
+        pytest.skip(NO_ROOT)
 
 
 def test_modules_that_are_loaded_have_their_files_even_before_anybody_made_them(tmp_path: Path):

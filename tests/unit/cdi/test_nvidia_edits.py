@@ -13,6 +13,7 @@ from driver.cdi.nvidia import NvidiaEdits
 from driver.cdi.root import DriverRoot
 from driver.devices.backend import BackendError
 from driver.devices.model import Gpu, Partition
+from tests.needs import NO_ROOT
 from tests.unit.cdi import roots
 from tests.unit.cdi.roots import VERSION
 from tests.unit.cdi.test_nodes import DEVICES, MINORS
@@ -261,7 +262,7 @@ def test_a_driver_container_s_own_device_files_count(host: Path):
             (root / "dev").mkdir(parents=True, exist_ok=True)
             os.mknod(root / "dev" / name, 0o20666, os.makedev(333, minor))
     except PermissionError:
-        pytest.skip("device files cannot be made here")
+        pytest.skip(NO_ROOT)
     edits = NvidiaEdits(
         DriverRoot(path=root, host="/run/nvidia/driver"), dev=host / "dev", proc=host / "proc", sysfs=host / "sys"
     )

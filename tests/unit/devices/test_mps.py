@@ -21,6 +21,7 @@ from driver.devices.sharing import MpsDaemon, MpsLimits, TimeSlice
 from driver.devices.surroundings import Surroundings, look_around
 from driver.devices.time_slice import TimeSlices
 from tests.eventually import PATIENCE, eventually
+from tests.needs import NO_ROOT
 
 CONTROL = """\
 #!{python}
@@ -120,7 +121,7 @@ class Place:
 @pytest.fixture(params=["isolated", "plain"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     if request.param == "isolated" and not may_unshare():
-        pytest.skip("no right to make mount namespaces here")
+        pytest.skip(NO_ROOT)
     base = Path(tempfile.mkdtemp(prefix="gm-", dir="/var/tmp"))  # /tmp is another one for the daemon
     place = Place(base, isolate=request.param == "isolated")
     yield place
@@ -286,7 +287,7 @@ def test_clients_find_pipes_and_memory_that_exist(place: Place) -> None:
 
 def test_the_daemon_has_its_directories_where_clients_have_them() -> None:
     if not may_unshare():
-        pytest.skip("no right to make mount namespaces here")
+        pytest.skip(NO_ROOT)
     base = Path(tempfile.mkdtemp(prefix="gm-", dir="/var/tmp"))
     place = Place(base, isolate=True)
     try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,10 @@ import yaml
 from driver.kube.client import Api
 from driver.sim import identity
 from tests.eventually import PATIENCE
+from tests.needs import KUBECTL, NO_KUBECTL
 from tests.unit.sim_apiserver.cluster import Cluster, claim, pod, resource_slice
 
-KUBECTL = shutil.which(os.environ.get("KUBECTL", "kubectl"))
-pytestmark = pytest.mark.skipif(KUBECTL is None, reason="no kubectl on the PATH (set KUBECTL to name one)")
+pytestmark = pytest.mark.skipif(KUBECTL is None, reason=NO_KUBECTL)
 
 CLASS = {"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "gpu.example.com"}, "spec": {}}
 TYPES = {

@@ -13,6 +13,7 @@ from driver.sim.kubelet import isolation
 from driver.sim.kubelet.cdi import CdiCache, Injection
 from driver.sim.kubelet.containers import CreateError, Launch, Runtime
 from tests.eventually import PATIENCE, eventually
+from tests.needs import NO_ROOT
 from tests.unit.sim_kubelet.fakes import write_spec
 
 POD = {"metadata": {"uid": "u1", "namespace": "ns", "name": "p"}}
@@ -172,7 +173,7 @@ async def test_without_isolation_mounts_and_nodes_are_noted(root):
 
 async def test_mounts_and_device_nodes_are_in_the_container_and_nowhere_else(runtime, root):
     if not await isolation.possible():
-        pytest.skip("needs root, mount namespaces and overlayfs")
+        pytest.skip(NO_ROOT)
     (root / "library").write_text("from the host")
     mount = {
         "hostPath": str(root / "library"),
@@ -199,7 +200,7 @@ async def test_mounts_and_device_nodes_are_in_the_container_and_nowhere_else(run
 
 async def test_a_step_of_the_making_that_fails_is_an_error_of_the_start_and_says_which(runtime, root):
     if not await isolation.possible():
-        pytest.skip("needs root, mount namespaces and overlayfs")
+        pytest.skip(NO_ROOT)
     mount = {"hostPath": "none", "containerPath": "/x", "type": "nosuchfs"}
     write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[mount])
 
@@ -214,7 +215,7 @@ async def test_a_step_of_the_making_that_fails_is_an_error_of_the_start_and_says
 
 async def test_a_program_that_fails_after_its_start_is_no_error_of_the_start(runtime, root):
     if not await isolation.possible():
-        pytest.skip("needs root, mount namespaces and overlayfs")
+        pytest.skip(NO_ROOT)
     write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[EMPTY])
 
     container = await runtime.start("u1", launch("echo said >&2; exit 32", cdi_devices=[f"{KIND}=0"]))
@@ -226,7 +227,7 @@ async def test_a_program_that_fails_after_its_start_is_no_error_of_the_start(run
 
 async def test_a_mount_of_the_host_that_goes_before_its_turn_is_left_out(root):
     if not await isolation.possible():
-        pytest.skip("needs root, mount namespaces and overlayfs")
+        pytest.skip(NO_ROOT)
     base, point, failure = root / "base", root / "point", root / "failure"
     base.mkdir()
     point.mkdir()
@@ -244,7 +245,7 @@ async def test_a_mount_of_the_host_that_goes_before_its_turn_is_left_out(root):
 
 async def test_containers_start_while_mounts_of_the_host_come_and_go(runtime, root):
     if not await isolation.possible():
-        pytest.skip("needs root, mount namespaces and overlayfs")
+        pytest.skip(NO_ROOT)
     write_spec(root / "cdi" / "a.json", kind=KIND, name="0", mounts=[EMPTY])
     for number in range(CHURNED):
         runtime.create_sandbox({"metadata": {**POD["metadata"], "uid": f"churn-{number}"}})
@@ -267,7 +268,7 @@ async def test_containers_start_while_mounts_of_the_host_come_and_go(runtime, ro
 
 async def test_hooks_of_the_creation_run_on_the_container_s_root_with_the_state_on_stdin(runtime, root):
     if not await isolation.possible():
-        pytest.skip("needs root, mount namespaces and overlayfs")
+        pytest.skip(NO_ROOT)
     program = root / "hook"
     program.write_text(
         "#!/bin/sh\n"
