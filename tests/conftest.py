@@ -23,6 +23,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 2
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A cluster that cannot be used is one line, not one for each test."""
+    if config.getoption("--kubeconfig") and not hasattr(config, "workerinput"):
+        from tests.e2e import real
+
+        real.look(config.getoption)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: object, ids: list[str]) -> None:
     """The suites and how many tests each has, once: every worker has collected the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shlex
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.kube.client import RESOURCE, Api
+from driver.kube.client import RESOURCE, Api, ApiError, ConfigError
 from tests.e2e.site import DRIVER, Site, run
 from tests.eventually import eventually
 from tests.needs import KUBECTL
@@ -77,16 +78,40 @@ class RealSite(Site):
 
 @contextlib.asynccontextmanager
 async def connected(option: Any) -> AsyncIterator[RealSite]:
-    """The node that the options name, or the only one that has slices of the driver."""
-    async with await Api.connect(Path(option("--kubeconfig"))) as api:
+    """The node that the options name, or the only one that has slices of the driver. Raises UsageError."""
+    try:
+        api = await Api.connect(Path(option("--kubeconfig")))
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
+    async with api:
+        node = await _node(api, option("--node"))
+        installed = await driver_pod(api, node, option("--driver-labels"))
+        yield RealSite(api, node=node, option=option, installed=installed)
+
+
+async def _node(api: Api, named: str | None) -> str:
+    try:
         slices = (await api.get(f"{RESOURCE}/resourceslices"))["items"]
-        nodes = sorted({obj["spec"].get("nodeName", "") for obj in slices if obj["spec"]["driver"] == DRIVER})
-        if option("--node"):
-            nodes = [node for node in nodes if node == option("--node")]
-        if len(nodes) != 1:
-            pytest.fail(f"one node with ResourceSlices of {DRIVER} is expected, found {nodes}; choose with --node=NAME")
-        installed = await driver_pod(api, nodes[0], option("--driver-labels"))
-        yield RealSite(api, node=nodes[0], option=option, installed=installed)
+    except ApiError as error:
+        raise pytest.UsageError(f"the cluster of --kubeconfig cannot be used: {error}") from None
+    nodes = sorted({obj["spec"].get("nodeName", "") for obj in slices if obj["spec"]["driver"] == DRIVER})
+    wanted = [node for node in nodes if node == (named or node)]
+    if len(wanted) != 1:
+        raise pytest.UsageError(
+            f"one node with ResourceSlices of {DRIVER} is expected, where the driver runs; found: "
+            f"{', '.join(nodes) or 'none'}; choose with --node=NAME"
+        )
+    return wanted[0]
+
+
+def look(option: Any) -> None:
+    """Whether there is such a cluster and such a node, before any test runs into it. Raises UsageError."""
+
+    async def once() -> None:
+        async with connected(option):
+            pass
+
+    asyncio.run(once())
 
 
 async def driver_pod(api: Api, node: str, labels: str) -> dict[str, Any] | None:
