@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from driver.devices.model import Cause, Cleared, Event, Fault, Occurred, Quiet
@@ -52,6 +52,14 @@ def fold(conditions: Conditions, event: Event, now: float) -> Conditions:
         lasting = frozenset(c.fault for c in conditions.get(event.gpu_uuid, ()) if not _passes(c.fault))
         return _replace(conditions, event.gpu_uuid, lasting, now, keep_others=False)
     return conditions
+
+
+def difference(before: Conditions, after: Conditions) -> Iterator[tuple[str, Condition, bool]]:
+    """What has begun (True) and what is over (False), by GPU UUID."""
+    for uuid in before.keys() | after.keys():
+        old, new = before.get(uuid, ()), after.get(uuid, ())
+        yield from ((uuid, condition, True) for condition in new if condition not in old)
+        yield from ((uuid, condition, False) for condition in old if condition not in new)
 
 
 def severity(fault: Fault) -> Severity:

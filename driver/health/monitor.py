@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
-from driver.health.conditions import Conditions, fold
+from driver.health.conditions import Conditions, difference, fold
 from driver.health.report import describe
 from driver.said import Said
 from driver.threads import in_daemon_thread
@@ -155,11 +155,8 @@ class Monitor:
 
 
 def _log_difference(before: Conditions, after: Conditions) -> None:
-    for uuid in before.keys() | after.keys():
-        old, new = before.get(uuid, ()), after.get(uuid, ())
-        for condition in new:
-            if condition not in old:
-                logger.warning("%s: %s (%s)", uuid, describe(condition), condition.severity.name.lower())
-        for condition in old:
-            if condition not in new:
-                logger.info("%s: no longer: %s", uuid, describe(condition))
+    for uuid, condition, begins in difference(before, after):
+        if begins:
+            logger.warning("%s: %s (%s)", uuid, describe(condition), condition.severity.name.lower())
+        else:
+            logger.info("%s: no longer: %s", uuid, describe(condition))

@@ -16,7 +16,10 @@ from driver.claims.errors import ClaimError
 from driver.devices.backend import BackendError
 from driver.devices.model import Defect
 from driver.devices.profile import ProfileError
+from driver.health.conditions import difference
 from driver.health.monitor import Monitor
+from driver.health.report import describe
+from driver.health.xids import Severity
 from driver.kube.backoff import Backoff
 from driver.said import Said
 from driver.threads import in_daemon_thread
@@ -192,8 +195,16 @@ class Discovery:
             self._publication.renew()
 
     def _conditions_changed(self, conditions: Conditions) -> None:
-        self._publication.conditions = conditions
+        before, self._publication.conditions = self._publication.conditions, conditions
         self._publication.renew()
+        names = {gpu.uuid: gpu.name for gpu in self._devices.inventory.gpus} if self._devices.inventory else {}
+        for uuid, condition, begins in difference(before, conditions):
+            if condition.severity > Severity.INFORMATION:  # what a program did to itself is in the log
+                what = f"{names.get(uuid, 'a GPU')} ({uuid}): {describe(condition)}"
+                if begins:
+                    self._events.warn("GpuFault", what)
+                else:
+                    self._events.tell("Normal", "GpuFaultOver", f"{what}: this is over")
 
     def _uuids(self) -> tuple[str, ...]:
         inventory = self._devices.inventory

@@ -11,6 +11,7 @@ import yaml
 from driver import node_config
 from driver.claims.config import decode
 from driver.config import Settings
+from driver.observe.metrics import Metrics
 from tests.deploy.helm import CHART
 from tests.docs.blocks import DOCUMENTS, ROOT, blocks
 
@@ -60,3 +61,23 @@ def is_there(name: str) -> bool:
             return False
         found = found[part]
     return True
+
+
+def test_the_table_of_events_has_each_that_the_driver_writes_and_no_other() -> None:
+    source = "".join(path.read_text() for path in sorted((ROOT / "driver").rglob("*.py")))
+    written = set(re.findall(r'(?:warn|tell)\(\s*(?:"(?:Normal|Warning)",\s*)?"([A-Z]\w+)"', source)) - {"Warning"}
+
+    chapter = (ROOT / "docs/operations.md").read_text().split("\n## What Events mean\n")[1].split("\n## ")[0]
+    described = {
+        name for row in re.findall(r"^\| (`.*?) \|", chapter, re.MULTILINE) for name in re.findall(r"\w+", row)
+    }
+
+    assert described == written
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_metric_that_is_named_is_there(document: str) -> None:
+    names = {family.name for family in Metrics(driver_name="gpu.nvidia.com").registry.collect()}
+    named = set(re.findall(r"\bgpu_dra_\w*[a-z]\b", (ROOT / document).read_text()))
+
+    assert {name for name in named if name.removesuffix("_total") not in names} == set()

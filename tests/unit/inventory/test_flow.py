@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,12 +11,15 @@ import pytest
 from driver.claims.allocation import ClaimRef
 from driver.claims.record import PreparedDevice, Record, State
 from driver.devices.backend import BackendError
+from driver.devices.fault import inject
 from driver.devices.options import DeviceOptions, Partitioning
 from driver.devices.profile import ProfileError
 from tests.eventually import eventually
 from tests.unit.inventory.conftest import BOOT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.unit.inventory.conftest import World
 
 GONE = BackendError("NVML cannot be used: the kernel driver was replaced")
@@ -71,6 +75,25 @@ async def test_a_read_that_fails_is_tried_again_without_another_reason(world: Wo
         await eventually(lambda: len(world.outside.pools) > pools)
 
         assert not world.changed.is_set()
+
+
+async def test_a_gpu_that_fails_and_is_mended_is_told_by_name_with_its_xid(world: World, tmp_path: Path) -> None:
+    def happens(**what: Any) -> None:
+        nothing = {"xid": None, "lost": False, "ecc": False, "clear": False, "latency_ms": None, "fail_next": None}
+        inject(tmp_path, boot_id=BOOT, device="gpu-1", **(nothing | what))
+
+    async with world.running():
+        await eventually(lambda: world.published)
+        happens(xid=31)
+        await eventually(lambda: world.publication.conditions)
+        happens(xid=79)
+        await eventually(lambda: world.said.reasons() == ["GpuFault"])
+        happens(clear=True)
+        await eventually(lambda: world.said.reasons() == ["GpuFault", "GpuFaultOver"])
+
+    _, _, message = world.said.events[0]
+    assert re.fullmatch(r"gpu-1 \(GPU-[0-9a-f-]+\): XID 79: GPU has fallen off the bus", message)
+    assert world.said.events[1] == ("Normal", "GpuFaultOver", f"{message}: this is over")
 
 
 async def test_an_error_that_nobody_expects_ends_nothing(world: World) -> None:
