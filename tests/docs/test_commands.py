@@ -20,7 +20,7 @@ from driver.sim.cluster import Cluster
 from driver.sim.process import DriverProcess, free_port, gpu_dra
 from tests.deploy.helm import NAMESPACE, RELEASE, program
 from tests.docs.blocks import DOCUMENTS, ROOT, Block, blocks
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -160,7 +160,7 @@ class Desk:
     async def paste(self, text: str) -> str:
         """Run it as a whole; every command of it has to work."""
         shell = await self._start(text)
-        output, _ = await asyncio.wait_for(shell.communicate(), 60)
+        output, _ = await asyncio.wait_for(shell.communicate(), PATIENCE)
         assert shell.returncode == 0, f"{text}\n{output.decode()}"
         return output.decode()
 
@@ -177,7 +177,7 @@ class Desk:
 
         await eventually(published)
         shell.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(shell.communicate(), 60)
+        await asyncio.wait_for(shell.communicate(), PATIENCE)
         assert shell.returncode == 0
 
     async def control_daemonsets(self) -> None:

@@ -9,6 +9,12 @@ import yaml
 from click.testing import CliRunner, Result
 
 from driver.cli import cli
+from driver.devices import profile
+from driver.devices.fake import FakeBackend
+from driver.devices.model import Cause, Fault
+from driver.devices.open import read_boot_id
+from driver.health.conditions import Condition
+from driver.health.store import ConditionStore
 from driver.sim.process import gpu_dra
 
 
@@ -108,6 +114,17 @@ def test_a_machine_without_a_driver_explains_itself(tmp_path: Path):
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert "Install or load NVIDIA's driver" in result.stderr
+
+
+def test_a_gpu_that_the_driver_found_to_be_sick_is_not_free(tmp_path: Path):
+    inventory = FakeBackend(profile.load("h100x8"), name="h100x8", state_dir=tmp_path, boot_id="").inventory()
+    sick = Condition(fault=Fault(cause=Cause.XID, detail="79"), since=0)
+    (tmp_path / "gpu.nvidia.com").mkdir()
+    ConditionStore(tmp_path / "gpu.nvidia.com", boot_id=read_boot_id()).save({inventory.gpus[1].uuid: (sick,)})
+
+    result = run("explain", "gpu", "--on", "gpu-1", "--devices", "fake:h100x8", state=tmp_path)
+
+    assert result.stdout.splitlines() == ["gpu-1: 0 of 1 free", "  gpu-1  tainted gpu.nvidia.com/xid=79:NoExecute"]
 
 
 def test_explain_lists_placements_by_gpu(tmp_path: Path):
