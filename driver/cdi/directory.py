@@ -47,7 +47,8 @@ class SpecDirectory:
         self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not os.access(self._root, os.W_OK | os.X_OK):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self._root))
-        probe = f"{self._staging}{os.sep}.probe"  # all instances may have the same one: nobody reads it
+        # Nobody reads it, so all instances may have the same one; its name is that of a spec, for whoever cleans up.
+        probe = f"{self._staging}{os.sep}{spec.file_name(self._driver, 'probe')}"
         files.write(probe, b"{}")
         files.remove(probe)
 

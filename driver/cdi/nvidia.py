@@ -126,7 +126,9 @@ class NvidiaEdits:
             if self._version is None:
                 return False
             return (
-                self._look(self._version) != self._stamps or self._read_nodes().fingerprint != self._nodes.fingerprint
+                bool(self.missing())
+                or self._look(self._version) != self._stamps
+                or self._read_nodes().fingerprint != self._nodes.fingerprint
             )
 
     def missing(self) -> str:
@@ -177,7 +179,7 @@ class NvidiaEdits:
         return ContainerEdits(device_nodes=(node, *capabilities))
 
     def _refresh(self, version: str, gpus: tuple[Gpu, ...]) -> None:
-        if version != self._version or self._stamps is None or self._stamps != self._look(version):
+        if version != self._version or self.missing() or self._stamps is None or self._stamps != self._look(version):
             self._scan(version)
         nodes = self._nodes = self._read_nodes()
         self._drm = {gpu.uuid: nodes.drm(gpu.pci_bus_id) for gpu in gpus}

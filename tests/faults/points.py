@@ -26,7 +26,16 @@ from driver.devices.backend import Backend, BackendError
 from driver.kube.client import Api, ApiError
 
 # Not effects: the engine's loop around them is what is tested, and they come whenever a timer says so.
-QUIET = {"wait_for_events", "close", "common_edits", "device_edits", "mps_edits", "mps_runs", "sweep_mps"}
+QUIET = {
+    "wait_for_events",
+    "close",
+    "missing_file",
+    "common_edits",
+    "device_edits",
+    "mps_edits",
+    "mps_runs",
+    "sweep_mps",
+}
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(?<=\.)[0-9a-f]{8}(?=\.)")
 # What the disk says when it is full, and when it may only be read: the operations that then fail.

@@ -124,3 +124,20 @@ def test_nothing_but_finished_specs_lies_in_the_root(specs: SpecDirectory, tmp_p
     specs.write(UID, b"{}")
 
     assert [path.name for path in (tmp_path / "cdi").iterdir() if path.is_file()] == [f"k8s.{DRIVER}-claim_{UID}.json"]
+
+
+def test_that_specs_can_be_written_is_tried_without_anybody_noticing(specs: SpecDirectory, tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path / "cdi")
+
+    specs.probe()
+
+    assert watcher.scans() == []
+    watcher.close()
+    assert [path for path in (tmp_path / "cdi").rglob("*") if path.is_file()] == []
+
+
+def test_a_place_that_is_no_directory_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(NotADirectoryError):
+        SpecDirectory(tmp_path / "file/cdi", driver=DRIVER).probe()

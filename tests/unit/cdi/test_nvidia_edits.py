@@ -173,6 +173,18 @@ def test_any_file_that_is_mounted_can_be_missing(edits: NvidiaEdits, host: Path)
     assert edits.missing() == str(host / "run/nvidia-persistenced/socket")
 
 
+def test_a_file_that_is_gone_and_that_nothing_else_depends_on_is_given_up(host: Path):
+    file = roots.put(host, "/usr/share/glvnd/egl_vendor.d/10_nvidia.json")
+    edits = edits_of(host)
+    edits.refresh(VERSION)
+    file.unlink()
+    assert (edits.missing(), edits.outdated()) == (str(file), True)
+
+    edits.refresh(VERSION)
+
+    assert (edits.missing(), edits.outdated()) == ("", False)
+
+
 def test_files_of_others_in_the_same_directory_are_no_change(edits: NvidiaEdits, host: Path):
     roots.put(host, "/usr/lib64/libcrypto.so.3")
     roots.put(host, "/usr/bin/vim")
