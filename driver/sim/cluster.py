@@ -86,10 +86,13 @@ class Cluster:
         """Await something in the cluster. Raises ClusterError if a part of the cluster ends meanwhile."""
         task = asyncio.ensure_future(waiting)
         parts = {part for part in (self._control_plane, self._kubelet_task) if part is not None}
-        await asyncio.wait({task, *parts}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
+        try:
+            await asyncio.wait({task, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:  # nothing of it goes on when we do not wait for it any more
+            task.cancel()
+            await asyncio.wait({task})
         ended = next(part for part in parts if part.done())
         raise ClusterError(f"the embedded cluster's {ended.get_name()} has ended") from ended.exception()
 

@@ -10,17 +10,26 @@ import pty
 import re
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.sim.cluster import Cluster
 from driver.sim.demo import place
 from driver.sim.process import gpu_dra
 from tests.eventually import PATIENCE, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory for temporary files that sockets fit below."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
 
 
 async def test_the_demo_does_what_it_says() -> None:
@@ -68,6 +77,40 @@ async def test_a_demo_that_is_interrupted_says_goodbye_and_leaves_nothing_behind
     assert shown().rstrip().endswith("Goodbye: the driver and the cluster have ended.")
     assert not root.exists()
     assert not Path(f"/proc/{driver}").exists()
+
+
+async def test_a_demo_that_is_interrupted_while_its_driver_starts_leaves_none(short: Path) -> None:
+    async with on_a_terminal("demo", TMPDIR=str(short)) as (process, shown):
+        await eventually(lambda: list(short.glob("*/node.yaml")))
+
+        process.send_signal(signal.SIGINT)
+
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 130
+    assert "✗" not in shown()
+    assert list(short.iterdir()) == []
+    assert [line for line in commands() if str(short) in line] == []
+
+
+async def test_what_a_cluster_is_not_waited_for_any_more_does_not_go_on(short: Path) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def chapter() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with Cluster(short) as cluster:
+        waiting = asyncio.create_task(cluster.or_failure(chapter()))
+        await begun.wait()
+
+        waiting.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert ended.is_set()
 
 
 async def test_neither_a_long_directory_nor_a_terminal_without_our_symbols_ends_the_demo(tmp_path: Path) -> None:
@@ -144,6 +187,13 @@ async def on_a_terminal(*arguments: str, **environment: str) -> AsyncIterator[tu
 def plain(shown: str) -> str:
     """Without colours and movements."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
+
+
+def commands() -> Iterator[str]:
+    """Of all processes."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_text()
 
 
 def driver_of(demo: int) -> tuple[int, Path] | None:

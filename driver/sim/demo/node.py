@@ -52,7 +52,8 @@ class Node:
             log=self.cluster.root / f"driver-{len(self._drivers)}.log",
             pod_uid=pod_uid or uuid.uuid4().hex[:8],  # short: it is part of the sockets' names
         )
-        self._drivers.append(await driver.start())
+        self._drivers.append(driver)  # before it starts: whoever is interrupted now has to end it too
+        await driver.start()
 
         async def registered() -> bool:
             return any(line.get("message") == "registered with the kubelet" for line in driver.lines())
