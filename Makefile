@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-long test-gpu e2e no-cluster bench tools manifests lint types layers check wheel image lock clean
+.PHONY: help demo test test-long test-gpu e2e no-cluster bench tools manifests picture lint types layers check wheel image lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ tools: $(TOOLS) ## Fetch the real helm and kubectl that the chart's tests need (
 
 manifests: $(READY) $(TOOLS) ## Make deploy/manifests from the chart.
 	$(BIN)/python -m tests.deploy.manifests
+
+picture: $(READY) ## Draw the README's pictures again, from a run of the demo and from a table (docs/pictures).
+	$(BIN)/python -m tests.pictures
 
 lint: $(READY) ## Check style and formatting.
 	$(BIN)/ruff check .

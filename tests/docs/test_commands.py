@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 SLICES = f"{RESOURCE}/resourceslices"
 
 SHOWN = {
-    ("README.md", "3  One GPU is cut into seven"): "what the demo prints",
-    ("README.md", "GPUs ──NVML──▶"): "a picture",
     ("docs/operations.md", "This node (node-1)"): "what doctor prints",
     ("docs/operations.md", "default/one-gpu holds"): "what drain-check prints",
     ("docs/partitions.md", "partitioning: none"): "a node config file, see test_names",

@@ -1,0 +1,47 @@
+"""``make picture``: run the demo, and draw what it showed when."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.ansi import AnsiDecoder
+
+from tests.pictures import DEMO, FLOWS
+from tests.pictures.flows import draw_flows
+from tests.pictures.terminal import COLUMNS, Row, draw_recording
+
+PROGRAM = Path(sys.executable).parent / "gpu-dra"
+
+
+def record() -> list[Row]:
+    """A run of the demo: its lines, each with the time at which it was there."""
+    colours = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1"}
+    decoder, started, rows = AnsiDecoder(), time.monotonic(), []
+    with subprocess.Popen(
+        [str(PROGRAM), "demo"],
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env={**os.environ, **colours, "COLUMNS": str(COLUMNS)},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            rows.append(Row(text=decoder.decode_line(line.rstrip("\n")), at=time.monotonic() - started))
+            print(line, end="", flush=True)
+    if process.returncode != 0:
+        sys.exit("the demo has failed, the picture stays what it is")
+    return rows
+
+
+def main() -> None:
+    FLOWS.write_text(draw_flows(), encoding="utf-8")
+    DEMO.write_text(draw_recording(record()), encoding="utf-8")
+    for path in (FLOWS, DEMO):
+        print(f"{path}: {path.stat().st_size / 1024:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
