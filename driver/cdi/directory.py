@@ -11,10 +11,8 @@ leaves something to see.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import time
 from typing import TYPE_CHECKING
 
 from driver import files
@@ -22,10 +20,6 @@ from driver.cdi import spec
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-# Between the writing of a file and its rename are milliseconds.
-ABANDONED = 60.0
 
 
 class SpecDirectory:
@@ -37,28 +31,23 @@ class SpecDirectory:
         self._staging = root / f".{driver}"
 
     def open(self) -> None:
-        """Create the directories, remove what a killed process left half-written."""
+        """Create the directories, remove what killed processes left half-written."""
         self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for leftover in self._staging.iterdir():
-            leftover.unlink(missing_ok=True)
+        self.tidy()
 
     def probe(self) -> None:
         """Raise OSError where specs cannot be written. Runtimes do not notice it."""
         self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not os.access(self._root, os.W_OK | os.X_OK):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self._root))
-        # Nobody reads it, so all instances may have the same one; its name is that of a spec, for whoever cleans up.
-        probe = f"{self._staging}{os.sep}{spec.file_name(self._driver, 'probe')}"
+        name = spec.file_name(self._driver, "probe")  # that of a spec, for whoever cleans up
+        probe = f"{self._staging}{os.sep}{files.temporary_name(name)}"
         files.write(probe, b"{}")
         files.remove(probe)
 
-    def tidy(self, *, older: float = ABANDONED) -> None:
+    def tidy(self, *, older: float = files.ABANDONED) -> None:
         """Remove what killed instances left half-written; ``older`` in seconds, because others may be writing now."""
-        with contextlib.suppress(FileNotFoundError):
-            for leftover in self._staging.iterdir():
-                # A staged file's own time may be 0, so its inode's counts.
-                if time.time() - leftover.lstat().st_ctime > older:
-                    leftover.unlink(missing_ok=True)
+        files.tidy(str(self._staging), older=older, also=[".+"])
 
     def path(self, claim_uid: str) -> Path:
         """Where the spec of a claim is."""
@@ -84,20 +73,13 @@ class SpecDirectory:
     def write(self, claim_uid: str, content: bytes) -> None:
         """Put a spec in place, atomically, replacing an older one, and have the runtimes read it."""
         path = self._file(claim_uid)
-        staged = f"{self._staging}{os.sep}{spec.file_name(self._driver, claim_uid)}"
+        staging = str(self._staging)
         try:
-            try:
-                files.write(staged, content + b"\n", mtime_ns=0)
-                files.rename(staged, path)
-            except FileNotFoundError:  # nobody has made it yet, or an instance that starts has cleaned up
-                self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
-                files.write(staged, content + b"\n", mtime_ns=0)
-                files.rename(staged, path)
-            os.truncate(path, len(content))
-        except OSError:
-            with contextlib.suppress(OSError):
-                files.remove(staged)
-            raise
+            files.replace(path, content + b"\n", staging=staging, mtime_ns=0)
+        except FileNotFoundError:  # nobody has made it yet, or an administrator has removed it
+            self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
+            files.replace(path, content + b"\n", staging=staging, mtime_ns=0)
+        os.truncate(path, len(content))
 
     def read(self, claim_uid: str) -> bytes | None:
         """The spec of a claim, None where there is none."""

@@ -11,6 +11,7 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from driver import files
 from driver.claims.allocation import TEMPLATES
 from driver.devices.model import ContainerEdits, Mount
 
@@ -72,11 +73,10 @@ class MetadataFiles:
             return
         for request in _requests(record):
             path = self._path(record.claim, request)
-            temporary = path.with_suffix(".tmp")
             try:
                 path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                temporary.write_text(json.dumps(document(record, request, self._published), indent=2) + "\n")
-                temporary.rename(path)
+                content = json.dumps(document(record, request, self._published), indent=2) + "\n"
+                files.replace(str(path), content.encode())
             except OSError as error:
                 logger.error("claim %s has no device metadata: %s", record.claim, error)
 

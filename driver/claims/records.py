@@ -37,10 +37,6 @@ _ENDED = ".ended"
 """Beside a damaged record: the CDI spec of its claim, which has ended since."""
 _ODD = ".odd"
 """Beside a damaged record that is empty: what was in its place and is not to be read, a named pipe for instance."""
-_TEMPORARY = ".tmp"
-
-LARGEST = 4 << 20
-"""Bytes of a record that is read; those of claims with 32 devices, the most that there can be, have some 30 KiB."""
 
 LOCK_PATIENCE = 30.0
 """Seconds to wait for another instance that is changing records; it needs milliseconds."""
@@ -110,14 +106,17 @@ class Records:
         self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         await self.tidy()
 
-    async def tidy(self) -> None:
-        """Remove what killed instances left half-written. Whoever writes does so inside ``exclusive``, as we are."""
-        async with self.exclusive():
-            for leftover in self._directory.glob(f"*{_TEMPORARY}"):
-                try:
-                    leftover.unlink(missing_ok=True)
-                except OSError as error:  # a directory, say, that is not ours
-                    logger.warning("%s is left over and cannot be removed: %s", leftover, error.strerror)
+    async def tidy(self, *, older: float = files.ABANDONED) -> None:
+        """Remove what killed instances left half-written; ``older`` in seconds, because others may be writing now.
+
+        The driver's own directory, around that of records, has small files that are written the same way.
+        """
+        await self.refresh()
+        for directory in (self._directory, self._directory.parent):
+            try:
+                files.tidy(str(directory), older=older, also=[r".+\.tmp"] if directory == self._directory else ())
+            except OSError as error:
+                logger.warning("%s has leftovers that cannot be removed: %s", directory, error.strerror)
         for kept in self._quarantine.glob(f"*{_ENDED}"):
             if kept.stem not in self.quarantined_uids():
                 kept.unlink(missing_ok=True)
@@ -142,7 +141,7 @@ class Records:
         if uid not in self.quarantined_uids():
             return
         try:
-            files.write(self._ended(uid), spec)
+            files.replace(self._ended(uid), spec)
         except OSError as error:  # the pod does not wait for that
             logger.error("what the damaged record of claim UID %s held will not be undone: %s", uid, error)
 
@@ -155,7 +154,7 @@ class Records:
                 return None
             if _identity(status) == self._seen.get(uid):
                 return self._index[uid]  # nobody has written it since we last did or looked
-            readable = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST
+            readable = stat.S_ISREG(status.st_mode) and status.st_size <= files.LARGEST
             data = files.read(path) if readable else b""
         except FileNotFoundError:
             return None
@@ -163,7 +162,7 @@ class Records:
             raise ClaimError(Reason.RECORD, f"cannot read record {path}: {error.strerror}") from error
         try:
             if not readable:
-                raise DamagedRecordError(f"it is no file of at most {LARGEST >> 20} MiB")
+                raise DamagedRecordError(f"it is no file of at most {files.LARGEST >> 20} MiB")
             return decode(data, uid=uid)
         except DamagedRecordError as error:
             damaged = self._set_aside(uid, str(error), readable=readable)
@@ -208,14 +207,10 @@ class Records:
 
     def _put(self, descriptor: int, record: Record) -> None:
         path = self._path(record.claim.uid)
-        temporary = path.removesuffix(_SUFFIX) + _TEMPORARY
         try:
             self._renew_stamp(descriptor)
-            status = files.write(temporary, encode(record), mtime_ns=self._clock())
-            files.rename(temporary, path)
+            status = files.replace(path, encode(record), mtime_ns=self._clock())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                files.remove(temporary)
             raise ClaimError(Reason.RECORD, f"cannot write record {path}: {error.strerror}") from error
         self._forget(record.claim.uid)
         self._remember(record, status)
@@ -311,7 +306,7 @@ class Records:
         if spec is not None:
             record = record.with_state(State.UNDOING)
         path = self._path(uid)
-        temporary = f"{path.removesuffix(_SUFFIX)}.{uuid.uuid4().hex[:8]}{_TEMPORARY}"
+        temporary = f"{self._prefix}{files.temporary_name(f'{uid}{_SUFFIX}')}"
         try:
             status = files.write(temporary, encode(record), mtime_ns=self._clock())
             os.link(temporary, path)

@@ -7,7 +7,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, Any
 
-from driver import layout
+from driver import files, layout
 from driver.cdi import spec
 from driver.claims.record import DamagedRecordError, decode
 from driver.cleanup.walk import Rule
@@ -36,7 +36,7 @@ def in_registry_dir(driver: str) -> tuple[Rule, ...]:
 def in_cdi_root(driver: str) -> tuple[Rule, ...]:
     """CDI specs of claims, and where they are written before they are moved into place."""
     name = re.escape(spec.file_name(driver, "UID")).replace("UID", _UID)
-    staged = Rule(name=name, what="an unfinished CDI spec")
+    staged = Rule(name=f"{name}|{_unfinished(name)}", what="an unfinished CDI spec")
     return (
         Rule(name=name, what="a CDI spec", check=_of_kind(spec.kind(driver))),
         Rule(name=re.escape(f".{driver}"), what="a directory for CDI specs", kind=stat.S_IFDIR, inside=(staged,)),
@@ -46,6 +46,11 @@ def in_cdi_root(driver: str) -> tuple[Rule, ...]:
 def in_shm(driver: str) -> tuple[Rule, ...]:
     """Where MPS daemons had their shared memory; each removes its own directory in it."""
     return (Rule(name=re.escape(driver), what="a directory for shared memory", kind=stat.S_IFDIR),)
+
+
+def _unfinished(name: str) -> str:
+    """Regular expression: files of such names while they are written."""
+    return rf"\.({name}){files.TEMPORARY}"
 
 
 def _plugin(driver: str) -> tuple[Rule, ...]:
@@ -60,7 +65,8 @@ def _plugin(driver: str) -> tuple[Rule, ...]:
             layout.CLAIMS,
             "the directory of records",
             file(rf"{_UID}\.json", "a claim's record", _record_of(driver)),
-            file(rf"{_UID}\.tmp", "an unfinished record"),
+            file(_unfinished(rf"{_UID}\.json"), "an unfinished record"),
+            file(rf"{_UID}(\.[0-9a-f]{{8}})?\.tmp", "an unfinished record of a former version"),
             file(r"\.lock", "a lock"),
             file(r"\.[-A-Za-z0-9_]+\.lock", "a GPU's lock"),
         ),
@@ -68,6 +74,12 @@ def _plugin(driver: str) -> tuple[Rule, ...]:
             layout.QUARANTINE,
             "the directory of damaged records",
             file(rf"{_UID}\.[0-9a-f]{{8}}\.json", "a damaged record"),
+            file(rf"{_UID}\.ended", "the CDI spec of a damaged record"),
+            file(_unfinished(rf"{_UID}\.ended"), "the unfinished CDI spec of a damaged record"),
+            *(
+                Rule(name=rf"{_UID}\.[0-9a-f]{{8}}\.json\.odd", what="what lay in a record's place", kind=kind)
+                for kind in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFLNK, stat.S_IFSOCK, stat.S_IFDIR)
+            ),
         ),
         directory(
             layout.METADATA,
@@ -79,7 +91,8 @@ def _plugin(driver: str) -> tuple[Rule, ...]:
                     _LABEL,
                     "a request's device metadata",
                     file(r"metadata\.json", "a device metadata file", _metadata),
-                    file(r"metadata\.tmp", "an unfinished device metadata file"),
+                    file(_unfinished(r"metadata\.json"), "an unfinished device metadata file"),
+                    file(r"metadata\.tmp", "an unfinished device metadata file of a former version"),
                 ),
             ),
         ),
@@ -92,12 +105,13 @@ def _plugin(driver: str) -> tuple[Rule, ...]:
         directory(layout.MPS, "the directory of MPS daemons"),
         file(re.escape(CONDITIONS_FILE), "the devices' conditions", _with_keys("schema", "bootID", "conditions")),
         file(rf"{re.escape(CONDITIONS_FILE)}\.damaged", "damaged conditions"),
-        file(rf"\.{re.escape(CONDITIONS_FILE)}\.[0-9]+", "unfinished conditions"),
+        file(rf"\.{re.escape(CONDITIONS_FILE)}(\.[0-9]+|{files.TEMPORARY})", "unfinished conditions"),
         file(re.escape(NAMES_FILE), "the GPUs' names", _with_keys("schema", "bootID", "names")),
-        file(rf"\.{re.escape(NAMES_FILE)}\.new", "unfinished names"),
+        file(rf"\.{re.escape(NAMES_FILE)}(\.new|{files.TEMPORARY})", "unfinished names"),
         file(re.escape(STATE_FILE), "the state of fake hardware", _object),
         file(rf"{re.escape(STATE_FILE)}\.damaged", "a damaged state of fake hardware"),
-        file(rf"\.{re.escape(STATE_FILE)}\.(lock|new)", "the fake hardware's lock"),
+        file(rf"\.{re.escape(STATE_FILE)}\.lock", "the fake hardware's lock"),
+        file(rf"\.{re.escape(STATE_FILE)}(\.new|{files.TEMPORARY})", "an unfinished state of fake hardware"),
         file(rf"\.leaving-{_UID}\.lock", "a lock of drain-check"),
         Rule(name=rf"dra(-{_UID})?\.sock", what="a DRA socket", kind=stat.S_IFSOCK),
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from driver import files
 from driver.devices.sharing import ComputeMode, TimeSlice
 
 if TYPE_CHECKING:
@@ -131,9 +132,7 @@ class StateFile:
 
     def write(self, state: HardwareState) -> None:
         """Replace the content. Call it under ``locked``. Raises OSError."""
-        temporary = self.path.with_name(f".{STATE_FILE}.new")
-        temporary.write_text(state.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.path)  # no fsync: after a crash of the machine the content is void anyway
+        files.replace(str(self.path), (state.model_dump_json(by_alias=True, indent=1) + "\n").encode())
 
     def set_aside(self) -> Path:
         """Move a damaged file out of the way, for a person to look at. Raises OSError."""

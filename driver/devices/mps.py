@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driver import files
 from driver.devices import mps_launch
 from driver.devices.backend import BackendError
 from driver.devices.mps_edits import PIPES, SHM, client_edits, long_gone
@@ -289,10 +290,7 @@ class MpsDaemons:
             return None
 
     def _note(self, daemon: MpsDaemon) -> None:
-        path = self._directory / daemon.id / "applied.json"
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(asdict(daemon)), encoding="utf-8")
-        temporary.replace(path)
+        files.replace(str(self._directory / daemon.id / "applied.json"), json.dumps(asdict(daemon)).encode())
 
     def _shm_on_host(self, daemon_id: str) -> str:
         return f"{self._shm}-{daemon_id}"

@@ -68,7 +68,7 @@ def _detach(order: dict[str, Any]) -> None:
     # Its start tells this process from a later one with the same id.
     start = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     path = Path(order["pid_file"])
-    temporary = path.with_suffix(".new")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")  # as driver.files has it
     temporary.write_text(json.dumps({"pid": os.getpid(), "start": start}), encoding="utf-8")
     temporary.replace(path)
 

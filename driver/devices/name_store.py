@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from typing import TYPE_CHECKING
 
+from driver import files
 from driver.devices.names import Names, settle
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ class NameStore:
 
     def _save(self, names: Names) -> None:
         content = {"schema": SCHEMA, "bootID": names.boot_id, "names": dict(names.by_uuid)}
-        temporary = self._path.with_name(f".{NAMES_FILE}.new")
         try:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(self._path)
+            files.replace(str(self._path), (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             logger.error("the names of the GPUs are not saved, they may change at the next boot: %s", error)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
+from driver import files
 from driver.devices.model import Cause, Fault
 from driver.health.conditions import Condition, Conditions
 
@@ -56,14 +56,7 @@ class ConditionStore:
             "bootID": self._boot_id,
             "conditions": {uuid: [_item(condition) for condition in present] for uuid, present in conditions.items()},
         }
-        # Two instances may save at once during an upgrade; no fsync, as a crash of the machine voids the content.
-        temporary = self._path.with_name(f".{CONDITIONS_FILE}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(self._path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        files.replace(str(self._path), (json.dumps(document, indent=1) + "\n").encode())
 
     def _parse(self, data: bytes) -> Conditions:
         document = json.loads(data)

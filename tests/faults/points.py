@@ -37,7 +37,7 @@ QUIET = {
     "sweep_mps",
 }
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(?<=\.)[0-9a-f]{8}(?=\.)")
+_RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(?<=\.)([0-9a-f]{8}){1,2}(?=\.)")
 # What the disk says when it is full, and when it may only be read: the operations that then fail.
 FULL = {"create", "write", "mkdir"}
 CHANGES = FULL | {"open to write", "rename", "remove", "truncate", "utime", "rmdir", "chmod"}

@@ -33,8 +33,8 @@ REPOSITORY = Path(__file__).parents[2]
 # What this driver does is no effect in the sense of these tests: reading changes nothing.
 # Statuses are written some time after the answer, so no step can tell at which of its points.
 EFFECTS = r"^(?!read |scandir |listdir |connect )(?!.*resourceslices)(?!.*resourceclaims/.*/status)"
-# Not state of claims: sockets, locks, logs, what the fake hardware is about to write, names and conditions of devices.
-PASSING = (".sock", ".lock", ".log", ".new", "device-names.json", "conditions.json")
+# Not state of claims: sockets, locks, logs, what is being written, names and conditions of devices.
+PASSING = (".sock", ".lock", ".log", ".tmp", "device-names.json", "conditions.json")
 GPUS = """\
 gpus:
 - match: {name: gpu-7}

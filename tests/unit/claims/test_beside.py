@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver import files
 from driver.claims import prepare
 from driver.claims.errors import Reason
-from driver.claims.records import LARGEST, Records
+from driver.claims.records import Records
 from tests.eventually import eventually
 
 from .conftest import ClaimApi, Node, result
@@ -131,18 +132,21 @@ async def test_a_spec_directory_that_an_administrator_removes_is_made_again(node
 async def test_half_written_files_of_a_killed_instance_are_removed_by_the_one_that_lives(
     node: Node, tmp_path: Path
 ) -> None:
-    record = tmp_path / "plugin" / "claims" / "dead.tmp"
+    record = tmp_path / "plugin" / "claims" / files.temporary_name("dead.json")
     record.write_text("{")
-    staged = next(path for path in node.cdi_root.iterdir() if path.is_dir()) / "dead.json"
+    names = tmp_path / "plugin" / files.temporary_name("device-names.json")
+    names.write_text("{")
+    staged = next(path for path in node.cdi_root.iterdir() if path.is_dir()) / files.temporary_name("dead.json")
     staged.write_text("{")
 
     await node.records.tidy()
     node.specs.tidy()
-    assert staged.exists()  # it may be another instance's, at work
+    there = [record.exists(), names.exists(), staged.exists()]
+    await node.records.tidy(older=-1)
     node.specs.tidy(older=-1)
 
-    assert not record.exists()
-    assert not staged.exists()
+    assert there == [True] * 3  # they may be another instance's, at work
+    assert [record.exists(), names.exists(), staged.exists()] == [False] * 3
 
 
 async def test_a_claim_that_is_unprepared_while_another_instance_is_waited_for_is_not_prepared_after_that(
@@ -182,7 +186,7 @@ def pipe(path: Path) -> None:
 
 def huge(path: Path) -> None:
     path.touch()
-    os.truncate(path, LARGEST + 1)
+    os.truncate(path, files.LARGEST + 1)
 
 
 @pytest.mark.parametrize("odd", [pipe, Path.mkdir, huge])

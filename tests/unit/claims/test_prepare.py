@@ -561,18 +561,6 @@ async def test_a_claim_whose_spec_is_only_written_by_the_second_try_gets_its_sta
     assert wishes.names == ["claim"]
 
 
-async def test_a_killed_process_leaves_no_half_written_file_to_the_next(
-    node: Node, api: ClaimApi, tmp_path: Path
-) -> None:
-    (tmp_path / "plugin" / "claims" / "uid.tmp").write_text("{")
-    (tmp_path / "cdi" / f".{DRIVER}" / "half.json").write_text("{")
-
-    await Node(tmp_path, api).start()
-
-    assert list((tmp_path / "plugin" / "claims").glob("*.tmp")) == []
-    assert list((tmp_path / "cdi" / f".{DRIVER}").iterdir()) == []
-
-
 async def test_a_thousand_claims_in_one_call_each_get_an_answer(node: Node, api: ClaimApi, allocated: Any) -> None:
     claims = [allocated(result(f"gpu-{i % 4}", adminAccess=True), name=f"claim-{i}") for i in range(1000)]
 
