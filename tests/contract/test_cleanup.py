@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.files import temporary_name
 from driver.kube.client import RESOURCE
 from tests.eventually import PATIENCE, eventually
 from tests.forked.process import gpu_dra
@@ -193,6 +194,33 @@ async def test_our_names_with_other_content_stay_unless_forced(node: NodeDirecto
     assert "it has the name of a CDI spec, and not the content" in careful.stderr
     assert forced.returncode == 0
     assert not spec.exists()
+
+
+async def test_everything_that_killed_instances_and_former_versions_leave_is_ours(node: NodeDirectories) -> None:
+    uid = "0f5c1a52-7d0f-4b0c-9a5e-2f3f6f0f7a11"
+    claims, quarantine, staging = node.state / "claims", node.state / "quarantine", node.cdi / f".{DRIVER}"
+    metadata = node.state / "dra-device-metadata" / uid / "request"
+    for directory in (claims, quarantine, staging, metadata):
+        directory.mkdir(parents=True)
+    left = [
+        *(claims / name for name in (temporary_name(f"{uid}.json"), f"{uid}.tmp", f"{uid}.0123abcd.tmp")),
+        *(quarantine / f"{uid}{end}" for end in (".0123abcd.json", ".0123abcd.json.odd", ".ended")),
+        quarantine / temporary_name(f"{uid}.ended"),
+        *(staging / name(f"k8s.{DRIVER}-claim_{uid}.json") for name in (str, temporary_name)),
+        *(metadata / name for name in (temporary_name("metadata.json"), "metadata.tmp")),
+        *(node.state / temporary_name(f"{name}.json") for name in ("conditions", "device-names", "fake-hardware")),
+        *(node.state / name for name in (".conditions.json.1", ".device-names.json.new", ".fake-hardware.json.new")),
+    ]
+    for path in left:
+        path.touch()
+    os.mkfifo(quarantine / f"{uid}.4567abcd.json.odd")
+    (quarantine / f"{uid}.89ababcd.json.odd").symlink_to(node.root)
+
+    outcome = cleanup(node)
+
+    assert outcome.returncode == 0, outcome.stderr
+    assert files(node) == []
+    assert node.root.exists()
 
 
 async def test_a_node_that_was_never_used_is_clean(node: NodeDirectories) -> None:
