@@ -191,12 +191,13 @@ def _copy_state(plugin_dir: Path, target: Path) -> None:
 
 
 def _records(directory: Path) -> list[Record]:
+    from driver import files
     from driver.claims.record import DamagedRecordError, decode
 
     found = []
     for path in sorted(directory.glob("*.json")):
         try:
-            found.append(decode(path.read_bytes(), uid=path.stem))
+            found.append(decode(files.read(str(path)), uid=path.stem))
         except FileNotFoundError:
             continue  # its claim has ended meanwhile
         except (OSError, DamagedRecordError) as error:

@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from driver import layout
+from driver import files, layout
 from driver.claims.record import DamagedRecordError, Record, decode
 from driver.kube.client import ApiError, claim_path
 from driver.kubelet.instances import Instance, Kind, find_instances
@@ -80,10 +80,10 @@ def holders(plugin_dir: Path, *, boot_id: str) -> tuple[Holder, ...]:
     found = []
     for path in sorted(_records(plugin_dir)):
         try:
-            record = decode(path.read_bytes(), uid=path.stem)
+            record = decode(files.read(str(path)), uid=path.stem)
         except FileNotFoundError:
             continue  # it has ended between the two looks
-        except DamagedRecordError as error:
+        except (OSError, DamagedRecordError) as error:
             found.append(Holder(uid=path.stem, claim=None, state=f"is damaged ({error})"))
             continue
         if record.boot_id == boot_id:  # what an earlier boot held is gone

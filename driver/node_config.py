@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from driver import strict_yaml
+from driver import files, strict_yaml
 from driver.devices.model import Cause
 from driver.devices.options import (
     MAX_SHARES,
@@ -138,12 +138,9 @@ class NodeConfig(_Offer):
 def load(path: Path) -> NodeConfig:
     """Read a config file. Raises NodeConfigError."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = files.read(str(path), largest=MAX_FILE_BYTES)
     except OSError as error:
         raise NodeConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise NodeConfigError(f"{path}: at most {MAX_FILE_BYTES} bytes are expected, this file has more")
     return parse(data, str(path))
 
 

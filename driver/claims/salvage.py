@@ -6,12 +6,12 @@ first. Its devices' names give claim and device; what can be read of the damaged
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driver import files
 from driver.cdi import spec
 from driver.claims.allocation import ClaimRef, check_ref
 from driver.claims.errors import ClaimError
@@ -86,10 +86,9 @@ def gpus_of(uid: str, spec_content: bytes, devices: Mapping[str, Device]) -> fro
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        loaded = json.loads(content)
-    except (ValueError, RecursionError):
+        return files.parse(content)
+    except ValueError:
         return {}
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def _readable(told: Mapping[str, Any]) -> Iterator[PreparedDevice]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 from typing import TYPE_CHECKING, Any
@@ -145,7 +144,6 @@ def _object(_name: str, content: bytes) -> bool:
 
 def _load(content: bytes) -> dict[str, Any]:
     try:
-        loaded = json.loads(content)
-    except (ValueError, RecursionError):
+        return files.parse(content)
+    except ValueError:
         return {}
-    return loaded if isinstance(loaded, dict) else {}

@@ -120,7 +120,7 @@ class StateFile:
             OSError: it cannot be read.
         """
         try:
-            data = self.path.read_bytes()
+            data = files.read(str(self.path))
         except FileNotFoundError:
             return None
         try:

@@ -259,7 +259,7 @@ class MpsDaemons:
     def _pid(self, daemon_id: str) -> int | None:
         """Its process, if that lives."""
         try:
-            noted = json.loads((self._directory / daemon_id / "daemon.json").read_text(encoding="utf-8"))
+            noted = files.parse(files.read(str(self._directory / daemon_id / "daemon.json")))
             pid, start = int(noted["pid"]), int(noted["start"])
             status = (self._proc / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except (OSError, ValueError, KeyError, TypeError):
@@ -277,7 +277,7 @@ class MpsDaemons:
     def _applied(self, daemon_id: str) -> MpsDaemon | None:
         """What a daemon was brought to; None where nobody knows."""
         try:
-            raw = json.loads((self._directory / daemon_id / "applied.json").read_text(encoding="utf-8"))
+            raw = files.parse(files.read(str(self._directory / daemon_id / "applied.json")))
             return MpsDaemon(
                 id=daemon_id,
                 gpu_uuids=tuple(raw["gpu_uuids"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from driver import files
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 NAMES_FILE = "device-names.json"
 
 
@@ -46,8 +48,10 @@ class NameStore:
 
     def _load(self) -> Names:
         try:
-            raw = json.loads(self._path.read_bytes())
-            names = {str(uuid): str(name) for uuid, name in raw["names"].items()}
+            raw = files.parse(files.read(str(self._path)))
+            names = {str(uuid): _name(name) for uuid, name in raw["names"].items()}
+            if len(set(names.values())) < len(names):
+                raise ValueError("two GPUs have one name")
             return Names(boot_id=str(raw["bootID"]), by_uuid=names)
         except FileNotFoundError:
             return Names(boot_id=self._boot_id)
@@ -61,3 +65,10 @@ class NameStore:
             files.replace(str(self._path), (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
             logger.error("the names of the GPUs are not saved, they may change at the next boot: %s", error)
+
+
+def _name(value: object) -> str:
+    """A name that a device may have. Raises ValueError."""
+    if not isinstance(value, str) or not _LABEL.fullmatch(value):
+        raise ValueError(f"{value!r:.80} is no name of a device")
+    return value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from driver import strict_yaml
+from driver import files, strict_yaml
 from driver.devices.backend import BackendError
 from driver.devices.model import Gpu, Inventory, MigMode, MigProfile, switches_without_reset
 
@@ -135,12 +135,9 @@ def load(source: str) -> Profile:
     if "/" in source or source.endswith((".yaml", ".yml")):
         path = Path(source)
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+            data = files.read(str(path), largest=MAX_FILE_BYTES)
         except OSError as error:
             raise ProfileError(f"{source}: cannot be read: {error.strerror or error}") from None
-        if len(data) > MAX_FILE_BYTES:
-            raise ProfileError(f"{source}: a profile has at most {MAX_FILE_BYTES} bytes, this file has more")
         return parse(data, source)
     if source not in known():
         raise ProfileError(

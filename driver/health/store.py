@@ -32,14 +32,9 @@ class ConditionStore:
     def load(self) -> Conditions:
         """Conditions as last saved in this boot. Never fails: a file that cannot be used counts as none."""
         try:
-            data = self._path.read_bytes()
+            return self._parse(files.parse(files.read(str(self._path))))
         except FileNotFoundError:
             return {}
-        except OSError as error:
-            logger.error("the devices' conditions are not known from before: %s", error)
-            return {}
-        try:
-            return self._parse(data)
         except Exception as error:  # noqa: BLE001 - whatever stands in the file, the driver starts
             damaged = self._path.with_name(f"{CONDITIONS_FILE}.damaged")
             logger.error("%s is damaged (%r): set aside as %s; taints begin anew", self._path, error, damaged.name)
@@ -58,8 +53,7 @@ class ConditionStore:
         }
         files.replace(str(self._path), (json.dumps(document, indent=1) + "\n").encode())
 
-    def _parse(self, data: bytes) -> Conditions:
-        document = json.loads(data)
+    def _parse(self, document: dict[str, Any]) -> Conditions:
         if document["bootID"] != self._boot_id:
             return {}
         result: dict[str, tuple[Condition, ...]] = {}

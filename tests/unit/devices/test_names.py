@@ -1,6 +1,10 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from driver import files
 from driver.devices.model import Inventory
 from driver.devices.name_store import NAMES_FILE, NameStore
 from driver.devices.names import Names, settle
@@ -94,10 +98,34 @@ def test_nothing_is_written_when_nothing_is_new(tmp_path: Path):
     assert (tmp_path / NAMES_FILE).stat() == before
 
 
-def test_a_damaged_file_costs_the_names_and_nothing_else(tmp_path: Path):
-    (tmp_path / NAMES_FILE).write_text('{"names": 3')
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"names": 3',
+        "[" * 100_000,
+        "[]",
+        '{"bootID": "1", "names": []}',
+        '{"bootID": "1", "names": {"GPU-A": ["gpu-1"]}}',
+        '{"bootID": "1", "names": {"GPU-A": "no name"}}',
+        '{"bootID": "1", "names": {"GPU-A": "gpu-1", "GPU-B": "gpu-1"}}',
+        '{"bootID": "1", "names": {"GPU-A": "gpu-1"}}' + " " * files.LARGEST,
+    ],
+)
+def test_a_damaged_file_costs_the_names_and_nothing_else(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / NAMES_FILE).write_text(content)
 
     assert named(NameStore(tmp_path, boot_id="1").apply(node(("GPU-A", 4)))) == {"GPU-A": "gpu-4"}
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert named(NameStore(tmp_path, boot_id="2").apply(node(("GPU-A", 3)))) == {"GPU-A": "gpu-4"}
+
+
+def test_a_named_pipe_in_the_place_of_the_names_keeps_nobody_waiting(tmp_path: Path):
+    os.mkfifo(tmp_path / NAMES_FILE)
+
+    assert named(NameStore(tmp_path, boot_id="1").apply(node(("GPU-A", 4)))) == {"GPU-A": "gpu-4"}
+    assert (tmp_path / NAMES_FILE).is_file()
 
 
 def test_a_directory_that_cannot_be_written_costs_nothing(tmp_path: Path):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -81,10 +82,14 @@ def test_causes_of_a_newer_version_are_skipped(store, tmp_path):
     assert store.load() == CONDITIONS
 
 
-def test_a_directory_in_the_place_of_the_file(store, tmp_path):
-    (tmp_path / CONDITIONS_FILE).mkdir()
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_place_of_the_file_is_set_aside(store, tmp_path, make):
+    make(tmp_path / CONDITIONS_FILE)
 
     assert store.load() == {}
+
+    store.save(CONDITIONS)
+    assert store.load() == CONDITIONS
 
 
 def test_a_failed_save_keeps_the_old_content_and_leaves_nothing(store, tmp_path):
