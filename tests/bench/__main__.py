@@ -1,15 +1,15 @@
-"""Run the cases, print a table, write the file. Exit status 1 when a target is missed."""
+"""Run the cases, print a table, write the file. Exit status 1 when a target is missed that is not known to be."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import os
 import platform
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from tests.bench.cases import CASES, Bench
 from tests.bench.slices import slices
-from tests.bench.stats import Case, Target
+from tests.bench.stats import Case, Target, judge
 from tests.bench.world import home
 
 ALL = CASES | {"slices": slices}
@@ -78,11 +78,13 @@ async def measure(wanted: list[str], rounds: int, console: Console) -> list[Case
     cases: list[Case] = []
     with tempfile.TemporaryDirectory(prefix="gd-bench-", dir=home()) as directory:
         bench = Bench(Path(directory), rounds)
-        for name in wanted:
+        for number, name in enumerate(wanted, 1):
             gc.collect()
             gc.freeze()  # this process measures: its collector must not look at what earlier cases left
-            with console.status(f"{name} …") if console.is_terminal else contextlib.nullcontext():
-                cases += await ALL[name](bench)
+            console.print(f"{number} of {len(wanted)}: {name} …", highlight=False)
+            started = time.monotonic()
+            cases += await ALL[name](bench)
+            console.print(f"   {time.monotonic() - started:.0f} s", highlight=False)
     return cases
 
 
@@ -97,11 +99,18 @@ def main(names: tuple[str, ...], rounds: int, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps({"machine": machine(), **nested(cases)}, indent=1) + "\n")
     console.print(table(cases))
-    missed = [f"{case.key}: {target}" for case in cases for target in case.targets if not target.met]
-    for line in missed:
+    load, cores = os.getloadavg()[1], os.cpu_count() or 1
+    if load > cores + 1:  # what we do ourselves is one to two
+        console.print(f"[yellow]the machine is busy (load {load:.0f} on {cores} cores): ratios tell little[/]")
+    verdict = judge(cases)
+    for line in verdict.known:
+        console.print(f"[yellow]known miss[/] {line}", highlight=False)
+    for line in verdict.over:
+        console.print(f"[green]no longer missed[/] {line}; take it out of tests/bench/known.py", highlight=False)
+    for line in verdict.missed:
         console.print(f"[bold red]missed[/] {line}", highlight=False)
     console.print(f"written to {output}", highlight=False)
-    sys.exit(1 if missed else 0)
+    sys.exit(1 if verdict.missed else 0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.bench.known import KNOWN, Miss
+
 
 def quantile(ordered: list[float], share: float) -> float:
     """The nearest-rank quantile of sorted samples."""
@@ -55,7 +57,11 @@ class Target:
     @property
     def met(self) -> bool:
         """Whether it does."""
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
+        return self.within(self.limit)
+
+    def within(self, limit: float) -> bool:
+        """Whether the number is on the right side of another limit."""
+        return self.value >= limit if self.at_least else self.value <= limit
 
     def __str__(self) -> str:
         return f"{self.what} {self.value:.4g} {'>=' if self.at_least else '<='} {self.limit:g}"
@@ -89,3 +95,32 @@ class Case:
                 for target in self.targets
             ],
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the targets come to."""
+
+    missed: tuple[str, ...]
+    """Targets that are missed and should not be, or are missed by more than is known. Any of these is a failure."""
+    known: tuple[str, ...]
+    """Misses that are known, with the reason."""
+    over: tuple[str, ...]
+    """Known misses that are none any more."""
+
+
+def judge(cases: list[Case], known: dict[tuple[str, str], Miss] = KNOWN) -> Verdict:
+    """Hold the targets against what is known of them."""
+    missed, excused, over = [], [], []
+    for case in cases:
+        for target in case.targets:
+            line, miss = f"{case.key}: {target}", known.get((case.key, target.what))
+            if target.met:
+                over += [line] if miss else []
+            elif miss is None:
+                missed.append(line)
+            elif target.within(miss.limit):
+                excused.append(f"{line}, {miss.why}")
+            else:
+                missed.append(f"{line}, and by more than is known: it was {miss.limit:g} at the worst")
+    return Verdict(missed=tuple(missed), known=tuple(excused), over=tuple(over))
