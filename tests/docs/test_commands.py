@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import tempfile
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from driver.cli import cli
 from driver.kube.client import MERGE_PATCH, RESOURCE, ApiError
 from driver.sim import identity
 from driver.sim.cluster import Cluster
@@ -101,12 +103,28 @@ async def test_every_command_works_as_it_is_pasted(desk: Desk, document: str) ->
     for block in commands(document):
         for key in [key for key in before if begins(block, key)]:
             await desk.paste(before.pop(key))
-        text = block.text
-        for there, here in STANDS_FOR.items():
-            text = text.replace(there, here)
+        text = translated(block.text)
         if text.startswith("apiVersion:"):
             text = f"kubectl apply --dry-run=server -f - <<'END'\n{text}\nEND"
         await (desk.serve(text) if text.startswith(STAYS) else desk.paste(text))
+
+
+INLINE = re.compile(r"(?<!`)`((?:kubectl get|make|gpu-dra|\.venv/bin/gpu-dra) [^`…]+)`(?!`)")
+
+
+async def test_every_command_within_a_line_works_as_well(desk: Desk) -> None:
+    found = {" ".join(text.split()) for document in DOCUMENTS for text in INLINE.findall((ROOT / document).read_text())}
+    within_pod = {text for text in found if text.startswith("gpu-dra ")}
+
+    assert {text.split()[1] for text in within_pod} <= set(cli.commands)
+    await desk.paste(INSTALL)
+    await desk.paste("\n".join(translated(text).replace("NODE", "demo-node") for text in sorted(found - within_pod)))
+
+
+def translated(text: str) -> str:
+    for there, here in STANDS_FOR.items():
+        text = text.replace(there, here)
+    return text
 
 
 @pytest.fixture

@@ -81,3 +81,19 @@ def test_a_metric_that_is_named_is_there(document: str) -> None:
     named = set(re.findall(r"\bgpu_dra_\w*[a-z]\b", (ROOT / document).read_text()))
 
     assert {name for name in named if name.removesuffix("_total") not in names} == set()
+
+
+def anchors(document: Path) -> set[str]:
+    """What a heading is called in a link, as GitHub does it."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_link_leads_somewhere(document: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", (ROOT / document).read_text()):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
