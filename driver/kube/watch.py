@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.backoff import Backoff
 from driver.kube.client import Api, ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 logger = logging.getLogger(__name__)
 
 GONE = 410
-SHORT_WATCH = 1.0
+LASTING = 5.0
+"""Seconds that a watch lives at least where all is well; after a shorter one comes a pause, however it ended."""
 
 
 class Mirror:
@@ -34,7 +36,11 @@ class Mirror:
         *,
         changed: Callable[[tuple[str, str] | None], None] = lambda _key: None,
         decode: Callable[[bytes], Any] = json.loads,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         self._api = api
         self._decode = decode
         self._path = path
@@ -49,28 +55,30 @@ class Mirror:
         """Resource version up to which the stream has told everything."""
 
     async def run(self) -> None:
-        """List and watch for ever, with jittered backoff while the server is away. Ends only by cancellation."""
+        """List and watch for ever. Ends only by cancellation.
+
+        A round that was short gets a jittered pause that grows with each more of them: a server that refuses,
+        or ends each watch at once, is not hammered.
+        """
         backoff = Backoff(multiplier=0.25, longest=15)
-        failures = 0
+        short = 0
+        version: str | None = None
         while True:
+            started, error = self._clock(), None
             try:
-                version = await self._list()
-                failures = 0
-                while True:
-                    started = asyncio.get_running_loop().time()
-                    version = await self._watch(version)
-                    if asyncio.get_running_loop().time() - started < SHORT_WATCH:
-                        await asyncio.sleep(SHORT_WATCH)  # a server that ends each watch at once is not hammered
-            except ApiError as error:
-                if error.status == GONE:  # normal life of a watch: list again, at once
-                    failures += 1
-                    if failures == 1:
-                        continue
-                else:
-                    failures += 1
-                    self.error = error
-                    logger.warning("%s; trying again", error)
-                await asyncio.sleep(backoff.after(failures, error))
+                if version is None:
+                    version = await self._list()
+                    started = self._clock()
+                version = await self._watch(version)
+            except ApiError as failed:
+                version, error = None, failed
+                if failed.status != GONE:  # which is normal life of a watch
+                    self.error = failed
+                    logger.warning("%s; trying again", failed)
+            lasted = self._clock() - started >= LASTING
+            short = 0 if lasted else short + 1
+            if short or self.error is not None:
+                await self._sleep(backoff.after(max(short, 1), error))
 
     def put(self, obj: dict[str, Any]) -> None:
         """Take over the server's answer to a write, unless the mirror has something newer.

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.kube.client import Api
+from driver.kube.client import Api, ApiError
 from driver.kube.watch import Mirror
 from driver.sim.apiserver import ApiServer, Fault
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 MAPS = "/api/v1/namespaces/default/configmaps"
@@ -113,3 +113,68 @@ async def test_it_lists_again_when_its_version_is_too_old(server: ApiServer, api
 
     await eventually(lambda: mirror.objects)
     assert refused == 1
+
+
+class ShortLived:
+    """An API whose lists succeed and whose watches end at once; counts both and tells the time that pauses make."""
+
+    def __init__(self, ends: Callable[[], Exception | None]) -> None:
+        self._ends = ends
+        self.lists = 0
+        self.watches = 0
+        self.now = 0.0
+        self.pauses: list[float] = []
+
+    async def get(self, *_: Any, **__: Any) -> dict[str, Any]:
+        self.lists += 1
+        return {"metadata": {"resourceVersion": "1"}, "items": []}
+
+    async def watch(self, *_: Any, **__: Any) -> AsyncIterator[dict[str, Any]]:
+        self.watches += 1
+        if error := self._ends():
+            raise error
+        return
+        yield {}
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+        if len(self.pauses) >= 30:
+            raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda: None,
+        lambda: ApiError(410, "too old"),
+        lambda: ApiError(500, "an ERROR event"),
+        lambda: ApiError(0, "went away"),
+    ],
+    ids=["ends well", "gone", "error event", "no answer"],
+)
+async def test_rounds_that_are_short_are_paused_for_longer_and_longer(ends: Callable[[], Exception | None]) -> None:
+    api = ShortLived(ends)
+    mirror = Mirror(api, MAPS, clock=lambda: api.now, sleep=api.sleep)  # type: ignore[arg-type]
+
+    with pytest.raises(asyncio.CancelledError):
+        await mirror.run()
+
+    assert api.watches == len(api.pauses) == 30
+    assert api.lists <= 30
+    assert sum(api.pauses[15:]) > 15  # 15 pauses, each of 7.5 s on the average
+
+
+async def test_a_watch_that_was_long_is_followed_by_another_at_once() -> None:
+    def ends() -> None:
+        api.now += 300
+        if api.watches == 50:
+            raise asyncio.CancelledError
+
+    api = ShortLived(ends)
+
+    with pytest.raises(asyncio.CancelledError):
+        await Mirror(api, MAPS, clock=lambda: api.now, sleep=api.sleep).run()  # type: ignore[arg-type]
+
+    assert api.lists == 1
+    assert api.pauses == []
