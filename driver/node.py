@@ -134,6 +134,7 @@ class Node:
                 # These go on until the last call is answered: it may need what they do.
                 running = [
                     tasks.create_task(discovery.run(), name="devices"),
+                    tasks.create_task(self._publication.run(), name="slices"),
                     tasks.create_task(
                         watch_specs(self._specs, defects=self._defects, publication=self._publication), name="cdi"
                     ),

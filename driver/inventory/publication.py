@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from driver.health.conditions import concerning
 from driver.health.report import DeviceHealth, report
 from driver.health.xids import Severity
+from driver.kube.backoff import Backoff
 from driver.slices.build import build_slices
 from driver.slices.publish import Pool
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from driver.slices.build import Slice
     from driver.slices.offer import Offer
     from driver.slices.publish import Publisher
+
+logger = logging.getLogger(__name__)
 
 _STATES = {Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}
 
@@ -58,7 +63,8 @@ class Publication:
         self._coexistence = coexistence
         self._feed = feed
         self._metrics = metrics
-        self._begun = False
+        self._begun, self._wanted = asyncio.Event(), asyncio.Event()
+        self._backoff = Backoff(multiplier=0.1, longest=30.0)
         self._rendered: Mapping[str, Mapping[str, Any]] = {}
         self._rendered_of: tuple[Device, ...] = ()
         self.conditions: Conditions = {}
@@ -76,13 +82,32 @@ class Publication:
 
     def begin(self) -> None:
         """Publish from now on: the GPUs' state is known, and the kubelet had its time to register us."""
-        self._begun = True
+        self._begun.set()
         self.renew()
 
     def renew(self) -> None:
-        """Publish what is known now."""
-        if not self._begun:
-            return
+        """Have what is known published soon, because it has changed."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Publish when that is wanted, for ever; what fails is tried again, and what was published stays meanwhile."""
+        await self._begun.wait()
+        failures = 0
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                self._publish()
+            except Exception:
+                failures += 1
+                if failures == 1:
+                    logger.exception("what this node has cannot be published, a bug of the driver; trying again")
+                await asyncio.sleep(self._backoff.after(failures, None))
+                self._wanted.set()
+            else:
+                failures = 0
+
+    def _publish(self) -> None:
         offer = self._coexistence.offer(self._slices())
         self._publisher.desire(None if offer is None else Pool(name=self._pool, slices=tuple(offer)))
         self._feed.changed()

@@ -81,6 +81,8 @@ class Outside:
 
     def __init__(self) -> None:
         self.pools: list[Any] = []
+        self.troubles = 0
+        """How many attempts to publish fail from now on."""
 
     def desire(self, pool: Any) -> None:
         self.pools.append(pool)
@@ -88,6 +90,9 @@ class Outside:
     def changed(self) -> None: ...
 
     def offer(self, slices: Any) -> Any:
+        if self.troubles:
+            self.troubles -= 1
+            raise ValueError("a device that nobody expects")
         return slices
 
 
@@ -166,14 +171,14 @@ class World:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[World]:
         await self.records.open()
-        task = asyncio.create_task(self.discovery.run())
+        tasks = [asyncio.create_task(part.run()) for part in (self.discovery, self.publication)]
         try:
             yield self
-            assert not task.done(), task.result()
+            assert not any(task.done() for task in tasks)
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.fixture

@@ -105,6 +105,13 @@ async def test_an_error_that_nobody_expects_ends_nothing(world: World) -> None:
         await eventually(lambda: world.hardware.reads >= failed)
 
 
+async def test_what_could_not_be_published_is_published_later(world: World) -> None:
+    world.outside.troubles = 2
+
+    async with world.running():
+        await eventually(lambda: len(world.published) == 8)
+
+
 async def test_while_records_cannot_be_read_the_last_offer_stays(new_world: Any) -> None:
     world: World = new_world(partitioning="dynamic")
     await hold_as_a_whole(world, "gpu-0")
