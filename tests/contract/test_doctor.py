@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 from driver.sim import identity
@@ -46,6 +47,11 @@ class Doctor:
             "--output=json",
             *flags,
         ]
+
+    def without(self, package: str) -> None:
+        """As where a package is not installed."""
+        program = f"import sys; sys.modules[{package!r}] = None; from driver.cli import main; main()"
+        self._command[: len(gpu_dra())] = [sys.executable, "-c", program]
 
     async def examine(self, *flags: str) -> Diagnosis:
         outcome = await asyncio.to_thread(
@@ -211,6 +217,21 @@ async def test_a_kubeconfig_on_a_desk_means_the_cluster_even_where_the_desk_is_a
     seen = await Doctor(node, f"--kubeconfig={kubeconfig}").examine()
 
     assert {finding["section"] for finding in seen.findings} == {"The cluster"}
+
+
+async def test_where_the_package_for_cel_is_missing_as_in_the_image_it_says_so(
+    api: Api, node: NodeDirectories, server: ApiServer
+) -> None:
+    await api.request("POST", "/apis/resource.k8s.io/v1/deviceclasses", body=CLASSES[0])
+    admin = server.write_kubeconfig(node.root / "doctor.kubeconfig")
+    doctor = Doctor(node, "--scope=cluster", f"--kubeconfig={admin}")
+    doctor.without("cel_expr_python")
+
+    seen = await doctor.examine()
+
+    assert f"unknown: what these DeviceClasses select was not tried: {DRIVER} (CEL cannot" in seen.says(
+        "device-classes"
+    )
 
 
 async def test_gates_that_are_off_are_found_by_a_dry_run(node: NodeDirectories) -> None:
