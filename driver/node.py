@@ -141,6 +141,7 @@ class Node:
                     tasks.create_task(self._when_devices_are_known(engine), name="restore"),
                     tasks.create_task(engine.undo_leftovers(), name="undo"),
                     tasks.create_task(engine.watch_mps(), name="mps"),
+                    tasks.create_task(engine.watch_specs(), name="specs"),
                     tasks.create_task(self._sweeper.run(), name="sweep"),
                     tasks.create_task(self._coexistence.run(), name="coexistence"),
                     tasks.create_task(self._events.run(), name="events"),

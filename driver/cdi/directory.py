@@ -49,6 +49,11 @@ class SpecDirectory:
         """Remove what killed instances left half-written; ``older`` in seconds, because others may be writing now."""
         files.tidy(str(self._staging), older=older, also=[".+"])
 
+    @property
+    def root(self) -> Path:
+        """The CDI root."""
+        return self._root
+
     def path(self, claim_uid: str) -> Path:
         """Where the spec of a claim is."""
         return self._root / spec.file_name(self._driver, claim_uid)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from driver.claims.allocation import Allocation, ClaimRef, check_ref, read_allocation
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.hardware import Hardware
+from driver.claims.lost import LostSpecs
 from driver.claims.plan import check_capacity, check_overlap, plan
 from driver.claims.read import ClaimReader
 from driver.claims.record import PreparedDevice, Record, State, named
@@ -30,9 +31,10 @@ from driver.claims.turns import Call, Turns
 from driver.claims.undo import PATIENCE, Undo, makes, on_disk
 from driver.devices.backend import BackendError
 from driver.devices.sharing import ComputeMode, TimeSlice
+from driver.said import Said
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from driver.cdi.directory import SpecDirectory
     from driver.claims.metadata import MetadataFiles
@@ -101,7 +103,9 @@ class Engine:
         self._supervisor = Supervisor(
             records=records, hardware=self._hardware, devices=devices, boot_id=boot_id, warn=warn
         )
+        self._lost = LostSpecs(records=records, specs=specs, boot_id=boot_id, restore=self.restore, warn=warn)
         self._turns = Turns()
+        self._said = Said()
         self._looked = False
         """Whether the hardware was looked at, after which nobody waits for that."""
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -129,15 +133,18 @@ class Engine:
         """Unprepare a claim of which nobody will ask that again."""
         await self._to_its_end(self._unprepare(ref))
 
-    async def restore(self) -> None:
-        """Write the specs of prepared claims that are missing; call it once the devices are known.
+    async def restore(self, uids: Container[str] | None = None) -> list[Record]:
+        """Write the specs of prepared claims that are missing, of all or of these; which ones those were.
 
-        A kubelet does not ask again for a claim that it knows as prepared, while a container that restarts needs the
-        spec.
+        Waits for the devices. A kubelet does not ask again for a claim that it knows as prepared, while a container
+        that restarts needs the spec. Raises BackendError.
         """
         backend, devices = await self._devices()
+        restored = []
         for record in self._records:
             if record.boot_id != self._boot_id or record.state is not State.PREPARED:
+                continue
+            if uids is not None and record.claim.uid not in uids:
                 continue
             with self._turns.of(record.claim.uid) as turn:
                 async with turn.lock:
@@ -149,8 +156,12 @@ class Engine:
                                 and self._specs.restore(record, backend, devices)
                             ):
                                 logger.warning("wrote a lost CDI spec again", extra={"claim": str(record.claim)})
+                                self._said.over(record.claim.uid)
+                                restored.append(record)
                     except (ClaimError, OSError) as error:
-                        logger.error("the CDI spec of claim %s cannot be restored: %s", record.claim, error)
+                        if self._said.is_news(record.claim.uid, str(error)):
+                            logger.error("the CDI spec of claim %s cannot be restored: %s", record.claim, error)
+        return restored
 
     async def undo_leftovers(self) -> None:
         """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
@@ -159,6 +170,10 @@ class Engine:
     async def watch_mps(self) -> None:
         """See to it, for ever, that the MPS daemons of prepared claims run."""
         await self._supervisor.run()
+
+    async def watch_specs(self) -> None:
+        """See to it, for ever, that prepared claims have their CDI specs."""
+        await self._lost.run()
 
     async def settle(self, *, within: float) -> None:
         """Wait for work that goes on after its caller has gone, so many seconds at the most."""
@@ -454,9 +469,15 @@ class Engine:
 
     async def _release(self, ref: ClaimRef) -> None:
         record = self._records.read(ref.uid)
-        if record is None and (spec := self._specs.read(ref)) is not None:
-            self._records.keep(ref.uid, spec)
-        self._specs.remove(ref)
+        try:
+            if record is None and (spec := self._specs.read(ref)) is not None:
+                self._records.keep(ref.uid, spec)
+            self._specs.remove(ref)
+        except ClaimError as error:
+            if record is not None:
+                raise
+            # It was never prepared, or what was made for it is undone: its pod must not wait for a CDI root.
+            logger.error("claim %s has no record and counts as unprepared: %s", ref, error)
         if self._status:
             self._status.forget(ref)
         self._specs.forget(ref)

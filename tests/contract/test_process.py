@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -359,6 +360,22 @@ async def test_a_malformed_profile_is_shown_with_file_and_line(run: Any, node: N
 
     assert await driver.ended() == 2
     assert f"{profile}:4" in driver.log
+
+
+@pytest.mark.parametrize("lost", ["files", "directory"])
+async def test_cdi_specs_that_are_lost_under_a_running_driver_come_back_as_they_were(
+    driver: Driver, kubelet: Kubelet, claims: Claims, node: NodeDirectories, lost: str
+) -> None:
+    await kubelet.prepare(await claims.allocated("claim", "gpu-0"))
+    [spec] = node.cdi.glob("*.json")
+    before = spec.read_bytes()
+
+    if lost == "files":
+        spec.unlink()
+    else:
+        shutil.rmtree(node.cdi)
+
+    await eventually(lambda: spec.exists() and spec.read_bytes() == before)
 
 
 async def test_a_prepared_claim_can_be_used_by_a_runtime(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from driver import files
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.read import CONCURRENT_READS
 from driver.kube.client import ApiError
@@ -550,11 +555,12 @@ async def test_a_claim_whose_spec_is_only_written_by_the_second_try_gets_its_sta
     wishes = Wishes()
     node = await Node(tmp_path, api, status=wishes).start()
     claim = allocated()
-    obstacle = node.cdi_root / f".{DRIVER}" / node.specs.path(claim["metadata"]["uid"]).name
-    obstacle.mkdir()
+    staging = node.cdi_root / f".{DRIVER}"
+    staging.rmdir()
+    staging.touch()  # nothing can be staged in a file
 
     error = await node.prepare(claim)
-    obstacle.rmdir()
+    staging.unlink()
     await node.prepare(claim)
 
     assert error.reason is Reason.CDI
@@ -729,3 +735,27 @@ async def test_a_claim_whose_containers_would_not_start_is_refused_until_they_wo
     assert (node.spec_files(), node.records.read(claim["metadata"]["uid"])) == ([], None)
     node.backend.missing = ""
     assert [device.device for device in await node.prepare(claim)] == ["gpu-0"]
+
+
+@pytest.mark.parametrize("odd", ["root under a file", "root without permission"])
+async def test_a_claim_without_a_record_is_unprepared_whatever_the_cdi_root_is_like(
+    node: Node, tmp_path: Path, allocated: Any, odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(node.cdi_root)
+    if odd == "root under a file":
+        node.cdi_root.write_text("")
+    else:
+        refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        monkeypatch.setattr(files, "status", _raising_below(node.cdi_root, refused, files.status))
+        monkeypatch.setattr(files, "read", _raising_below(node.cdi_root, refused, files.read))
+
+    assert await node.unprepare(allocated()) is None
+
+
+def _raising_below(root: Path, error: OSError, plain: Callable[..., Any]) -> Callable[..., Any]:
+    def call(path: str, **options: Any) -> Any:
+        if path.startswith(f"{root}{os.sep}"):
+            raise error
+        return plain(path, **options)
+
+    return call
