@@ -10,10 +10,21 @@ from driver.wire import dra_v1_pb2 as pb
 from driver.wire import dra_v1_pb2_grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import grpc.aio
 
     from driver.claims.prepare import Engine
+    from driver.claims.record import PreparedDevice
     from driver.observe.metrics import Metrics
+
+
+BATCH = 64
+"""Claims of one call that are worked on together.
+
+A kubelet calls with the claims of one pod, a handful. More take turns with other calls, and none are refused: a pod
+whose claims nobody unprepares could never end.
+"""
 
 
 class DraService(dra_v1_pb2_grpc.DRAPluginServicer):
@@ -31,7 +42,9 @@ class DraService(dra_v1_pb2_grpc.DRAPluginServicer):
         """Answer for each claim UID with its devices or an error."""
         started = time.perf_counter()
         response = pb.NodePrepareResourcesResponse()
-        outcomes = await self._engine.prepare(_claims(request), seconds_left=context.time_remaining())
+        outcomes: dict[str, tuple[PreparedDevice, ...] | ClaimError] = {}
+        for batch in _batches(request):
+            outcomes |= await self._engine.prepare(batch, seconds_left=context.time_remaining())
         for uid, outcome in outcomes.items():
             answer = response.claims[uid]
             if isinstance(outcome, ClaimError):
@@ -57,7 +70,9 @@ class DraService(dra_v1_pb2_grpc.DRAPluginServicer):
         """Answer for each claim UID with nothing or an error."""
         started = time.perf_counter()
         response = pb.NodeUnprepareResourcesResponse()
-        outcomes = await self._engine.unprepare(_claims(request))
+        outcomes: dict[str, ClaimError | None] = {}
+        for batch in _batches(request):
+            outcomes |= await self._engine.unprepare(batch)
         for uid, outcome in outcomes.items():
             response.claims[uid].error = str(outcome) if isinstance(outcome, ClaimError) else ""
         if outcomes:
@@ -69,7 +84,10 @@ class DraService(dra_v1_pb2_grpc.DRAPluginServicer):
         self._metrics.calls.labels(operation, result).observe(time.perf_counter() - started)
 
 
-def _claims(
+def _batches(
     request: pb.NodePrepareResourcesRequest | pb.NodeUnprepareResourcesRequest,
-) -> list[tuple[str, str, str]]:
-    return [(claim.namespace, claim.name, claim.uid) for claim in request.claims]
+) -> Iterator[list[tuple[str, str, str]]]:
+    """The claims as (namespace, name, UID), each UID once."""
+    claims = list({claim.uid: (claim.namespace, claim.name, claim.uid) for claim in request.claims}.values())
+    for start in range(0, len(claims), BATCH):
+        yield claims[start : start + BATCH]
