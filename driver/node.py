@@ -34,9 +34,17 @@ from driver.kube.client import Api, ConfigError
 from driver.kube.events import NodeEvents
 from driver.kubelet.dra import DraService
 from driver.kubelet.health import HealthFeed, HealthServiceV1, HealthServiceV1Alpha1
-from driver.kubelet.probes import ProbeService, serves
+from driver.kubelet.probes import Liveness, ProbeService, serves
 from driver.kubelet.registration import RegistrationService
-from driver.kubelet.server import Interceptor, bind_tcp, bind_unix, new_server, remove_dead_socket
+from driver.kubelet.server import (
+    Interceptor,
+    allow_descriptors,
+    bind_tcp,
+    bind_unix,
+    new_public_server,
+    new_server,
+    remove_dead_socket,
+)
 from driver.observe import logs
 from driver.observe.metrics import Metrics
 from driver.observe.pages import serve_pages
@@ -69,6 +77,7 @@ GRACE = 20.0
 def run_node(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT and return the exit status: 0 stopped, 1 failed, 2 a setting cannot work."""
     logs.configure(level=settings.log_level, log_format=settings.log_format)
+    allow_descriptors()
     try:
         asyncio.run(Node(settings).run())
     except Exception as error:
@@ -107,6 +116,7 @@ class Node:
         self._specs = SpecDirectory(settings.cdi_root, driver=settings.driver_name)
         self._boot_id = read_boot_id()
         self._registering = False
+        self._live = Liveness(self._served)
         self._changed = asyncio.Event()
         """Set when the inventory, or what claims keep of it, has changed."""
         # Made in the order of ``run``, once there is a connection.
@@ -316,7 +326,7 @@ class Node:
     async def _serve_probes(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self._settings
         if settings.health_port:
-            server = new_server(self._interceptor)
+            server = new_public_server(self._interceptor)
             self._probes().add_to(server)
             bind_tcp(server, settings.health_port)
             await server.start()
@@ -334,7 +344,7 @@ class Node:
     def _probes(self) -> ProbeService:
         return ProbeService({"": self._live, "liveness": self._live, "readiness": self._ready})
 
-    async def _live(self) -> bool:
+    async def _served(self) -> bool:
         registrar = self._settings.registrar_socket if self._registering else None
         return await serves(registrar, self._settings.dra_socket)
 

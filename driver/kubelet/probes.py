@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -22,6 +23,9 @@ Status = health_pb2.HealthCheckResponse
 
 PROBE_TIMEOUT = 5.0
 WATCH_INTERVAL = 5.0
+MAX_WATCHES = 64
+FRESH = 1.0
+"""Seconds for which the answer of a probe counts."""
 # As the kubelet dials: no shared connection, so that a socket which has gone is noticed; and no escaped authority.
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost"))
 
@@ -46,11 +50,34 @@ async def serves(registrar_socket: Path | None, dra_socket: Path) -> bool:
     return True
 
 
+class Liveness:
+    """Whether we are served, for all who ask: one probe at a time, whose answer counts for a moment."""
+
+    def __init__(self, probe: Callable[[], Awaitable[bool]], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._probe = probe
+        self._clock = clock
+        self._asked: asyncio.Task[bool] | None = None
+        self._fresh_until = 0.0
+
+    async def __call__(self) -> bool:
+        """The answer of the probe that is under way or has just ended, or else of a new one."""
+        if self._asked is None or (self._asked.done() and self._clock() >= self._fresh_until):
+            self._asked = asyncio.create_task(self._ask(), name="liveness")
+        return await asyncio.shield(self._asked)  # others wait for it too
+
+    async def _ask(self) -> bool:
+        try:
+            return await self._probe()
+        finally:
+            self._fresh_until = self._clock() + FRESH
+
+
 class ProbeService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Services by name, each with a question that is asked at every check."""
 
     def __init__(self, services: Mapping[str, Callable[[], Awaitable[bool]]]) -> None:
         self._services = services
+        self._watches = 0
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve on this server."""
@@ -65,7 +92,7 @@ class ProbeService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         question = self._services.get(request.service)
         if question is None:
             known = ", ".join(repr(name) for name in self._services)
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}, known are {known}")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"this service is not known; known are {known}")
         return Status(status=Status.SERVING if await question() else Status.NOT_SERVING)
 
     async def Watch(  # noqa: N802
@@ -73,8 +100,17 @@ class ProbeService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         request: health_pb2.HealthCheckRequest,
         context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The status now and after each change."""
-        question = self._services.get(request.service)
+        """The status now and after each change; RESOURCE_EXHAUSTED where too many watch already."""
+        if self._watches >= MAX_WATCHES:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHES} watch already; use Check")
+        self._watches += 1
+        try:
+            async for status in self._statuses(self._services.get(request.service)):
+                yield Status(status=status)
+        finally:
+            self._watches -= 1
+
+    async def _statuses(self, question: Callable[[], Awaitable[bool]] | None) -> AsyncIterator[int]:
         last = None
         while True:
             if question is None:
@@ -82,6 +118,6 @@ class ProbeService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             else:
                 status = Status.SERVING if await question() else Status.NOT_SERVING
             if status != last:
-                yield Status(status=status)
+                yield status
                 last = status
             await asyncio.sleep(WATCH_INTERVAL)

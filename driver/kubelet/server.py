@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import errno
 import logging
+import resource
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from driver.kubelet.instances import is_socket, listened_to
+from driver.said import Said
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from driver.observe.metrics import Metrics
@@ -24,15 +28,36 @@ logger = logging.getLogger(__name__)
 
 # A request with the largest batch that a kubelet could send stays far below this.
 MAX_MESSAGE = 16 << 20
+# On TCP anybody may call, and a health check has the name of a service.
+MAX_PUBLIC_MESSAGE = 4 << 10
+MAX_PUBLIC_CONNECTIONS = 256
+MAX_STREAMS = 16
+"""Calls at the same time on one connection from outside."""
+# Some programs that we start close every descriptor that they could have.
+MAX_DESCRIPTORS = 1 << 16
+SAID_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionTimes:
+    """Seconds after which a connection from outside is cut."""
+
+    greeting: float = 5.0
+    """It has not said what it speaks."""
+    idle: float = 30.0
+    """No call is under way."""
+    age: float = 600.0
+    """Whatever it does; calls under way get as long as ``greeting`` to end."""
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Measures unary calls under their full method names and knows how many are under way."""
+    """Reads and measures calls under their full method names, and knows how many unary ones are under way."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._in_flight = 0
         self._wrapped: dict[grpc.RpcMethodHandler[Any, Any], grpc.RpcMethodHandler[Any, Any]] = {}
+        self._said = Said(again_seconds=SAID_SECONDS)
         self.idle = asyncio.Event()
         """Set while no unary call is under way."""
         self.idle.set()
@@ -42,25 +67,51 @@ class Interceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a unary call; streams have no duration worth a histogram."""
+        """Wrap the handler of a call; streams have no duration worth a histogram."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
+        if handler is None:
+            return None
         wrapped = self._wrapped.get(handler)
         if wrapped is None:
-            wrapped = self._wrapped[handler] = self._wrap(handler, handler_call_details.method)
+            wrap = self._wrap_unary if handler.unary_unary else self._wrap_stream
+            wrapped = self._wrapped[handler] = wrap(handler, handler_call_details.method)
         return wrapped
 
-    def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+    async def _read(self, handler: grpc.RpcMethodHandler[Any, Any], method: str, request: bytes, context: Any) -> Any:
+        """The message of a call. Here, because the library has a traceback logged for each that is none."""
+        deserialize: Any = handler.request_deserializer
+        try:
+            return deserialize(request)
+        except DecodeError:
+            if self._said.is_news(method, "malformed"):
+                logger.warning(
+                    "refused a call of %s from %s: its message is not of the expected type; the next one is logged "
+                    "after %d s at the earliest",
+                    method,
+                    context.peer(),
+                    SAID_SECONDS,
+                )
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not of the type that is expected")
+
+    def _wrap_stream(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        inner: Any = handler.unary_stream
+
+        async def streamed(request: bytes, context: Any) -> AsyncIterator[Any]:
+            async for message in inner(await self._read(handler, method, request, context), context):
+                yield message
+
+        return grpc.unary_stream_rpc_method_handler(streamed, response_serializer=handler.response_serializer)
+
+    def _wrap_unary(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         inner: Any = handler.unary_unary
 
-        async def measured(request: Any, context: Any) -> Any:
+        async def measured(request: bytes, context: Any) -> Any:
             started = time.perf_counter()
             self._in_flight += 1
             self.idle.clear()
             code = "Unknown"
             try:
-                response = await inner(request, context)
+                response = await inner(await self._read(handler, method, request, context), context)
                 code = "OK"
             except asyncio.CancelledError:  # the caller went away, or its deadline passed
                 code = "Canceled"
@@ -76,15 +127,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
                     self.idle.set()
                 self._metrics.observe_rpc(method, code, time.perf_counter() - started)
 
-        return grpc.unary_unary_rpc_method_handler(
-            measured,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return grpc.unary_unary_rpc_method_handler(measured, response_serializer=handler.response_serializer)
 
 
 def new_server(interceptor: Interceptor) -> grpc.aio.Server:
-    """A server without services and addresses."""
+    """A server without services and addresses, for the kubelet."""
     return grpc.aio.server(
         interceptors=[interceptor],
         options=[
@@ -93,6 +140,37 @@ def new_server(interceptor: Interceptor) -> grpc.aio.Server:
             ("grpc.so_reuseport", 0),
         ],
     )
+
+
+def new_public_server(
+    interceptor: Interceptor,
+    *,
+    connections: int = MAX_PUBLIC_CONNECTIONS,
+    times: ConnectionTimes = ConnectionTimes(),
+) -> grpc.aio.Server:
+    """A server that anybody on the network may call: small messages, few connections, none for ever."""
+    return grpc.aio.server(
+        interceptors=[interceptor],
+        options=[
+            ("grpc.max_receive_message_length", MAX_PUBLIC_MESSAGE),
+            ("grpc.http2.bdp_probe", 0),  # windows would grow with what the other side sends
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.max_allowed_incoming_connections", connections),
+            ("grpc.server_handshake_timeout_ms", round(times.greeting * 1000)),
+            ("grpc.max_connection_idle_ms", round(times.idle * 1000)),
+            ("grpc.max_connection_age_ms", round(times.age * 1000)),
+            ("grpc.max_connection_age_grace_ms", round(times.greeting * 1000)),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+
+
+def allow_descriptors() -> None:
+    """Raise this process's soft limit of open files, usually 1,024, to the hard one: a socket is one each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def bind_unix(server: grpc.aio.Server, path: Path) -> None:

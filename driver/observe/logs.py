@@ -5,11 +5,45 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ENCODER = json.JSONEncoder(default=str)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+OWN = __name__.partition(".")[0]
+BURST = 10
+BURST_SECONDS = 60.0
+
+
+class Rarely(logging.Filter):
+    """Lets each library say only so many lines a minute, and how many it did not say.
+
+    What a library logs, such as each connection that cannot be accepted, may be in the hands of whoever calls us.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[str, tuple[float, int]] = {}
+        """Since when how many lines came, by logger."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write a line."""
+        if record.name.partition(".")[0] == OWN:
+            return True
+        since, lines = self._said.get(record.name, (-BURST_SECONDS, 0))
+        if self._clock() - since >= BURST_SECONDS:
+            if lines > BURST:
+                record.not_logged = lines - BURST
+            since, lines = self._clock(), 0
+        self._said[record.name] = (since, lines + 1)
+        return lines < BURST
 
 
 def configure(*, level: str, log_format: str) -> None:
@@ -19,6 +53,7 @@ def configure(*, level: str, log_format: str) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(Rarely())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Each request of the HTTP client would be a line; at debug level ours say more.
     for noisy in ("aiohttp.access", "asyncio", "kubernetes"):

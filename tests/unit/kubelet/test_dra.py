@@ -23,7 +23,7 @@ class Context:
 
 
 class CountingEngine:
-    """Has each claim prepared or unprepared in the next round of the loop, and remembers which it was given together."""
+    """Has each claim prepared or unprepared in the next round of the loop, and remembers those given together."""
 
     def __init__(self) -> None:
         self.given: list[Claims] = []
