@@ -72,7 +72,7 @@ class Node:
         """SIGTERM for an instance. Raises StepError if it does not end with status 0."""
         status = await self._ending(driver).stop()
         if status != 0:
-            raise StepError(f"the driver was told to stop and ended with status {status}: {driver.log[-500:]}")
+            raise StepError(f"the driver was told to stop and ended with status {status}: {_last_words(driver)}")
 
     async def end(self) -> None:
         """No driver is left running."""
@@ -86,7 +86,7 @@ class Node:
             while not telling.done():
                 dead = next((one for one in self._drivers if one.status is not None and one not in self._ended), None)
                 if dead is not None:
-                    raise StepError(f"the driver has ended with status {dead.status}: {dead.log[-500:]}")
+                    raise StepError(f"the driver has ended with status {dead.status}: {_last_words(dead)}")
                 await asyncio.wait({telling}, timeout=LOOK_SECONDS)
         finally:
             telling.cancel()
@@ -144,3 +144,8 @@ class Node:
         """An instance whose end is part of the story."""
         self._ended.append(driver)
         return driver
+
+
+def _last_words(driver: DriverProcess) -> str:
+    """The end of a driver's log, for people."""
+    return "; ".join(str(line.get("message", "")) for line in list(driver.lines())[-3:])
