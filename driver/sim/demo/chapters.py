@@ -231,6 +231,7 @@ class Story:
                 raise StepError(f"two instances are expected to run; their status: {old.status}, {new.status}")
             self.screen.done("new instance registered", "both serve the node for a while")
             await self.workloads.seen(lambda: self._pods_done(UPGRADE_PODS // 2), what="half of the pods have run")
+            self.screen.waiting("the old instance ends")
             await self.node.stop_driver(old)
             self.screen.done("old instance stopped", "with status 0, after it finished what it had begun")
             self.screen.waiting("the other half of the pods")
@@ -255,6 +256,7 @@ class Story:
         await self.workloads.seen(no_objects, what="no pod and no claim")
         self.screen.done("pods and claims", "gone")
         self.screen.done("records and CDI specs", "gone")
+        self.screen.waiting("the driver ends")
         await self.node.stop_driver(self.node.driver)
         if sockets := self.node.sockets():
             raise StepError(f"the driver ended and left {sockets}")

@@ -51,7 +51,6 @@ async def _until_signal(telling: Coroutine[Any, Any, int], screen: Screen) -> in
         caught.append(number)
         for other in SIGNALS:  # whoever asks again does not want to wait
             loop.remove_signal_handler(other)
-        screen.waiting("the driver and the cluster end")
         task.cancel()
 
     for number in SIGNALS:
@@ -135,6 +134,7 @@ async def _stage(screen: Screen, devices: str) -> AsyncIterator[Story]:
             try:
                 yield Story(node, workloads, screen)
             finally:
+                screen.waiting("the driver and the cluster end")
                 await node.end()
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -156,10 +156,10 @@ class Screen:
 
     def _line(self, mark: str, style: str, what: str, detail: str, got: str, took: str) -> None:
         room = self._console.width - INDENT - 1 - 2 - NAME - 2 - (2 + TOOK if took else 0)
-        outcome = f"→ {got}" if got else ""
+        detail, outcome = self._say(detail), self._say(f"→ {got}" if got else "")
         last = textwrap.wrap(detail, room)[-1] if detail else ""
         between = "\n" if last and len(f"{last} {outcome}") > room else " "
-        text = Text(self._say(between.join(filter(None, (detail, outcome)))), overflow="fold")
+        text = Text(between.join(filter(None, (detail, outcome))), overflow="fold")
         line = Table.grid(padding=(0, 2), expand=True)
         line.add_column(no_wrap=True)
         line.add_column(min_width=NAME, no_wrap=True)
