@@ -14,14 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
 
 
-def lacking() -> str:
-    """What has to be there before anything can be installed; empty if it is."""
-    if sys.version_info < OLDEST:
-        found, wanted = (".".join(str(number) for number in version[:3]) for version in (sys.version_info, OLDEST))
+def lacking(version: "tuple[int, ...]", *, environments: bool) -> str:
+    """What has to be there before anything can be installed; empty if it is. ``environments``: whether it makes them."""
+    if version < OLDEST:
+        found, wanted = (".".join(map(str, numbers[:3])) for numbers in (version, OLDEST))
         return (
             f"Python {wanted} or newer is needed, {sys.executable} is {found}; name another: make PYTHON=python3.12 …"
         )
-    if importlib.util.find_spec("ensurepip") is None:
+    if not environments:
         return f"{sys.executable} cannot make virtual environments: apt install python3-venv"
     return ""
 
@@ -76,7 +76,7 @@ def say(text: str, *, passing: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    problem = lacking()
+    problem = lacking(sys.version_info[:3], environments=importlib.util.find_spec("ensurepip") is not None)
     if problem:
         sys.exit(problem)
     install(Path(sys.argv[1]), sys.argv[2], checkout="--checkout" in sys.argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ TEMPLATE = {
         "spec": {"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com"}}]}},
     },
 }
+
+BUDGET_MIB = 80 if sys.version_info < (3, 14) else 95
+"""The first is the target, for the Python of the image; a newer one keeps some 10 MiB more."""
 
 
 @pytest.fixture
@@ -114,7 +118,7 @@ async def test_an_idle_driver_takes_little_memory_and_next_to_no_time(embedded: 
         return cpu_seconds(pid) - before < 0.01 * 5
 
     await eventually(quiet, what="five seconds with less than 1 % of a processor")
-    assert resident_mib(pid) < 80
+    assert resident_mib(pid) < BUDGET_MIB
 
 
 def container_id(pod: dict[str, Any]) -> str:

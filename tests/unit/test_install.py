@@ -1,0 +1,50 @@
+"""What an installation says before it begins, and what the two locked sets have to do with each other."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+SCRIPT = REQUIREMENTS / "install.py"
+_spec = importlib.util.spec_from_file_location("install", SCRIPT)
+assert _spec is not None
+assert _spec.loader is not None
+install = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(install)
+
+
+@pytest.mark.parametrize(
+    ("version", "environments", "words"),
+    [
+        ((3, 10, 13), True, "Python 3.11 or newer is needed"),
+        ((3, 11, 2), False, "apt install python3-venv"),
+    ],
+)
+def test_what_is_lacking_is_told_with_what_to_do(version: tuple[int, ...], environments: bool, words: str) -> None:
+    assert words in install.lacking(version, environments=environments)
+
+
+@pytest.mark.parametrize("version", [(3, 11, 0), (3, 14, 1), (4, 0, 0)])
+def test_nothing_is_lacking_on_a_python_that_is_new_enough(version: tuple[int, ...]) -> None:
+    assert install.lacking(version, environments=True) == ""
+
+
+def test_an_old_python_can_read_the_script_that_says_so() -> None:
+    ast.parse(SCRIPT.read_text(), feature_version=(3, 7))
+
+
+def test_the_demo_takes_nothing_along_that_the_tests_have_not() -> None:
+    def locked(name: str) -> set[tuple[str, str]]:
+        return set(re.findall(r"^([\w.-]+)==(\S+)", (REQUIREMENTS / f"{name}.txt").read_text(), re.MULTILINE))
+
+    assert locked("run") < locked("demo") < locked("dev")
+
+
+@pytest.mark.parametrize("name", ["run", "build", "demo", "dev"])
+def test_no_lock_names_an_index(name: str) -> None:
+    assert "://" not in (REQUIREMENTS / f"{name}.txt").read_text()
