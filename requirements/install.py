@@ -15,7 +15,10 @@ OLDEST = (3, 11)
 
 
 def lacking(version: "tuple[int, ...]", *, environments: bool) -> str:
-    """What has to be there before anything can be installed; empty if it is. ``environments``: whether it makes them."""
+    """What has to be there before anything can be installed; empty if it is.
+
+    ``environments``: whether this Python can make virtual ones.
+    """
     if version < OLDEST:
         found, wanted = (".".join(map(str, numbers[:3])) for numbers in (version, OLDEST))
         return (
