@@ -43,8 +43,14 @@ def in_cdi_root(driver: str) -> tuple[Rule, ...]:
 
 
 def in_shm(driver: str) -> tuple[Rule, ...]:
-    """Where MPS daemons had their shared memory; each removes its own directory in it."""
-    return (Rule(name=re.escape(driver), what="a directory for shared memory", kind=stat.S_IFDIR),)
+    """Where MPS daemons had their shared memory; each has removed what was in its own."""
+    return (
+        Rule(
+            name=rf"{re.escape(driver)}(-(claim|device)-{_UID})?",
+            what="a directory for shared memory",
+            kind=stat.S_IFDIR,
+        ),
+    )
 
 
 def _unfinished(name: str) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driver import files
-from driver.devices import mps_launch
+from driver.devices import mps_launch, shared_directory
 from driver.devices.backend import BackendError
 from driver.devices.mps_edits import PIPES, SHM, client_edits, long_gone
 from driver.devices.sharing import MpsDaemon
@@ -108,9 +108,9 @@ class MpsDaemons:
                 with contextlib.suppress(OSError):
                     (cgroup / "cgroup.kill").write_text("1", encoding="ascii")
                 _eventually(lambda: _removed(cgroup), self._stop_seconds)
-            for path in (self._host.root / self._shm_on_host(daemon_id).lstrip("/"), self._directory / daemon_id):
-                if path.exists():
-                    shutil.rmtree(path)
+            shared_directory.remove(self._host.root / self._shm_on_host(daemon_id).lstrip("/"))
+            if (self._directory / daemon_id).exists():
+                shutil.rmtree(self._directory / daemon_id)
 
     def runs(self, daemon_id: str) -> bool:
         """Whether its process lives."""
@@ -135,9 +135,7 @@ class MpsDaemons:
             shutil.rmtree(base / part, ignore_errors=True)  # what one before has left; it would not start on it
             (base / part).mkdir(parents=True)
             (base / part).chmod(0o755)
-        shm = self._host.root / self._shm_on_host(daemon.id).lstrip("/")
-        shm.mkdir(parents=True, exist_ok=True)
-        shm.chmod(0o1777)
+        shared_directory.make(self._host.root / self._shm_on_host(daemon.id).lstrip("/"))
         several = ["--multiuser-server"] if daemon.multi_user else []
         for options in [several, []] if several else [[]]:
             self._execute(daemon, options)
