@@ -90,9 +90,10 @@ class Lead:
                 os.close(descriptor)
             with contextlib.suppress(OSError):
                 files.remove(entering)
-            if str(error) != self._trouble:
-                logger.error("other instances cannot be told that this one publishes: %s", error)
-            self._trouble = str(error)
+            trouble = f"{self._directory}: {error.strerror}"  # the file has another name each time
+            if trouble != self._trouble:
+                logger.error("other instances cannot be told that this one publishes: %s", trouble)
+            self._trouble = trouble
         else:
             self._name, self._descriptor, self._trouble = name, descriptor, ""
 
