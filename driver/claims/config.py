@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from driver.claims.allocation import Allocation
 
 API_VERSION = "resource.nvidia.com/v1beta1"
+MOST_SHOWN = 40
+"""Characters of a known field's value."""
+MOST_PROBLEMS = 5
+"""That are named in one answer."""
 _LEAST, _MOST = 1 << 20, 1 << 50
 
 
@@ -126,6 +130,15 @@ KINDS: Mapping[str, type[DeviceConfig]] = {
     "MigDeviceConfig": MigDeviceConfig,
     "VfioDeviceConfig": VfioDeviceConfig,
 }
+_KINDS_OF_JSON = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "nothing",
+}
 _DEVICE_TYPE = {"GpuConfig": "gpu", "MigDeviceConfig": "mig", "VfioDeviceConfig": "vfio"}
 
 
@@ -135,13 +148,15 @@ def decode(parameters: Mapping[str, Any]) -> DeviceConfig:
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None or parameters.get("apiVersion") != API_VERSION:
         raise ValueError(
-            f"apiVersion {parameters.get('apiVersion')!r:.80} and kind {kind!r:.80} are not known: "
+            f"apiVersion {_shown(parameters.get('apiVersion'))} and kind {_shown(kind)} are not known: "
             f"{API_VERSION} with {', '.join(KINDS)} is accepted"
         )
     try:
         return model.model_validate(dict(parameters))
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(model, problem) for problem in error.errors())) from None
+        problems = error.errors()
+        more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+        raise ValueError("; ".join([_explain(model, one) for one in problems[:MOST_PROBLEMS]] + more)) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,10 +207,6 @@ def resolve(allocation: Allocation, types: Mapping[str, str], *, driver: str) ->
             raise ClaimError(
                 Reason.CONFIG, f"parameters for driver {driver} in {source} of {allocation.claim}: {error}"
             ) from None
-        except RecursionError:  # a value that is to be shown
-            raise ClaimError(
-                Reason.CONFIG, f"parameters for driver {driver} in {source} of {allocation.claim} are nested too deeply"
-            ) from None
         for number, result in enumerate(allocation.results):
             if config.requests and not {result.request, result.base_request} & set(config.requests):
                 continue
@@ -228,20 +239,33 @@ def _sharing(config: DeviceConfig | None) -> GpuSharing | MigDeviceSharing | Non
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
     *parents, name = problem["loc"]
-    where = ".".join([model.__name__, *map(str, problem["loc"])])
-    given = f"{where} was given {problem['input']!r:.120}"
+    where = ".".join([model.__name__, *(f"{part!s:.63}" for part in problem["loc"])])
+    value = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
-            return f"{given}, but is not a known field; accepted: {', '.join(_fields(_nested(model, parents)))}"
+            accepted = ", ".join(_fields(_nested(model, parents)))
+            return f"{where} was given {_kind(value)}, but is not a known field; accepted: {accepted}"
         case "missing":
-            accepted = get_args(_fields(_nested(model, parents))[str(name)])
-            return f"{where} is missing; accepted: {' or '.join(map(repr, accepted))}"
+            words = get_args(_fields(_nested(model, parents))[str(name)])
+            return f"{where} is missing; accepted: {' or '.join(map(repr, words))}"
         case "model_type":
-            return f"{given}: an object with {', '.join(_fields(_nested(model, problem['loc'])))} is expected"
+            accepted = ", ".join(_fields(_nested(model, problem["loc"])))
+            return f"{where} was given {_kind(value)}: an object with {accepted} is expected"
         case "dict_type":
-            return f"{given}: an object is expected"
+            return f"{where} was given {_kind(value)}: an object is expected"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{given}: {message[0].lower()}{message[1:]}"
+    return f"{where} was given {_shown(value)}: {message[0].lower()}{message[1:]}"
+
+
+def _kind(value: object) -> str:
+    """What sort of value it is, where what it says is nobody's business: somebody may have put a password there."""
+    return _KINDS_OF_JSON.get(type(value), type(value).__name__)
+
+
+def _shown(value: object) -> str:
+    """A value of a known field as it is, if it is short; what it is, if not."""
+    short = isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= MOST_SHOWN)
+    return f"{value!r:.{MOST_SHOWN + 2}}" if short else _kind(value)
 
 
 def _nested(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:

@@ -74,20 +74,20 @@ def test_what_nvidias_users_write_is_accepted(parameters: dict[str, Any]) -> Non
         ({**GPU, "apiVersion": "resource.nvidia.com/v9"}, "resource.nvidia.com/v9"),
         (
             {**GPU, "sharin": {}},
-            "GpuConfig.sharin was given {}, but is not a known field; accepted: apiVersion, kind, sharing",
+            "GpuConfig.sharin was given an object, but is not a known field; accepted: apiVersion, kind, sharing",
         ),
         (
             {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"intervall": "Long"}}},
-            "timeSlicingConfig.intervall was given 'Long', but is not a known field; accepted: interval",
+            "timeSlicingConfig.intervall was given a string, but is not a known field; accepted: interval",
         ),
         ({**GPU, "sharing": {}}, "GpuConfig.sharing.strategy is missing; accepted: 'TimeSlicing' or 'MPS'"),
         (
             {**GPU, "sharing": "MPS"},
-            "GpuConfig.sharing was given 'MPS': an object with strategy, timeSlicingConfig, mpsConfig is expected",
+            "GpuConfig.sharing was given a string: an object with strategy, timeSlicingConfig, mpsConfig is expected",
         ),
         (
             {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPerDevicePinnedMemoryLimit": "1Gi"}}},
-            "defaultPerDevicePinnedMemoryLimit was given '1Gi': an object is expected",
+            "defaultPerDevicePinnedMemoryLimit was given a string: an object is expected",
         ),
         ({**GPU, "sharing": {"strategy": "Roulette"}}, "GpuConfig.sharing.strategy was given 'Roulette'"),
         (
@@ -120,6 +120,42 @@ def test_what_is_wrong_is_named_with_what_is_accepted(parameters: dict[str, Any]
         decode(parameters)
 
     assert words in str(failure.value)
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {**GPU, "password": SECRET},
+        {**GPU, "password": {"value": SECRET}},
+        {**GPU, "password": [SECRET]},
+        {**GPU, "sharing": SECRET},
+        {**GPU, "sharing": [SECRET]},
+        {**GPU, "sharing": {"strategy": {"password": SECRET}}},
+        {**GPU, "sharing": {"strategy": "TimeSlicing", "mpsConfig": {}, "password": SECRET}},
+        {**GPU, "sharing": {"strategy": "MPS", "timeSlicingConfig": {"password": SECRET}}},
+        {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": [SECRET]}}},
+        {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "x" * 99 + SECRET}}},
+        {**GPU, "kind": {"password": SECRET}},
+        {**GPU, "apiVersion": [SECRET]},
+        {"password": SECRET},
+    ],
+)
+def test_what_was_put_in_by_mistake_is_not_quoted(parameters: dict[str, Any]) -> None:
+    with pytest.raises(ValueError) as failure:
+        decode(parameters)
+
+    assert SECRET not in str(failure.value)
+
+
+def test_of_many_things_that_are_wrong_some_are_named_and_all_are_counted() -> None:
+    with pytest.raises(ValueError) as failure:
+        decode({**GPU, **{f"{'x' * 300}-{number}": 1 for number in range(1000)}})
+
+    assert str(failure.value).endswith("; and 995 more")
+    assert len(str(failure.value)) < 1500
 
 
 def test_a_config_without_requests_applies_to_every_device_that_it_fits() -> None:
