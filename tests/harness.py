@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
+from driver.config import Settings
 from driver.kube.client import RESOURCE, Api, ApiError, claim_path
 from driver.sim.process import DriverProcess
 from driver.wire import dra_v1_pb2 as dra
@@ -85,7 +86,9 @@ class Driver(DriverProcess):
             pod_uid=pod_uid,
         )
         self.node = node
-        self.registrar = node.registry / f"{DRIVER}{f'-{pod_uid}' if pod_uid else ''}-reg.sock"
+        self.registrar = Settings(
+            node_name=NODE, pod_uid=pod_uid, kubelet_plugins_dir=node.plugins, kubelet_registry_dir=node.registry
+        ).registrar_socket
 
     async def serving(self) -> Driver:
         """Wait until the sockets and, a little later, the pages are served."""

@@ -137,6 +137,23 @@ async def test_the_hook_of_an_instance_that_has_a_successor_ends(
     assert "new-reg.sock" in outcome.said
 
 
+async def test_the_hook_finds_the_successor_where_only_short_names_of_sockets_fit(
+    run: Any, api: Api, claims: Claims, node: NodeDirectories
+) -> None:
+    old_uid, new_uid = (f"0c6f0f61-4a5b-4f7f-9d5e-{number:012}" for number in (1, 2))
+    node.plugins, node.registry = (node.root / ("a" * 40) / name for name in ("plugins", "plugins_registry"))
+    old, new = await run(pod_uid=old_uid), await run(pod_uid=new_uid)
+    kubelet = Kubelet(old.registrar)
+    await prepared(kubelet, claims)
+
+    outcome = await DrainCheck(node).run(f"--pod-uid={old_uid}", "--timeout=60")
+
+    await kubelet.close()
+    assert old_uid not in old.registrar.name
+    assert outcome.status == 0
+    assert f"{new.registrar}" in outcome.said
+
+
 async def test_two_instances_that_are_deleted_together_both_wait(
     run: Any, api: Api, claims: Claims, node: NodeDirectories
 ) -> None:
