@@ -24,7 +24,7 @@ from driver.claims.sweep import Sweeper
 from driver.coexistence import PERIOD, Coexistence, Neighbour, Sign
 from driver.devices.backend import BackendError
 from driver.devices.name_store import NameStore
-from driver.devices.open import open_backend, read_boot_id, read_boot_time
+from driver.devices.open import open_backend, read_boot_id
 from driver.devices.present import Devices
 from driver.devices.profile import ProfileError
 from driver.health.report import DeviceHealth, describe
@@ -249,6 +249,7 @@ class Node:
             boot_id=self._boot_id,
             quarantined=self._quarantined,
             salvage=lambda uid, path, spec: self._salvaged(uid, path, spec or specs.read(uid)),
+            has_spec=specs.exists,
             changed=self._offer.claim_changed,
         )
         await records.open()
@@ -399,8 +400,11 @@ class Node:
         self._events.warn("DamagedClaimRecord", message)
 
     def _salvaged(self, uid: str, path: Path, content: bytes | None) -> Record | None:
-        """What a damaged record held, by its claim's CDI spec. Of what was written before the node booted, nothing."""
-        if content is None or path.stat().st_mtime < read_boot_time():
+        """What a damaged record held, by its claim's CDI spec, which is there until the kubelet unprepares it.
+
+        No time says whether that was in this boot: clocks jump. Where the CDI root outlives a boot, so does the hold.
+        """
+        if content is None:
             return None
         settings = self._settings
         return salvage(

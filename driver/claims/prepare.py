@@ -469,6 +469,9 @@ class Engine:
 
     async def _release(self, ref: ClaimRef) -> None:
         record = self._records.read(ref.uid)
+        if record is None and self._records.knows(ref.uid):  # somebody has removed it, or another instance ended it
+            await self._records.refresh()
+            record = self._records.read(ref.uid)
         try:
             if record is None and (spec := self._specs.read(ref)) is not None:
                 self._records.keep(ref.uid, spec)

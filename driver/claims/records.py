@@ -52,6 +52,7 @@ class Records:
         boot_id: str,
         quarantined: Callable[[Path, str], None],
         salvage: Callable[[str, Path, bytes | None], Record | None] = lambda _uid, _path, _spec: None,
+        has_spec: Callable[[str], bool] = lambda _uid: False,
         changed: Callable[[Record], None] = lambda _record: None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -60,6 +61,7 @@ class Records:
         quarantined: gets the new path of a damaged record and what is wrong with it.
         salvage: finds out, for a claim and its damaged record, what may still be in use; None where nothing is known.
             It gets the CDI spec, too, if the claim has ended since.
+        has_spec: whether a claim has a CDI spec, which goes before its record does. Raises OSError.
         changed: gets each record that this instance begins or ceases to know, whoever wrote it. On the hot path.
         clock: nanoseconds that go on with each record, finer than a file system's own time stamps.
         """
@@ -72,6 +74,7 @@ class Records:
         self._boot_id = boot_id
         self._quarantined = quarantined
         self._salvage = salvage
+        self._has_spec = has_spec
         self._changed = changed
         self._clock = clock
         self._stamp = b""
@@ -188,13 +191,19 @@ class Records:
             try:
                 stamp = os.pread(descriptor, 64, 0)
                 if not stamp or stamp != self._stamp:
-                    self._rescan()
+                    lost = self._rescan()
                     self._stamp = stamp
+                    for record in lost:
+                        self._rescue(descriptor, record)
             except OSError as error:
                 raise ClaimError(Reason.RECORD, f"cannot read {self._directory}: {error.strerror}") from error
             yield Changes(self, descriptor)
         finally:
             os.close(descriptor)
+
+    def knows(self, uid: str) -> bool:
+        """Whether there was a record of a claim when we last looked."""
+        return uid in self._index
 
     async def refresh(self) -> None:
         """Take over what another instance has changed. Raises ClaimError."""
@@ -230,8 +239,11 @@ class Records:
         os.pwrite(descriptor, stamp, 0)
         self._stamp = stamp
 
-    def _rescan(self) -> None:
-        """Take over what another instance changed; only files that differ from what we know are read."""
+    def _rescan(self) -> list[Record]:
+        """Take over what another instance changed; only files that differ from what we know are read.
+
+        Which records are gone although their claims have not ended: somebody has removed the files.
+        """
         found: set[str] = set()
         with os.scandir(self._directory) as entries:
             for entry in entries:
@@ -253,8 +265,27 @@ class Records:
                     elif self._index.get(uid) is not record:  # it is where another was written for a damaged one
                         self._forget(uid)
                         self._remember(record, status)
+        lost = []
         for uid in self._seen.keys() - found:
-            self._forget(uid)
+            if self._is_lost(uid):
+                lost.append(self._index[uid])
+            else:
+                self._forget(uid)
+        return lost
+
+    def _is_lost(self, uid: str) -> bool:
+        try:
+            return self._index[uid].boot_id == self._boot_id and self._has_spec(uid)
+        except OSError:
+            return True  # whoever ends a claim could not have removed the spec either
+
+    def _rescue(self, descriptor: int, record: Record) -> None:
+        try:
+            self._put(descriptor, record)
+        except ClaimError as error:  # it is still held as far as we are concerned
+            logger.error("the record of claim %s was removed: %s", record.claim, error)
+        else:
+            logger.warning("the record of claim %s was removed while it is in use: written again", record.claim)
 
     def _remember(self, record: Record, status: os.stat_result) -> None:
         uid = record.claim.uid

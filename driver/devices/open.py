@@ -23,15 +23,6 @@ def read_boot_id(path: Path = BOOT_ID) -> str:
         return ""
 
 
-def read_boot_time(path: Path = Path("/proc/stat")) -> float:
-    """When the node booted, in Unix seconds; 0 where the kernel does not tell."""
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-        return float(next(line.split()[1] for line in lines if line.startswith("btime ")))
-    except (OSError, ValueError, StopIteration, IndexError):
-        return 0
-
-
 def open_backend(devices: str, state_dir: Path, *, boot_id: str | None = None, host: Host = OWN) -> Backend:
     """Open ``nvml``, ``fake:<profile>`` or ``fake:<path to a YAML file>``.
 

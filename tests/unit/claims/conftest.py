@@ -124,6 +124,7 @@ class Node:
             boot_id=boot_id,
             quarantined=lambda path, problem: self.quarantined.append((path, problem)),
             salvage=lambda uid, path, spec: self.salvaged(uid, path, spec or self.specs.read(uid), boot_id),
+            has_spec=lambda uid: self.specs.exists(uid),
         )
         self.cdi_root = root / "cdi"
         self.backend = Hardware()

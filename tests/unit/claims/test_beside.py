@@ -234,3 +234,46 @@ async def test_a_leftover_that_cannot_be_removed_does_not_keep_the_driver_from_s
     started = await Node(tmp_path, api).start()
 
     assert [device.device for device in await started.prepare(allocated())] == ["gpu-0"]
+
+
+async def test_what_a_claim_holds_stays_held_when_the_directory_of_records_is_removed(
+    node: Node, tmp_path: Path, allocated: Any
+) -> None:
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    [before] = node.records
+    shutil.rmtree(tmp_path / "plugin" / "claims")
+
+    error = await node.prepare(allocated(name="other"))
+
+    assert error.reason is Reason.IN_USE
+    assert list(node.records) == [before]
+    assert (tmp_path / "plugin" / "claims" / f"{holder['metadata']['uid']}.json").exists()
+
+
+async def test_a_claim_whose_record_was_removed_is_unprepared_as_its_record_said(
+    node: Node, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    shutil.rmtree(tmp_path / "plugin" / "claims")
+
+    assert await node.unprepare(claim) is None
+
+    assert node.spec_files() == []
+    assert len(node.records) == 0
+    assert [device.device for device in await node.prepare(allocated(name="other"))] == ["gpu-0"]
+
+
+async def test_records_are_not_written_again_once_another_instance_has_ended_their_claims(
+    node: Node, api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    other = await Node(tmp_path, api).start()
+    await other.unprepare(claim)
+
+    [device] = await node.prepare(allocated(name="second"))
+
+    assert device.device == "gpu-0"
+    assert len(node.records) == 1
