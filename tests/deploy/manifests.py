@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import yaml
+
 from tests.deploy.helm import CHART, FAKE, NVML, ROOT, Object, render_text
 
 MANIFESTS = ROOT / "deploy" / "manifests"
@@ -36,8 +38,12 @@ def manifests() -> dict[Path, str]:
 
 
 def schema() -> str:
-    """The schema of the values, with the schema of the node config in it."""
+    """The schema of the values, with the schema of the node config in it.
+
+    All values are required: an upgrade with --reuse-values lacks those that are new, and is refused.
+    """
     found, config = json.loads(SCHEMA.read_text()), json.loads(NODE_CONFIG.read_text())
+    found["required"] = list(yaml.safe_load((CHART / "values.yaml").read_text()))
     found["properties"]["nodeConfig"] = {key: part for key, part in config.items() if not key.startswith("$")}
     found["$defs"] = config["$defs"]
     return json.dumps(found, indent=2) + "\n"

@@ -109,6 +109,12 @@ def test_a_wrong_value_is_refused_by_name(helm: str, values: Object, problem: st
         render(values, helm=helm)
 
 
+@pytest.mark.parametrize("helm", HELMS)
+def test_values_of_an_older_chart_are_refused_where_they_lack_a_new_one(helm: str) -> None:
+    with pytest.raises(HelmError, match="unreadPatience"):
+        render({"unreadPatience": None}, helm=helm)
+
+
 def test_each_value_has_a_comment_and_a_place_in_the_schema() -> None:
     values_schema = json.loads(SCHEMA.read_text())
     lines = (CHART / "values.yaml").read_text().splitlines()
