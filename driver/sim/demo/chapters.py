@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.kube.client import RESOURCE, claim_path
 from driver.sim.demo import examples
-from driver.sim.demo.workloads import NotSeenError, StepError, count, load_examples
+from driver.sim.demo.workloads import PATIENCE, NotSeenError, StepError, count, load_examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -117,7 +117,7 @@ class Story:
         self.screen.waiting(f"{example.name}: {example.title}")
         own = self.node.devices == SHOWN
         try:
-            devices = await examples.run(self.workloads, example, within=30.0 if own else 10.0)
+            devices = await examples.run(self.workloads, example, within=PATIENCE if own else 10.0)
         except NotSeenError:
             if own or not await examples.unschedulable(self.workloads, example):
                 raise
@@ -205,8 +205,12 @@ class Story:
         await self.workloads.delete(job.objects)  # there may be no second GPU for what comes next
 
     async def _running_pods(self) -> dict[str, Any]:
-        """By pod: its containers' processes, and how often they were started again."""
-        pods = [pod for pod in await self.workloads.pods() if pod["status"].get("phase") == "Running"]
+        """By pod that is to stay: its containers' processes, and how often they were started again."""
+        pods = [
+            pod
+            for pod in await self.workloads.pods()
+            if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+        ]
         return {
             pod["metadata"]["name"]: (
                 self.node.processes([pod["metadata"]["uid"]]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.demo.workloads import StepError, count
+from driver.sim.demo.workloads import PATIENCE, StepError, count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ ONE_AFTER_ANOTHER = ("quota", "batch-job")
 """Their pods may have any GPU each."""
 
 
-async def run(workloads: Workloads, example: Example, *, within: float = 30.0) -> list[str]:
+async def run(workloads: Workloads, example: Example, *, within: float = PATIENCE) -> list[str]:
     """Apply it, and wait until its pods have ended, or run all at once if they hold their GPUs; so many seconds each.
 
     Returns the devices that its containers have printed, by pod and container. Raises StepError for a pod that fails or
@@ -46,7 +46,7 @@ async def run(workloads: Workloads, example: Example, *, within: float = 30.0) -
     return devices
 
 
-async def pod_devices(workloads: Workloads, pod: Mapping[str, Any], *, within: float = 30.0) -> list[str]:
+async def pod_devices(workloads: Workloads, pod: Mapping[str, Any], *, within: float = PATIENCE) -> list[str]:
     """Wait for one pod; the devices that its containers have printed."""
     namespace, name = _key(pod)
     phases = {"Running"} if _holds(pod["spec"]) else {"Succeeded", "Failed"}

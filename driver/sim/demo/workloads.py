@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PATIENCE = 90.0
+"""Seconds for what takes less than one on a machine that has nothing else to do."""
+
 _NEEDS_GPUS = re.compile(r"^# Needs: (\d+) GPUs(?: on one (NUMA node|PCIe root))?", re.MULTILINE)
 _TOGETHER = {"NUMA node": "resource.kubernetes.io/numaNode", "PCIe root": "resource.kubernetes.io/pcieRoot"}
 _PATHS = {
@@ -164,7 +167,7 @@ class Workloads:
         """Events of one reason."""
         return [event for event in await self.collection("/api/v1/events") if event.get("reason") == reason]
 
-    async def seen(self, look: Callable[[], Awaitable[T | None]], *, what: str, within: float = 30.0) -> T:
+    async def seen(self, look: Callable[[], Awaitable[T | None]], *, what: str, within: float = PATIENCE) -> T:
         """The first true answer of ``look``; meanwhile the reader is told. Raises NotSeenError with the last one."""
         last: T | None = None
         self._waiting(what)
