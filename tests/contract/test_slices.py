@@ -119,7 +119,7 @@ async def test_slices_that_somebody_deleted_or_changed_are_put_right(
     driver: Driver, node_kubelet: NodeKubelet, api: Api
 ) -> None:
     await eventually(driver.ready)
-    [before] = await slices(api)
+    [before] = await eventually(lambda: slices(api))
     name = before["metadata"]["name"]
 
     changed = {**before, "spec": {**before["spec"], "devices": before["spec"]["devices"][:1]}}
