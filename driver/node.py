@@ -72,6 +72,8 @@ logger = logging.getLogger(__name__)
 # After its registration socket is gone, the kubelet may send us calls until its next look, once a second.
 LINGER = 2.0
 GRACE = 20.0
+# Where the CDI spec of a claim could not be brought to what the hardware is, that is tried again this often.
+RENEWAL_RETRY = 10.0
 
 
 def run_node(settings: Settings) -> int:
@@ -148,7 +150,8 @@ class Node:
                     tasks.create_task(
                         watch_specs(self._specs, defects=self._defects, publication=self._publication), name="cdi"
                     ),
-                    tasks.create_task(self._when_devices_are_known(engine), name="restore"),
+                    tasks.create_task(self._renew_specs(engine), name="specs"),
+                    tasks.create_task(self._catch_up_statuses(), name="statuses"),
                     tasks.create_task(engine.undo_leftovers(), name="undo"),
                     tasks.create_task(engine.watch_mps(), name="mps"),
                     tasks.create_task(engine.watch_specs(), name="specs"),
@@ -367,10 +370,24 @@ class Node:
             return [f"slices: held back: {self._coexistence.problem}"]
         return [] if self._publisher.published else ["slices: not published"]
 
-    async def _when_devices_are_known(self, engine: Engine) -> None:
-        """What is to be done once for claims that earlier processes have prepared."""
+    async def _renew_specs(self, engine: Engine) -> None:
+        """Keep the CDI specs of claims in step with the hardware, those of earlier processes first."""
+        settled = True
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if settled else RENEWAL_RETRY):
+                    await self._devices.renewed.wait()
+            self._devices.renewed.clear()
+            try:
+                await engine.restore()
+                settled = engine.specs_settled
+            except Exception:
+                logger.exception("CDI specs cannot be renewed, a bug of the driver; it is tried again")
+                settled = False
+
+    async def _catch_up_statuses(self) -> None:
+        """Write what earlier processes have not got to, once the devices are known."""
         await self._devices.present.wait()
-        await engine.restore()
         if self._status is not None and self._offer.records is not None:
             await self._status.catch_up(self._offer.records)
 

@@ -111,6 +111,8 @@ class NvidiaEdits:
         self._stamps: Mapping[str, object] | None = None
         self._needed = _Needed()
         self._nodes = self._read_nodes()
+        self._places: Mapping[str, str | None] = {}
+        """PCI addresses by GPU UUID."""
         self._drm: Mapping[str, tuple[DeviceNode, ...]] = {}
         self.common = ContainerEdits(env=(KEEP_OTHERS_OUT,))
         """For every container that gets any device."""
@@ -128,7 +130,8 @@ class NvidiaEdits:
             return (
                 bool(self.missing())
                 or self._look(self._version) != self._stamps
-                or self._read_nodes().fingerprint != self._nodes.fingerprint
+                or (nodes := self._read_nodes()).fingerprint != self._nodes.fingerprint
+                or self._read_drm(nodes, self._places) != self._drm
             )
 
     def missing(self) -> str:
@@ -182,7 +185,8 @@ class NvidiaEdits:
         if version != self._version or self.missing() or self._stamps is None or self._stamps != self._look(version):
             self._scan(version)
         nodes = self._nodes = self._read_nodes()
-        self._drm = {gpu.uuid: nodes.drm(gpu.pci_bus_id) for gpu in gpus}
+        self._places = {gpu.uuid: gpu.pci_bus_id for gpu in gpus}
+        self._drm = self._read_drm(nodes, self._places)
         edits = self._files.edits
         self.common = ContainerEdits(
             env=(KEEP_OTHERS_OUT, *edits.env), device_nodes=nodes.controls(), mounts=edits.mounts, hooks=edits.hooks
@@ -197,6 +201,10 @@ class NvidiaEdits:
         own = self._root.resolve("/dev/nvidiactl")
         dev = self._root.here("/dev") if own is not None else self._dev
         return NodeTable(dev=dev, proc=self._proc, sysfs=self._sysfs)
+
+    @staticmethod
+    def _read_drm(nodes: NodeTable, places: Mapping[str, str | None]) -> Mapping[str, tuple[DeviceNode, ...]]:
+        return {uuid: nodes.drm(place) for uuid, place in places.items()}
 
     def _scan(self, version: str) -> None:
         before, known = self._look(version), self._files

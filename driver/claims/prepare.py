@@ -24,6 +24,7 @@ from driver.claims.lost import LostSpecs
 from driver.claims.plan import check_capacity, check_overlap, plan
 from driver.claims.read import ClaimReader
 from driver.claims.record import PreparedDevice, Record, State, named
+from driver.claims.renew import Renewal
 from driver.claims.sharing import Sharing, Strategy, check_ways
 from driver.claims.specs import ClaimSpecs
 from driver.claims.supervise import Supervisor
@@ -31,7 +32,6 @@ from driver.claims.turns import Call, Turns
 from driver.claims.undo import PATIENCE, Undo, makes, on_disk
 from driver.devices.backend import BackendError
 from driver.devices.sharing import ComputeMode, TimeSlice
-from driver.said import Said
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
@@ -105,7 +105,7 @@ class Engine:
         )
         self._lost = LostSpecs(records=records, specs=specs, boot_id=boot_id, restore=self.restore, warn=warn)
         self._turns = Turns()
-        self._said = Said()
+        self._renewal = Renewal(records=records, specs=self._specs, turns=self._turns, devices=devices, boot_id=boot_id)
         self._looked = False
         """Whether the hardware was looked at, after which nobody waits for that."""
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -134,34 +134,16 @@ class Engine:
         await self._to_its_end(self._unprepare(ref))
 
     async def restore(self, uids: Container[str] | None = None) -> list[Record]:
-        """Write the specs of prepared claims that are missing, of all or of these; which ones those were.
+        """Bring the specs of prepared claims, of all or of these, to what the hardware is; which ones were written.
 
-        Waits for the devices. A kubelet does not ask again for a claim that it knows as prepared, while a container
-        that restarts needs the spec. Raises BackendError.
+        To be called whenever the devices were read; waits for them. Raises BackendError.
         """
-        backend, devices = await self._devices()
-        restored = []
-        for record in self._records:
-            if record.boot_id != self._boot_id or record.state is not State.PREPARED:
-                continue
-            if uids is not None and record.claim.uid not in uids:
-                continue
-            with self._turns.of(record.claim.uid) as turn:
-                async with turn.lock:
-                    try:
-                        async with self._records.exclusive():  # another instance may be about to end the claim
-                            if (
-                                _present(record, devices)
-                                and self._records.read(record.claim.uid) == record
-                                and self._specs.restore(record, backend, devices)
-                            ):
-                                logger.warning("wrote a lost CDI spec again", extra={"claim": str(record.claim)})
-                                self._said.over(record.claim.uid)
-                                restored.append(record)
-                    except (ClaimError, OSError) as error:
-                        if self._said.is_news(record.claim.uid, str(error)):
-                            logger.error("the CDI spec of claim %s cannot be restored: %s", record.claim, error)
-        return restored
+        return await self._renewal.run(uids)
+
+    @property
+    def specs_settled(self) -> bool:
+        """Whether every spec is what it should be; if not, it is worth another try."""
+        return not self._renewal.failed
 
     async def undo_leftovers(self) -> None:
         """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
@@ -297,9 +279,14 @@ class Engine:
         backend, devices = await self._hardware_now(claim)
         known = self._records.read(claim.uid)
         if known is not None and self._answers(known, allocation, devices):
-            if not self._specs.settled(claim):
-                self._write_spec(known, backend, devices)
-            return known
+            if self._specs.settled(claim):
+                return known
+            renewed = await self._renewal.renew(known, backend, devices)
+            if renewed is None:
+                return None
+            if self._status:
+                self._status.want(renewed.record)
+            return renewed.record
         if call.overtaken:
             return None
         call.turn.commits += 1

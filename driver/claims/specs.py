@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from driver.claims.record import PreparedDevice, Record
     from driver.devices.backend import Backend
     from driver.devices.catalogue import Device
-    from driver.devices.model import ContainerEdits
+    from driver.devices.model import ContainerEdits, Gpu
     from driver.observe.metrics import Metrics
 
 
@@ -70,17 +70,23 @@ class ClaimSpecs:
     def write(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
         """Write what a record says."""
         with self._metrics.phase("cdi"):
-            if self._metadata:
-                self._metadata.write(record)
-            content = self._render(record, backend, devices)
+            try:
+                content = self._content(record, backend, devices)
+            except BackendError as error:
+                raise ClaimError(Reason.HARDWARE, f"claim {record.claim}: {error}") from error
             with self._about("write", record.claim):
                 self._specs.write(record.claim.uid, content)
 
-    def restore(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bool:
-        """Write a spec that is missing, and the files that it mounts; whether it was. Raises OSError too."""
-        if self._specs.settled(record.claim.uid):
+    def renew(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bool:
+        """Write a spec that is missing or out of date, and the files that it mounts; whether it was.
+
+        Raises BackendError as well, where it cannot be said what it should be.
+        """
+        content = self._content(record, backend, devices)
+        if self.settled(record.claim) and self.read(record.claim) == content:
             return False
-        self.write(record, backend, devices)
+        with self._about("write", record.claim):
+            self._specs.write(record.claim.uid, content)
         return True
 
     def remove(self, ref: ClaimRef) -> None:
@@ -103,6 +109,11 @@ class ClaimSpecs:
             path = self._specs.path(ref.uid)
             raise ClaimError(Reason.CDI, f"cannot {verb} CDI spec {path}: {error.strerror}") from error
 
+    def _content(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bytes:
+        if self._metadata:  # first, as only files that are there are mounted
+            self._metadata.write(record)
+        return self._render(record, backend, devices)
+
     def _render(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bytes:
         try:
             return spec.render(
@@ -117,16 +128,25 @@ class ClaimSpecs:
             )
         except spec.SpecError as error:
             raise ClaimError(Reason.CDI, f"claim {record.claim}: {error}") from error
-        except BackendError as error:
-            raise ClaimError(Reason.HARDWARE, f"claim {record.claim}: {error}") from error
 
     def _edits(
         self, record: Record, device: PreparedDevice, backend: Backend, devices: Mapping[str, Device]
     ) -> ContainerEdits:
-        edits = backend.device_edits(devices[device.device].gpu, device.partition)
+        edits = backend.device_edits(_gpu(device, devices), device.partition)
         if device.sharing is not None and device.sharing.daemon:
             more = backend.mps_edits(device.sharing.daemon, client_limits(device))
             edits = replace(edits, env=edits.env + more.env, mounts=edits.mounts + more.mounts)
         if self._metadata:
             edits = replace(edits, mounts=edits.mounts + self._metadata.edits(record, device).mounts)
         return edits
+
+
+def _gpu(device: PreparedDevice, devices: Mapping[str, Device]) -> Gpu:
+    """The GPU of a device by its UUID, whatever it is called now. Raises BackendError."""
+    known = devices.get(device.device)
+    if known is not None and known.gpu.uuid == device.gpu_uuid:
+        return known.gpu
+    found = next((other.gpu for other in devices.values() if other.gpu.uuid == device.gpu_uuid), None)
+    if found is None:
+        raise BackendError(f"{device.device} ({device.gpu_uuid}) is not there any more")
+    return found

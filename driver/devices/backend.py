@@ -15,6 +15,10 @@ class BackendError(Exception):
     """The hardware or its driver refused. The message says what was asked and what would help."""
 
 
+class OutdatedError(BackendError):
+    """What was read of the hardware may not be so any more; it is going to be read again."""
+
+
 class Backend(Protocol):
     """Blocking and thread-safe; the driver calls it from worker threads, except for the methods that give edits.
 

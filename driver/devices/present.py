@@ -30,6 +30,8 @@ class Devices:
         self._looked = asyncio.Event()
         self.present = asyncio.Event()
         """Set once there is an inventory."""
+        self.renewed = asyncio.Event()
+        """Set with each inventory; whoever follows them clears it."""
 
     def update(
         self,
@@ -45,6 +47,7 @@ class Devices:
         self.offered = tuple(devices.values()) if offered is None else offered
         self.inventory = inventory
         self.present.set()
+        self.renewed.set()
         self._looked.set()
 
     def fail(self, problem: str) -> None:

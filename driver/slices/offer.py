@@ -111,7 +111,8 @@ class Offer:
     def _gone(self, inventory: Inventory, held: Mapping[str, tuple[Hold, ...]]) -> tuple[Gpu, ...]:
         known = self._devices.inventory
         present = {gpu.uuid for gpu in inventory.gpus}
-        return tuple(gpu for gpu in (known.gpus if known else ()) if gpu.uuid in held and gpu.uuid not in present)
+        away = (gpu for gpu in (known.gpus if known else ()) if gpu.uuid in held and gpu.uuid not in present)
+        return tuple(replace(gpu, index=-1, minor=None) for gpu in away)  # its numbers may be another's by now
 
     async def _claims(self) -> tuple[Set[tuple[str, str, int]], Mapping[str, tuple[Hold, ...]]]:
         """Partitions that are claims' by this boot's records, and what claims hold by GPU. Raises ClaimError."""

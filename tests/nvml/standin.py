@@ -167,6 +167,20 @@ class World:
             f"GPU Excluded:\t {'Yes' if excluded else 'No'}\n"
         )
 
+    def renumber(self, *minors: int) -> None:
+        """Device files have other numbers, as after the kernel module was loaded again; NVML begins anew."""
+        world = self.read()
+        for number, minor in enumerate(minors):
+            bus, uuid, name = (world[f"gpu.{number}.{key}"] for key in ("bus", "uuid", "name"))
+            self.kernel(bus, uuid=uuid, minor=minor, name=name)
+        self.set({f"gpu.{number}.minor": minor for number, minor in enumerate(minors)})
+
+    def take_out(self, number: int) -> None:
+        """The last GPU is gone, for the kernel as well."""
+        directory = self.proc / "driver/nvidia/gpus" / self.read()[f"gpu.{number}.bus"]
+        self.forget(number)
+        shutil.rmtree(directory)
+
     def respell(self, bus: str, *, procfs: str, sysfs: str | None) -> None:
         """The kernel's files call a GPU's address something else; None: sysfs does not have it."""
         gpus, devices = self.proc / "driver/nvidia/gpus", self.sysfs / "bus/pci/devices"

@@ -131,6 +131,22 @@ async def test_a_partition_is_made_for_a_claim_and_taken_away(site: Site) -> Non
     assert (site.machine.instances(), site.node.records(), site.node.specs()) == ({}, [], [])
 
 
+async def test_a_claim_that_is_held_follows_its_gpu_when_the_kernel_module_is_loaded_anew(site: Site) -> None:
+    site.machine.add()
+    site.machine.add()
+    kubelet = await site.start()
+    (answer,) = (await kubelet.prepare(await site.claims.allocated("a", "gpu-0"))).values()
+    assert not answer.error
+    (spec,) = site.node.root.rglob(site.node.specs()[0])
+    assert "/dev/nvidia0" in spec.read_text()
+
+    site.machine.renumber(1, 0)
+    site.machine.set(generation=1)
+
+    await eventually(lambda: "/dev/nvidia1" in spec.read_text() and "/dev/nvidia0" not in spec.read_text(), within=30)
+    assert list(await site.devices()) == ["gpu-0", "gpu-1"]
+
+
 async def test_a_dead_driver_blocks_no_pod_s_end_and_what_was_made_goes_when_it_is_back(site: Site) -> None:
     site.machine.add()
     kubelet = await site.start("dynamic")

@@ -10,7 +10,7 @@ from typing import Any
 
 from driver.cdi.nvidia import NvidiaEdits
 from driver.cdi.root import DriverRoot
-from driver.devices.backend import BackendError
+from driver.devices.backend import BackendError, OutdatedError
 from driver.devices.model import ContainerEdits, Event, Gpu, Inventory, InventoryChanged, MigProfile, Partition
 from driver.devices.nvml import errors
 from driver.devices.nvml.errors import NvmlError
@@ -22,6 +22,8 @@ from driver.devices.nvml.reading import Reading
 from driver.devices.nvml.sharing import Sharing, is_server
 from driver.devices.nvml.watch import CHECK_SECONDS, SETTLE_SECONDS, Watch
 from driver.devices.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+
+STALE = "their driver was loaded anew or is away, and device files may be others' than before"
 
 
 class NvmlBackend:
@@ -53,7 +55,8 @@ class NvmlBackend:
         self._next_check = 0.0
         self._readings: dict[str, Reading] = {}
         """By UUID; replaced and never changed, because other threads look at it."""
-        self._readings_of = 0
+        self._readings_of = self._inventory_of = 0
+        """Sessions of the library in which the GPUs, and all that containers get of them, were read."""
         self._library = Library(nvml, root)
         self._versions, self._versions_of = ("", ""), 0
         self._sharing = Sharing(self._library, self._handle, root=root, directory=state_dir)
@@ -77,8 +80,10 @@ class NvmlBackend:
         with self._library.session():
             self._read()
             version, cuda = self._read_versions()
+            number = self._library.number
         gpus = [reading.gpu for reading in self._readings.values()]
         self._edits.refresh(version, gpus)
+        self._inventory_of = number
         return Inventory(
             driver_version=version,
             cuda_version=cuda,
@@ -92,12 +97,12 @@ class NvmlBackend:
         Raises:
             BackendError: NVML's event mechanism does not work; the next call sets it up afresh.
         """
-        outdated = False
+        outdated = self._inventory_of not in (0, self._library.number)
         if time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + self._check_seconds
-            outdated = self._edits.outdated()
+            outdated |= self._edits.outdated()
         events = self._watch.wait(0 if outdated else timeout)
-        # The driver was upgraded, or a module loaded: whoever reads the inventory again sees to it.
+        # The driver was upgraded or loaded anew, or another module: whoever reads the inventory again sees to it.
         return (*events, InventoryChanged()) if outdated and InventoryChanged() not in events else events
 
     def missing_file(self) -> str:
@@ -109,11 +114,17 @@ class NvmlBackend:
         return self._edits.common
 
     def device_edits(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
-        """The GPU's own device files, or those that let a container open one partition of it.
+        """The GPU's own device files, or those that let a container open one partition of it; by the GPU's UUID.
 
-        Raises BackendError where the kernel driver names no such files.
+        Raises BackendError where the kernel driver names no such files, and where the numbers that are known may be
+        another GPU's by now.
         """
-        return self._edits.device(gpu, partition)
+        if not self._library.is_open or self._inventory_of != self._library.number:
+            raise OutdatedError(f"{gpu.name} cannot be given to a container before the GPUs were read again: {STALE}")
+        reading = self._readings.get(gpu.uuid)
+        if reading is None:
+            raise BackendError(f"{gpu.name} ({gpu.uuid}) cannot be given to a container: it is not there any more")
+        return self._edits.device(replace(reading.gpu, name=gpu.name), partition)
 
     def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
         """GPU instances as they are now; one that a crash left unfinished has an empty UUID."""
@@ -196,8 +207,8 @@ class NvmlBackend:
     def _read(self) -> None:
         """Look at all GPUs, within a session."""
         before = self._readings
-        if self._readings_of != self._library.number:  # indexes may be others' now
-            before = {uuid: replace(r, gpu=replace(r.gpu, index=-1)) for uuid, r in before.items()}
+        if self._readings_of != self._library.number:  # numbers may be others' now
+            before = {uuid: replace(r, gpu=replace(r.gpu, index=-1, minor=None)) for uuid, r in before.items()}
         self._readings = {reading.gpu.uuid: reading for reading in self._reader.read(before)}
         self._readings_of = self._library.number
 

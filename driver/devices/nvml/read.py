@@ -17,7 +17,7 @@ from driver.devices.model import Cause, Fault, Gpu, MigMode, switches_without_re
 from driver.devices.nvml import errors
 from driver.devices.nvml.errors import NvmlError
 from driver.devices.nvml.names import ADDRESSING_MODES, ARCHITECTURES, BRANDS
-from driver.devices.nvml.reading import GPU_LOST, NO_ANSWER, Reading, missing, ordered, settled, stand_in
+from driver.devices.nvml.reading import GPU_LOST, NO_ANSWER, Reading, distinct, missing, ordered, settled, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ class Reader:
             found[reading.gpu.uuid], handles[reading.gpu.uuid] = reading, handle
         self._connect(found, handles, places)
         found = {uuid: settled(reading, before.get(uuid)) for uuid, reading in found.items()}
-        return ordered((*found.values(), *map(self._placed, missing(found, silent, known, before))))
+        return ordered(distinct((*found.values(), *map(self._placed, missing(found, silent, known, before)))))
 
     def _gpu(self, index: int, handle: Any, around: _Surroundings, trouble: dict[str, int]) -> Reading | None:
         """One GPU by its handle; None where even its name and place cannot be told."""

@@ -81,13 +81,12 @@ def missing(
     left = {gpu.pci_bus_id: gpu for gpu in known or () if gpu.pci_bus_id not in places and gpu.uuid not in found}
     former = _former(found, places, before)
     there = [gpu for gpu in former if known is None or gpu.pci_bus_id is None or _is(gpu, left.get(gpu.pci_bus_id))]
-    for gpu in there:
-        left.pop(gpu.pci_bus_id or "", None)
+    there = [_with_minor(gpu, left.pop(gpu.pci_bus_id or "", None)) for gpu in there]
     there += [_of_kernel(gpu) for gpu in left.values() if not gpu.excluded]
     unclaimed = dict(silent)
     faults = {gpu.uuid: fault for gpu in there if (fault := unclaimed.pop(gpu.index, None)) is not None}
     for gpu in former:
-        if gpu in there:
+        if any(gpu.uuid == other.uuid for other in there):
             continue
         fault = unclaimed.pop(gpu.index, None) if gpu.pci_bus_id not in taken else None
         if fault is not None:  # NVML has it in its list, although the kernel has let go of it
@@ -117,6 +116,10 @@ def _former(found: Mapping[str, Reading], places: Container[str | None], before:
 def _is(gpu: Gpu, kernel: KernelGpu | None) -> bool:
     """Whether that is what the kernel has in its place; one that has got its UUID since then is known by that."""
     return kernel is not None and not kernel.excluded and kernel.uuid in (None, gpu.uuid)
+
+
+def _with_minor(gpu: Gpu, kernel: KernelGpu | None) -> Gpu:
+    return gpu if kernel is None or kernel.minor is None else replace(gpu, minor=kernel.minor)
 
 
 def _of_kernel(kernel: KernelGpu) -> Gpu:
@@ -149,6 +152,35 @@ def _unread(uuid: str, *, index: int) -> Gpu:
 def stand_in(place: str) -> str:
     """What a GPU without a UUID is known by here; never published as its UUID."""
     return f"unknown-{place}"
+
+
+def distinct(readings: Iterable[Reading]) -> tuple[Reading, ...]:
+    """The same, but that no two GPUs have one device file.
+
+    The number is that of the one that has just told it; where that is none or several, nobody knows whose it is.
+    """
+    found = tuple(readings)
+    tellers: dict[int, list[str]] = {}
+    for reading in sorted(found, key=lambda r: not r.answers):
+        if reading.gpu.minor is not None:
+            tellers.setdefault(reading.gpu.minor, []).append(reading.gpu.uuid if reading.answers else "")
+    owner = {minor: uuids[0] for minor, uuids in tellers.items() if len(uuids) > 1 and len([*filter(None, uuids)]) == 1}
+    return tuple(
+        reading
+        if (minor := reading.gpu.minor) is None or len(tellers[minor]) == 1 or owner.get(minor) == reading.gpu.uuid
+        else _without_minor(reading)
+        for reading in found
+    )
+
+
+def _without_minor(reading: Reading) -> Reading:
+    gpu = reading.gpu
+    logger.error(
+        "%s: another GPU has the same minor number %s, so its device file is not given out", gpu.uuid, gpu.minor
+    )
+    unknown = frozenset({Fault(cause=Cause.INCOMPLETE, detail="no-minor")})
+    faults = reading.faults if GPU_LOST in reading.faults else reading.faults | unknown
+    return replace(reading, gpu=replace(reading.gpu, minor=None), faults=faults)
 
 
 def ordered(readings: Iterable[Reading]) -> tuple[Reading, ...]:

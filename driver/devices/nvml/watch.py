@@ -74,7 +74,8 @@ class Watch:
         self._check_seconds = check_seconds
         self._settle_seconds = settle_seconds
         self.closed = threading.Event()
-        self._session = 0
+        self._session = self._begun = 0
+        """The session that is watched, not one where that has failed; and the last that was ever begun."""
         self._events: Any = None
         self._events_of = 0
         self._failed = False
@@ -106,14 +107,14 @@ class Watch:
 
     def _begin(self) -> tuple[Event, ...]:
         """Subscribe to every GPU in a new session, and report what is known to be wrong at this moment."""
-        started = self._session > 0
+        started = self._begun not in (0, self._library.number)
         if started or not self._readings():
             self._reread()
         self._fingerprint = self._kernel.fingerprint()
         self._faults, self._told = {}, None
         self._subscribe()
         events = self._check()
-        self._session = self._library.number
+        self._session = self._begun = self._library.number
         if not self._library.is_open:  # or it would be begun over and over
             raise BackendError("NVML has to be started anew as soon as it was started")
         return (*events, *((InventoryChanged(),) if started and InventoryChanged() not in events else ()))
