@@ -140,9 +140,10 @@ class Monitor:
             self._store.save(self.conditions)
         except OSError as error:
             self._unsaved = True  # tried again after each wait
-            if str(error) != self._save_error:
+            problem = error.strerror or str(error)  # not the name of the temporary file, which is another each time
+            if problem != self._save_error:
                 logger.error("conditions are not saved, taints may begin anew after a restart: %s", error)
-            self._save_error = str(error)
+            self._save_error = problem
         else:
             self._unsaved = False
             self._save_error = ""
