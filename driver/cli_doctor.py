@@ -73,7 +73,7 @@ async def _examine(settings: Settings, *, scope: str, node_name: str) -> dict[st
     from driver.devices.open import read_boot_id
     from driver.doctor import cluster, cluster_checks, node, node_checks, workload_checks
     from driver.doctor.findings import problem
-    from driver.kube.client import Api, ConfigError
+    from driver.kube.client import LARGE_BODY, Api, ConfigError
 
     sections: dict[str, list[Finding]] = {}
     in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
@@ -85,7 +85,7 @@ async def _examine(settings: Settings, *, scope: str, node_name: str) -> dict[st
     if scope in {"cluster", "both"} or (scope == "auto" and (desk or in_pod)):
         title = f"The cluster{f', node {node_name}' if node_name else ''}"
         try:
-            async with await Api.connect(settings.kubeconfig) as api:
+            async with await Api.connect(settings.kubeconfig, max_body=LARGE_BODY) as api:
                 seen = await cluster.look(api, settings, node_name=node_name)
         except ConfigError as error:
             sections[title] = [problem("version", str(error), "give --kubeconfig, or run it in the driver's pod")]

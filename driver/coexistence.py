@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.kube.client import ApiError
+from driver.kube.shapes import check_node
 from driver.kubelet.instances import Instance, Kind, identify, is_socket, listened_to, registrar_sockets
 from driver.quantity import quantity
+from driver.said import Said
 from driver.slices.build import slice_name
 
 if TYPE_CHECKING:
@@ -185,6 +187,7 @@ class Coexistence:
         self._baseline: set[tuple[str, str]] | None = None
         self._written: dict[tuple[str, str], tuple[str, float]] = {}
         self._reminded = float("-inf")
+        self._said = Said()
         self._last: object = None
         self.signs: tuple[Sign, ...] = ()
         self.known = False
@@ -271,13 +274,16 @@ class Coexistence:
         if self._resources is not None and now - self._node_read < (self._period if self._resources else NODE_PERIOD):
             return
         try:
-            node = await self._api.get(f"/api/v1/nodes/{self._node}", timeout=5)
+            path = f"/api/v1/nodes/{self._node}"
+            node = check_node(await self._api.get(path, timeout=5), path)
         except ApiError as error:
-            if error.transient or error.status == 401:
+            if self._said.is_news("", str(error)):
+                logger.warning("what a device plugin offers on this Node is not known, trying again: %s", error)
+            if error.transient or error.status in {200, 401}:  # 200: it cannot be read
                 return  # what was seen last counts
-            logger.warning("what a device plugin offers on this Node is not known: %s", error)
             self._resources = {}
         else:
+            self._said.over("")
             self._resources = plugin_resources(node)
         self._node_read = now
 

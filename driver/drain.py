@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from driver import files, layout
 from driver.claims.record import DamagedRecordError, Record, decode
 from driver.kube.client import ApiError, claim_path
+from driver.kube.shapes import uid_of
 from driver.kubelet.instances import Instance, Kind, find_instances
 
 if TYPE_CHECKING:
@@ -162,12 +163,16 @@ async def users(api: Api, holder: Holder) -> str:
     path = claim_path(holder.claim.namespace, holder.claim.name)
     try:
         claim = await api.get(path, timeout=3)
+        uid = uid_of(claim, path)
     except ApiError as error:
         return "the claim is gone from the API server" if error.status == 404 else f"its pods are not known: {error}"
-    if claim["metadata"]["uid"] != holder.uid:
+    if uid != holder.uid:
         return "the claim is gone from the API server, another one has its name"
-    reserved = (claim.get("status") or {}).get("reservedFor") or []
-    names = [f"{entry.get('resource', 'pods').removesuffix('s')} {entry['name']}" for entry in reserved]
+    try:
+        reserved = (claim.get("status") or {}).get("reservedFor") or []
+        names = [f"{entry.get('resource', 'pods').removesuffix('s')} {entry['name']}" for entry in reserved]
+    except (AttributeError, KeyError, TypeError):
+        return "its pods are not known: the answer is no claim"
     return "for " + ", ".join(names) if names else "no pod uses it"
 
 

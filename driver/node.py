@@ -51,6 +51,7 @@ from driver.observe.pages import serve_pages
 from driver.slices.lead import Lead
 from driver.slices.offer import Offer
 from driver.slices.publish import Publisher
+from driver.supervised import root_cause, supervised
 from driver.threads import in_daemon_thread
 from driver.wire import (
     dra_health_v1_pb2_grpc,
@@ -60,6 +61,7 @@ from driver.wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     import grpc.aio
@@ -83,7 +85,7 @@ def run_node(settings: Settings) -> int:
     try:
         asyncio.run(Node(settings).run())
     except Exception as error:
-        cause = _root(error)
+        cause = root_cause(error)
         if isinstance(cause, ConfigError | ProfileError | node_config.NodeConfigError):
             logger.error("%s", cause)
             return 2
@@ -93,13 +95,6 @@ def run_node(settings: Settings) -> int:
             logger.exception("the driver failed")
         return 1
     return 0
-
-
-def _root(error: BaseException) -> BaseException:
-    """The first error of a group of tasks."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 class Node:
@@ -142,24 +137,29 @@ class Node:
             discovery = self._assemble(api)
             engine = await self._open_engine(api)
             async with asyncio.TaskGroup() as tasks:
-                publishing = tasks.create_task(self._publisher.run(), name="publish")
+
+                def start(work: Callable[[], Awaitable[None]], *, name: str) -> asyncio.Task[None]:
+                    return tasks.create_task(supervised(work, name=name, fatal=(ProfileError,)), name=name)
+
+                publishing = start(self._publisher.run, name="publish")
                 # These go on until the last call is answered: it may need what they do.
                 running = [
-                    tasks.create_task(discovery.run(), name="devices"),
-                    tasks.create_task(self._publication.run(), name="slices"),
-                    tasks.create_task(
-                        watch_specs(self._specs, defects=self._defects, publication=self._publication), name="cdi"
+                    start(discovery.run, name="devices"),
+                    start(self._publication.run, name="slices"),
+                    start(
+                        lambda: watch_specs(self._specs, defects=self._defects, publication=self._publication),
+                        name="cdi",
                     ),
-                    tasks.create_task(self._renew_specs(engine), name="specs"),
-                    tasks.create_task(self._catch_up_statuses(), name="statuses"),
-                    tasks.create_task(engine.undo_leftovers(), name="undo"),
-                    tasks.create_task(engine.watch_mps(), name="mps"),
-                    tasks.create_task(engine.watch_specs(), name="specs"),
-                    tasks.create_task(self._sweeper.run(), name="sweep"),
-                    tasks.create_task(self._coexistence.run(), name="coexistence"),
-                    tasks.create_task(self._events.run(), name="events"),
-                    tasks.create_task(memory.give_back(), name="memory"),
-                    *([tasks.create_task(self._status.run(), name="status")] if self._status else []),
+                    start(lambda: self._renew_specs(engine), name="specs"),
+                    start(self._catch_up_statuses, name="statuses"),
+                    start(engine.undo_leftovers, name="undo"),
+                    start(engine.watch_mps, name="mps"),
+                    start(engine.watch_specs, name="specs"),
+                    start(self._sweeper.run, name="sweep"),
+                    start(self._coexistence.run, name="coexistence"),
+                    start(self._events.run, name="events"),
+                    start(memory.give_back, name="memory"),
+                    *([start(self._status.run, name="status")] if self._status else []),
                 ]
                 async with contextlib.AsyncExitStack() as stack:
                     await self._serve_kubelet(stack, engine)

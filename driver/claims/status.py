@@ -14,6 +14,7 @@ from driver.claims.errors import ClaimError
 from driver.claims.record import State
 from driver.kube.backoff import IF_TRANSIENT, Backoff
 from driver.kube.client import APPLY_PATCH, MERGE_PATCH, ApiError, claim_path
+from driver.kube.shapes import check_object, odd, uid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,7 +103,7 @@ class StatusWriter:
             return bool(found["metadata"]["uid"] == claim.uid and not wanted <= written)
         except (KeyError, TypeError, AttributeError) as error:
             logger.warning("whether claim %s has its status is not known, the answer is no claim: %r", claim, error)
-            return False
+            return True
 
     async def run(self) -> None:
         """Write for ever. Ends only by cancellation."""
@@ -157,15 +158,19 @@ class StatusWriter:
 
     async def _merge(self, path: str, record: Record, devices: list[dict[str, Any]]) -> None:
         for left in reversed(range(CONFLICTS)):
-            found = await self._api.get(path.removesuffix("/status"))
+            found = check_object(await self._api.get(path.removesuffix("/status")), path)
             metadata = {"uid": record.claim.uid, "resourceVersion": found["metadata"]["resourceVersion"]}
-            others = [one for one in (found.get("status") or {}).get("devices") or () if one["driver"] != record.driver]
+            try:
+                entries = (found.get("status") or {}).get("devices") or ()
+                others = [one for one in entries if one["driver"] != record.driver]
+            except (KeyError, TypeError, AttributeError):
+                raise odd(path, "a claim with status.devices", found) from None
             body = {"metadata": metadata, "status": {"devices": [*others, *devices]}}
             params = {"fieldManager": FIELD_MANAGER}
             try:
                 await self._api.request("PATCH", path, params=params, body=body, content_type=MERGE_PATCH)
             except ApiError as error:
-                if error.status != 409 or not left or found["metadata"]["uid"] != record.claim.uid:
+                if error.status != 409 or not left or uid_of(found, path) != record.claim.uid:
                     raise
             else:
                 return

@@ -19,6 +19,7 @@ from driver import files
 from driver.claims.errors import ClaimError
 from driver.claims.salvage import UNKNOWN
 from driver.kube.client import Api, ApiError, claim_path
+from driver.kube.shapes import uid_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -137,10 +138,7 @@ class Sweeper:
             if error.status == 404:
                 return True
             raise
-        uid = (found.get("metadata") or {}).get("uid")
-        if not uid:
-            raise ApiError(0, f"the answer for claim {claim} is no claim: it has no metadata.uid")
-        return bool(uid != claim.uid)
+        return uid_of(found, f"claim {claim}") != claim.uid
 
     async def _unused_since(self, since: float, gpus: Iterable[str]) -> bool:
         return self._clock() - since >= GRACE and all([await self._idle(gpu) for gpu in gpus])

@@ -24,6 +24,7 @@ from driver.devices.present import Devices
 from driver.devices.surroundings import look_around
 from driver.drain import Holder, holders
 from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kube.shapes import check_list, uid_of
 from driver.kubelet.instances import Instance, Kind, find_instances, listened_to
 from driver.observe.metrics import Metrics
 from driver.threads import in_daemon_thread
@@ -183,10 +184,11 @@ def sweep(settings: Settings, *, remove: bool, force: bool, others: tuple[Instan
 async def own_slices(api: Api, settings: Settings) -> list[dict[str, str]]:
     """ResourceSlices of this driver and node that we wrote: name and UID of each. Raises ApiError."""
     selector = f"spec.driver={settings.driver_name},spec.nodeName={settings.node_name}"
-    listing = await api.get(f"{RESOURCE}/resourceslices", {"fieldSelector": selector})
+    path = f"{RESOURCE}/resourceslices"
+    listing = check_list(await api.get(path, {"fieldSelector": selector}), f"GET {path}")
     return [
-        {"name": obj["metadata"]["name"], "uid": obj["metadata"]["uid"]}
-        for obj in listing.get("items") or []
+        {"name": obj["metadata"]["name"], "uid": uid_of(obj, path)}
+        for obj in listing["items"]
         if is_own_slice(obj["metadata"]["name"], driver_name=settings.driver_name, node_name=settings.node_name)
     ]
 

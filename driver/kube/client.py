@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 
 def _spare_siblings() -> None:
@@ -47,6 +48,16 @@ from kubernetes.aio.client.rest import RESTClientObject  # noqa: E402
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+
+_HEADERS = {"Accept": "application/json, */*", "Accept-Encoding": "identity", "User-Agent": "gpu-dra-driver"}
+
+_NO_ANSWER = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError)
+"""HttpProcessingError for a line without an end, ValueError for a token with a line feed, say."""
+
+MAX_BODY = 16 << 20
+"""Bytes of an answer that a node takes; the largest that it asks for are its own slices."""
+LARGE_BODY = 1 << 30
+"""For those who list what a whole cluster has."""
 
 RESOURCE = "/apis/resource.k8s.io/v1"
 
@@ -78,7 +89,14 @@ class ApiError(Exception):
 class Api:
     """One API server, one pool of connections. Use as an async context manager, or call ``close``."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, *, max_body: int = MAX_BODY) -> None:
+        # Left to itself, the client asks two threads on each request: one for ~/.netrc, one for the proxy's variables.
+        configuration.client_session_kwargs = {
+            "trust_env": False,
+            "cookie_jar": aiohttp.DummyCookieJar(),
+            "auto_decompress": False,
+        }
+        self._max_body = max_body
         self._configuration = configuration
         self._rest = RESTClientObject(configuration)
         self._host = str(configuration.host).rstrip("/")
@@ -89,7 +107,7 @@ class Api:
         return cls(Configuration())
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None, *, max_connections: int = 64) -> Api:
+    async def connect(cls, kubeconfig: Path | None, *, max_connections: int = 64, max_body: int = MAX_BODY) -> Api:
         """Load credentials: from the kubeconfig, or those of the pod when it is None. Dials nothing yet."""
         configuration = Configuration()
         if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, at the start
@@ -106,9 +124,7 @@ class Api:
             raise ConfigError(f"cannot load {where}: {error}") from error
         configuration.connection_pool_maxsize = max_connections
         configuration.proxy = configuration.proxy or _environment_proxy(str(configuration.host))
-        # Left to itself, the client asks two threads on each request: one for ~/.netrc, one for the proxy's variables.
-        configuration.client_session_kwargs = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
-        return cls(configuration)
+        return cls(configuration, max_body=max_body)
 
     async def __aenter__(self) -> Api:
         return self
@@ -164,8 +180,8 @@ class Api:
         try:
             response = await self._send(method, path, params, body, content_type, timeout)
             async with response:
-                data = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # a token with a line feed, say
+                data = await self._read(response)
+        except _NO_ANSWER as error:
             raise ApiError(0, f"{method} {path}: no answer from {self._host}: {_describe(error)}") from error
         if response.status >= 400:
             raise _api_error(method, path, response, data)
@@ -178,34 +194,46 @@ class Api:
         *,
         timeout_seconds: int = 300,
         decode: Callable[[bytes], Any] = json.loads,
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Yield watch events until the server ends the stream. ERROR events (410 and so on) raise ApiError too."""
+    ) -> AsyncIterator[Any]:
+        """Yield what a watch tells until the server ends the stream: events, if ``shapes.check_event`` says so."""
         query = {**params, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": timeout_seconds}
         try:
             # A server that has died without a word is noticed a little after the time that it was asked to end.
             response = await self._send("GET", path, query, None, "application/json", timeout_seconds + 15)
             async with response:
                 if response.status >= 400:
-                    raise _api_error("WATCH", path, response, await response.read())
+                    raise _api_error("WATCH", path, response, await self._read(response))
+                self._refuse_encoding(response)
                 async for line in response.content:
                     if not line.strip():
                         continue
-                    event: dict[str, Any] = decode(line)
-                    if event.get("type") == "ERROR":
-                        status = event.get("object") or {}
-                        raise ApiError(
-                            int(status.get("code") or 500),
-                            f"WATCH {path}: {status.get('message')}",
-                            reason=str(status.get("reason") or ""),
-                        )
-                    yield event
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                    yield decode(line)
+        except RecursionError:
+            raise ApiError(0, f"WATCH {path}: an event is nested too deeply to be read") from None
+        except _NO_ANSWER as error:
             raise ApiError(0, f"WATCH {path}: {self._host} went away: {_describe(error)}") from error
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body. Raises ValueError for more than anybody may send us."""
+        self._refuse_encoding(response)
+        chunks, size = [], 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > self._max_body:
+                raise ValueError(f"the body has more than {self._max_body} bytes")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    @staticmethod
+    def _refuse_encoding(response: aiohttp.ClientResponse) -> None:
+        # Not asked for, and a few bytes may be a gigabyte.
+        if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+            raise ValueError(f"the body is encoded as {encoding[:20]!r}, which was not asked for")
 
     async def _send(
         self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, content_type: str, timeout: float
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json, */*", "Content-Type": content_type, "User-Agent": "gpu-dra-driver"}
+        headers = {**_HEADERS, "Content-Type": content_type}
         try:
             settings = await self._configuration.auth_settings()  # reads a rotated token again
         except Exception as error:  # of many kinds: files, programs that give tokens, what they say

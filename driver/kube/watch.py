@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from driver.kube.backoff import Backoff
 from driver.kube.client import Api, ApiError
+from driver.kube.shapes import check_event, check_list, check_object, version_of
+from driver.said import Said
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -35,10 +37,14 @@ class Mirror:
         params: Mapping[str, Any] | None = None,
         *,
         changed: Callable[[tuple[str, str] | None], None] = lambda _key: None,
+        check: Callable[[Any, str], dict[str, Any]] = check_object,
         decode: Callable[[bytes], Any] = json.loads,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """``check`` sees each object before it is taken over, and raises ApiError where nobody could use it."""
+        self._check = check
+        self._said = Said()
         self._clock = clock
         self._sleep = sleep
         self._api = api
@@ -74,7 +80,8 @@ class Mirror:
                 version, error = None, failed
                 if failed.status != GONE:  # which is normal life of a watch
                     self.error = failed
-                    logger.warning("%s; trying again", failed)
+                    if self._said.is_news("", str(failed)):
+                        logger.warning("%s; trying again", failed)
             lasted = self._clock() - started >= LASTING
             short = 0 if lasted else short + 1
             if short or self.error is not None:
@@ -95,8 +102,9 @@ class Mirror:
             self.objects[key] = obj
 
     async def _list(self) -> str:
-        listing = await self._api.get(self._path, self._params, timeout=30, decode=self._decode)
-        self.objects = {object_key(item): item for item in listing.get("items") or []}
+        what = f"GET {self._path}"
+        listing = check_list(await self._api.get(self._path, self._params, timeout=30, decode=self._decode), what)
+        self.objects = {object_key(item): self._check(item, what) for item in listing["items"]}
         self.error = None
         self._passed = _version(listing)
         self.synced.set()
@@ -105,13 +113,16 @@ class Mirror:
 
     async def _watch(self, version: str) -> str:
         since = {**self._params, "resourceVersion": version}
-        async for event in self._api.watch(self._path, since, decode=self._decode):
+        what = f"WATCH {self._path}"
+        async for odd in self._api.watch(self._path, since, decode=self._decode):
+            event = check_event(odd, what)
+            self._said.over("")
             obj = event["object"]
             version = str(obj["metadata"]["resourceVersion"])
             self._passed = max(self._passed, _version(obj))
             if event["type"] == "BOOKMARK":
                 continue
-            key = object_key(obj)
+            key = object_key(self._check(obj, what))
             if event["type"] == "DELETED":
                 if _version(obj) >= _version(self.objects.get(key, obj)):
                     self.objects.pop(key, None)
@@ -127,8 +138,5 @@ def object_key(obj: Mapping[str, Any]) -> tuple[str, str]:
     return metadata.get("namespace", ""), metadata["name"]
 
 
-def _version(obj: Mapping[str, Any]) -> int:
-    # Of an object or a list. Comparable since Kubernetes 1.35 (KEP-5504); anything else counts as old, and is
-    # corrected by the next event.
-    text = str(obj["metadata"].get("resourceVersion", ""))
-    return int(text) if text.isdigit() else 0
+def _version(obj: dict[str, Any]) -> int:
+    return version_of(obj, "an object")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import Api
+from driver.kube.client import LARGE_BODY, Api
 from driver.sim import identity
 from driver.sim.apiserver import ApiServer
 from driver.sim.controllers.manager import ControlPlane
@@ -51,7 +51,7 @@ class Cluster:
         self.cdi_root.mkdir(parents=True, exist_ok=True)
         await self._stack.enter_async_context(self.server)
         self.server.write_kubeconfig(self.kubeconfig)
-        self.api = await self._stack.enter_async_context(await Api.connect(self.kubeconfig))
+        self.api = await self._stack.enter_async_context(await Api.connect(self.kubeconfig, max_body=LARGE_BODY))
         control_plane = asyncio.create_task(ControlPlane(self.api, job_backoff=0.2).run(), name="control plane")
         self._stack.push_async_callback(_end, control_plane)
         self._control_plane = control_plane

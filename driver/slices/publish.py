@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 from driver.kube.backoff import Backoff
 from driver.kube.client import RESOURCE, Api, ApiError
 from driver.kube.decode import decode_frugally
+from driver.kube.shapes import check_object, odd, uid_of
 from driver.kube.watch import Mirror
 from driver.slices.build import slice_name
 from driver.slices.compare import same_spec, with_known_times
+from driver.supervised import supervised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -108,7 +110,14 @@ class Publisher:
         self._accepted: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         """By slice name: what we sent, and what the server made of it when it dropped something."""
         selector = f"spec.driver={driver_name},spec.nodeName={node_name}"
-        self._mirror = Mirror(api, SLICES, {"fieldSelector": selector}, changed=self._seen, decode=decode_frugally)
+        self._mirror = Mirror(
+            api,
+            SLICES,
+            {"fieldSelector": selector},
+            changed=self._seen,
+            check=check_slice,
+            decode=decode_frugally,
+        )
         self.published = False
         """Whether the slices on the server were complete and as desired at the last look, or are another's business."""
         self.quiet = False
@@ -131,14 +140,23 @@ class Publisher:
         return frozenset(gate for sent, stored in self._accepted.values() for gate in _lost(sent, stored))
 
     async def run(self) -> None:
-        """Watch and reconcile. Ends only by cancellation or by a bug."""
+        """Watch and reconcile. Ends only by cancellation."""
+        try:
+            await supervised(self._work, name="publishing ResourceSlices")
+        finally:
+            if self._lead is not None:
+                self._lead.leave()
+
+    async def _work(self) -> None:
+        """Raises what an answer was that nobody foresaw; everything is read again then."""
+        self._accepted.clear()
+        self._wake.set()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._mirror.run(), name="slice-watch")
                 tasks.create_task(self._reconcile_always(), name="slice-reconcile")
         finally:
-            if self._lead is not None:
-                self._lead.leave()
+            self._set_published(done=False)
 
     def _seen(self, key: tuple[str, str] | None) -> None:
         if key is not None:
@@ -260,8 +278,8 @@ class Publisher:
 
     async def _create(self, name: str, spec: dict[str, Any]) -> None:
         if self._owner is None:
-            node = await self._api.get(f"/api/v1/nodes/{self._node}")
-            uid = node["metadata"]["uid"]
+            path = f"/api/v1/nodes/{self._node}"
+            uid = uid_of(await self._api.get(path), path)
             self._owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": uid, "controller": True}
         body = {
             "apiVersion": "resource.k8s.io/v1",
@@ -294,7 +312,8 @@ class Publisher:
         return answer
 
     def _take(self, name: str, sent: dict[str, Any], answer: dict[str, Any]) -> None:
-        """Note the server's answer; say which feature is off where it dropped a part of the slice."""
+        """Note the server's answer; say which feature is off where it dropped a part of the slice. Raises ApiError."""
+        check_slice(answer, f"the answer to writing {name}")
         self._mirror.put(answer)
         before = self.dropped
         self._accepted.pop(name, None)
@@ -318,6 +337,19 @@ class Publisher:
         self.published = done
         self._metrics.published.set(done)
         self._metrics.slices.set(len(self._mirror.objects))
+
+
+def check_slice(answer: Any, what: str) -> dict[str, Any]:
+    """A slice with what the publisher goes by. Raises a transient ApiError."""
+    obj = check_object(answer, what)
+    uid_of(obj, what)
+    spec = obj.get("spec")
+    pool = spec.get("pool") if isinstance(spec, dict) else None
+    if not isinstance(pool, dict) or not isinstance(pool.get("name"), str):
+        raise odd(what, "a ResourceSlice with spec.pool.name", pool)
+    if type(generation := pool.get("generation")) is not int or not 0 <= generation < 1 << 62:
+        raise odd(what, "a number as spec.pool.generation", generation)
+    return obj
 
 
 def _moved(obj: Mapping[str, Any], pool: Pool) -> bool:

@@ -221,7 +221,7 @@ async def test_an_answer_that_is_no_claim_does_not_say_that_one_is_gone(
     await node.prepare(allocated())
     api.claims["claim"] = {}
 
-    with pytest.raises(ApiError, match=r"it has no metadata\.uid"):
+    with pytest.raises(ApiError, match=r"expected an object with metadata\.uid"):
         await world.sweeper.sweep()
 
     assert len(node.records) == 1
