@@ -22,7 +22,7 @@ RUN /opt/gpu-dra/bin/pip uninstall --yes pip setuptools \
  && find /opt/gpu-dra -name __pycache__ -prune -exec rm -r {} + \
  && /opt/gpu-dra/bin/python -m compileall -q -x 'kubernetes/aio/client/(models|api)/' /opt/gpu-dra/lib \
  && /opt/gpu-dra/bin/gpu-dra --version \
- && for module in node cleanup.node cli_inspect doctor.cluster doctor.node drain; do \
+ && for module in node operate cli.inspect; do \
     /opt/gpu-dra/bin/python -B -c "import driver.$module" || exit 1; done
 
 FROM python:3.11-slim-bookworm AS runtime

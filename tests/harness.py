@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from driver.config import Settings
 from driver.kube.client import RESOURCE, Api, ApiError, claim_path
+from driver.node.settings import Settings
 from driver.sim.process import DriverProcess
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc, pluginregistration_pb2_grpc

@@ -15,8 +15,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from driver import files
-from driver.cdi import spec
+from driver.base import files
+from driver.cdi.spec import spec_file_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ class SpecDirectory:
         self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not os.access(self._root, os.W_OK | os.X_OK):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self._root))
-        name = spec.file_name(self._driver, "probe")  # that of a spec, for whoever cleans up
+        name = spec_file_name(self._driver, "probe")  # that of a spec, for whoever cleans up
         probe = f"{self._staging}{os.sep}{files.temporary_name(name)}"
         files.write(probe, b"{}")
         files.remove(probe)
@@ -56,7 +56,7 @@ class SpecDirectory:
 
     def path(self, claim_uid: str) -> Path:
         """Where the spec of a claim is."""
-        return self._root / spec.file_name(self._driver, claim_uid)
+        return self._root / spec_file_name(self._driver, claim_uid)
 
     def exists(self, claim_uid: str) -> bool:
         """Whether there is a spec of a claim."""
@@ -95,7 +95,7 @@ class SpecDirectory:
 
     def claim_uids(self) -> set[str]:
         """UIDs of all claims that have a spec of ours."""
-        prefix, suffix = spec.file_name(self._driver, "\0").split("\0")
+        prefix, suffix = spec_file_name(self._driver, "\0").split("\0")
         names = (path.name for path in self._root.iterdir())
         return {name[len(prefix) : -len(suffix)] for name in names if name.startswith(prefix) and name.endswith(suffix)}
 
@@ -104,4 +104,4 @@ class SpecDirectory:
         files.remove(self._file(claim_uid))
 
     def _file(self, claim_uid: str) -> str:
-        return f"{self._root}{os.sep}{spec.file_name(self._driver, claim_uid)}"
+        return f"{self._root}{os.sep}{spec_file_name(self._driver, claim_uid)}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from driver.devices.model import ContainerEdits, DeviceNode
+    from driver.hardware import ContainerEdits, DeviceNode
 
 BASE_VERSION = "0.3.0"
 # 0.5.0 brought device names that start with a digit, as many claim UIDs do, and deviceNodes[].hostPath.
@@ -31,12 +31,12 @@ class SpecError(ValueError):
     """A runtime would refuse this spec."""
 
 
-def kind(driver: str) -> str:
+def cdi_kind(driver: str) -> str:
     """``vendor/class`` of our specs."""
     return f"k8s.{driver}/claim"
 
 
-def file_name(driver: str, claim_uid: str) -> str:
+def spec_file_name(driver: str, claim_uid: str) -> str:
     """The spec file of a claim."""
     return f"k8s.{driver}-claim_{claim_uid}.json"
 
@@ -45,22 +45,22 @@ ADMIN = "-admin"
 """Ends the name of a device that a claim looks at without using it; a name is all that survives a damaged record."""
 
 
-def device_name(claim_uid: str, device: str, share_id: str | None, *, admin: bool = False) -> str:
+def cdi_device_name(claim_uid: str, device: str, share_id: str | None, *, admin: bool = False) -> str:
     """A name that is never used again with other content: by claim, device, share and kind of access."""
     return f"{claim_uid}-{device}" + (f"-{share_id}" if share_id else "") + (ADMIN if admin else "")
 
 
-def qualified(driver: str, name: str) -> str:
+def qualified_name(driver: str, name: str) -> str:
     """The id that the kubelet hands to the runtime."""
-    return f"{kind(driver)}={name}"
+    return f"{cdi_kind(driver)}={name}"
 
 
-def unqualified(cdi_id: str) -> str:
+def unqualified_name(cdi_id: str) -> str:
     """The device's name in such an id."""
     return cdi_id.partition("=")[2]
 
 
-def render(driver: str, common: ContainerEdits, devices: Mapping[str, ContainerEdits]) -> bytes:
+def render_spec(driver: str, common: ContainerEdits, devices: Mapping[str, ContainerEdits]) -> bytes:
     """The spec of one claim: edits by device name, and those that go with every device.
 
     Raises SpecError where a runtime would drop the spec: no device, a name that it cannot parse, an edit that is empty
@@ -79,7 +79,7 @@ def render(driver: str, common: ContainerEdits, devices: Mapping[str, ContainerE
         node.host_path is not None for edits in (common, *devices.values()) for node in edits.device_nodes
     )
     version = DIGITS_AND_HOST_PATHS if newer else BASE_VERSION
-    head = f'{{"cdiVersion": "{version}", "kind": {json.dumps(kind(driver))}, "devices": [{", ".join(parts)}]'
+    head = f'{{"cdiVersion": "{version}", "kind": {json.dumps(cdi_kind(driver))}, "devices": [{", ".join(parts)}]'
     return f'{head}, "containerEdits": {_rendered(common)}}}'.encode() if common else f"{head}}}".encode()
 
 

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from driver.base.quantity import is_quantity
 from driver.claims.errors import ClaimError, Reason
-from driver.quantity import is_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from driver.base.quantity import is_quantity, quantity
 from driver.claims.errors import ClaimError, Reason
-from driver.quantity import is_quantity, quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

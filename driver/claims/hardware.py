@@ -14,21 +14,19 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from driver.base.threads import in_daemon_thread
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.sharing import Strategy, daemons_of
-from driver.devices.backend import BackendError
-from driver.devices.model import Partition
-from driver.devices.sharing import ComputeMode, TimeSlice
-from driver.threads import in_daemon_thread
+from driver.hardware import BackendError, ComputeMode, Partition, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from driver.claims.allocation import ClaimRef
-    from driver.claims.record import PreparedDevice, Record
+    from driver.claims.ledger.record import PreparedDevice, Record
     from driver.claims.sharing import Sharing
-    from driver.devices.backend import Backend
-    from driver.devices.catalogue import Device
+    from driver.hardware import Backend
+    from driver.inventory import Device
 
     Uses = Callable[[PreparedDevice], Iterable[tuple[Record, PreparedDevice]]]
     """Every use of a device, by whichever claim."""

@@ -11,16 +11,16 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from driver import files
+from driver.base import files
 from driver.claims.allocation import TEMPLATES
-from driver.devices.model import ContainerEdits, Mount
+from driver.hardware import ContainerEdits, Mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from driver.claims.allocation import ClaimRef
-    from driver.claims.record import PreparedDevice, Record
+    from driver.claims.ledger.record import PreparedDevice, Record
 
 logger = logging.getLogger(__name__)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from driver.cdi import spec
+from driver.base.quantity import quantity
+from driver.cdi import cdi_device_name, qualified_name
 from driver.claims.config import resolve
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.holders import consumption
-from driver.claims.record import Placement, PreparedDevice, Record, State
+from driver.claims.ledger.holders import consumption
+from driver.claims.ledger.record import Placement, PreparedDevice, Record, State
 from driver.claims.sharing import plan_sharing
-from driver.quantity import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from driver.claims.allocation import Allocation, ClaimRef, Result
-    from driver.claims.holders import Holders
-    from driver.devices.catalogue import Device
+    from driver.claims.ledger.holders import Holders
+    from driver.inventory import Device
 
 
 def plan(
@@ -42,7 +42,7 @@ def plan(
     )
     # With admin access a claim may look at what it uses, too.
     used = [device for device in planned if not device.admin]
-    names = [spec.device_name(allocation.claim.uid, device.device, device.share_id) for device in used]
+    names = [cdi_device_name(allocation.claim.uid, device.device, device.share_id) for device in used]
     for name in names:
         if names.count(name) > 1:
             raise ClaimError(
@@ -164,7 +164,7 @@ def _plan_device(
             f"claim {allocation.claim} is allocated device {result.device!r} of pool {result.pool!r}, which is not on "
             f"this node; pool {pool!r} has: {listed or 'none'}",
         )
-    name = spec.device_name(allocation.claim.uid, result.device, result.share_id, admin=result.admin)
+    name = cdi_device_name(allocation.claim.uid, result.device, result.share_id, admin=result.admin)
     placement = None
     if known.profile is not None and known.partition is None and known.start is not None:
         placement = Placement(profile=known.profile.name, start=known.start)
@@ -172,7 +172,7 @@ def _plan_device(
         requests=(result.base_request,),
         pool=result.pool,
         device=result.device,
-        cdi_ids=(spec.qualified(driver, name),),
+        cdi_ids=(qualified_name(driver, name),),
         gpu_uuid=known.gpu.uuid,
         slots=tuple(sorted(known.slots)),
         whole=known.profile is None,

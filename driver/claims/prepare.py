@@ -18,32 +18,31 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from driver.claims.allocation import Allocation, ClaimRef, check_ref, read_allocation
+from driver.claims.chores.lost import LostSpecs
+from driver.claims.chores.renew import Renewal
+from driver.claims.chores.supervise import Supervisor
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.hardware import Hardware
-from driver.claims.lost import LostSpecs
+from driver.claims.ledger.record import PreparedDevice, Record, State, named
 from driver.claims.plan import check_capacity, check_overlap, plan
 from driver.claims.read import ClaimReader
-from driver.claims.record import PreparedDevice, Record, State, named
-from driver.claims.renew import Renewal
 from driver.claims.sharing import Sharing, Strategy, check_ways
 from driver.claims.specs import ClaimSpecs
-from driver.claims.supervise import Supervisor
 from driver.claims.turns import Call, Turns
 from driver.claims.undo import PATIENCE, Undo, makes, on_disk
-from driver.devices.backend import BackendError
-from driver.devices.sharing import ComputeMode, TimeSlice
+from driver.hardware import BackendError, ComputeMode, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
-    from driver.cdi.directory import SpecDirectory
+    from driver.cdi import SpecDirectory
+    from driver.claims.chores.status import StatusWriter
+    from driver.claims.ledger.records import Records
     from driver.claims.metadata import MetadataFiles
-    from driver.claims.records import Records
-    from driver.claims.status import StatusWriter
-    from driver.devices.backend import Backend
-    from driver.devices.catalogue import Device
-    from driver.kube.client import Api
-    from driver.observe.metrics import Metrics
+    from driver.hardware import Backend
+    from driver.inventory import Device
+    from driver.kube import Api
+    from driver.observe import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
+from driver.base.backoff import Backoff
 from driver.claims.errors import ClaimError, Reason
-from driver.kube.backoff import IF_TRANSIENT, Backoff
-from driver.kube.client import Api, ApiError, claim_path
+from driver.kube import IF_TRANSIENT, Api, ApiError, claim_path
 
 if TYPE_CHECKING:
     from driver.claims.allocation import ClaimRef

@@ -11,17 +11,17 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from driver.base.quantity import quantity
 from driver.claims.errors import ClaimError, Reason
-from driver.devices.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
-from driver.quantity import quantity
+from driver.hardware import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from driver.claims.allocation import ClaimRef
     from driver.claims.config import Applied, GpuSharing, MigDeviceSharing, MpsConfig
-    from driver.claims.record import PreparedDevice, Record
-    from driver.devices.catalogue import Device
+    from driver.claims.ledger.record import PreparedDevice, Record
+    from driver.inventory import Device
 
 MIB = 1 << 20
 FIRST_CAPABILITY = 7

@@ -6,23 +6,22 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from driver.cdi import spec
+from driver.cdi import SpecError, render_spec, unqualified_name
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.record import State
+from driver.claims.ledger.record import State
 from driver.claims.sharing import client_limits
-from driver.devices.backend import BackendError
+from driver.hardware import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from driver.cdi.directory import SpecDirectory
+    from driver.cdi import SpecDirectory
     from driver.claims.allocation import ClaimRef
+    from driver.claims.ledger.record import PreparedDevice, Record
     from driver.claims.metadata import MetadataFiles
-    from driver.claims.record import PreparedDevice, Record
-    from driver.devices.backend import Backend
-    from driver.devices.catalogue import Device
-    from driver.devices.model import ContainerEdits, Gpu
-    from driver.observe.metrics import Metrics
+    from driver.hardware import Backend, ContainerEdits, Gpu
+    from driver.inventory import Device
+    from driver.observe import Metrics
 
 
 class ClaimSpecs:
@@ -116,17 +115,17 @@ class ClaimSpecs:
 
     def _render(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bytes:
         try:
-            return spec.render(
+            return render_spec(
                 self._driver,
                 backend.common_edits(),
                 {
-                    spec.unqualified(cdi_id): self._edits(record, device, backend, devices)
+                    unqualified_name(cdi_id): self._edits(record, device, backend, devices)
                     # Former versions had one name for what a claim both uses and looks at: it is to be used.
                     for device in sorted(record.devices, key=lambda device: not device.admin)
                     for cdi_id in device.cdi_ids
                 },
             )
-        except spec.SpecError as error:
+        except SpecError as error:
             raise ClaimError(Reason.CDI, f"claim {record.claim}: {error}") from error
 
     def _edits(

@@ -10,21 +10,21 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from driver.base.said import Said
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.record import State, named
-from driver.devices.backend import BackendError
-from driver.said import Said
+from driver.claims.ledger.record import State, named
+from driver.hardware import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from driver.claims.allocation import ClaimRef
     from driver.claims.hardware import Hardware
-    from driver.claims.record import Record
-    from driver.claims.records import Records
+    from driver.claims.ledger.record import Record
+    from driver.claims.ledger.records import Records
     from driver.claims.specs import ClaimSpecs
-    from driver.devices.backend import Backend
-    from driver.devices.catalogue import Device
+    from driver.hardware import Backend
+    from driver.inventory import Device
 
 logger = logging.getLogger(__name__)
 

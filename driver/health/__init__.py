@@ -1,1 +1,27 @@
 """Device conditions, and what they mean to the scheduler (taints) and to the kubelet (health)."""
+
+from driver.health.conditions import Conditions, concerning, difference
+from driver.health.feed import HealthFeed
+from driver.health.monitor import Monitor
+from driver.health.report import DeviceHealth, describe, report_health
+from driver.health.store import CONDITIONS_FILE, ConditionStore
+from driver.health.taints import DEFAULT_EFFECTS, Effect, Effects, device_taints
+from driver.health.xids import Severity
+
+__all__ = [
+    "CONDITIONS_FILE",
+    "DEFAULT_EFFECTS",
+    "ConditionStore",
+    "Conditions",
+    "DeviceHealth",
+    "Effect",
+    "Effects",
+    "HealthFeed",
+    "Monitor",
+    "Severity",
+    "concerning",
+    "describe",
+    "device_taints",
+    "difference",
+    "report_health",
+]

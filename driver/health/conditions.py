@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from driver.devices.model import Cause, Cleared, Event, Fault, Occurred, Quiet
+from driver.hardware import Cause, Cleared, Event, Fault, Occurred, Quiet
 from driver.health import xids
 from driver.health.xids import Severity
 

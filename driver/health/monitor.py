@@ -8,16 +8,16 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
+from driver.base.said import Said
+from driver.base.threads import in_daemon_thread
+from driver.hardware import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
 from driver.health.conditions import Conditions, difference, fold
 from driver.health.report import describe
-from driver.said import Said
-from driver.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from driver.devices.backend import Backend
+    from driver.hardware import Backend
     from driver.health.store import ConditionStore
 
 logger = logging.getLogger(__name__)

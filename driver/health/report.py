@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from driver.devices.model import Cause
+from driver.base.text import cut
+from driver.hardware import Cause
 from driver.health import xids
 from driver.health.conditions import concerning
 from driver.health.xids import Severity
-from driver.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from driver.devices.catalogue import Device
+    from driver.hardware import Gpu
     from driver.health.conditions import Condition, Conditions
 
 MAX_MESSAGE_BYTES = 1024
@@ -42,7 +42,31 @@ class DeviceHealth:
     message: str = ""
 
 
-def report(devices: Iterable[Device], conditions: Conditions) -> tuple[DeviceHealth, ...]:
+class Device(Protocol):
+    """What is to be known of a device that is offered."""
+
+    @property
+    def name(self) -> str:
+        """As it is published."""
+        ...
+
+    @property
+    def gpu(self) -> Gpu:
+        """The GPU that it is, or is a part of."""
+        ...
+
+    @property
+    def part(self) -> frozenset[int] | None:
+        """The memory slices of a partition; None for a whole GPU."""
+        ...
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it stands for a MIG device that an administrator has destroyed while a claim holds it."""
+        ...
+
+
+def report_health(devices: Iterable[Device], conditions: Conditions) -> tuple[DeviceHealth, ...]:
     """Health of every device that the node offers, for the stream to the kubelet.
 
     A partition is as its GPU is, but for faults that are confined to another one.

@@ -6,8 +6,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from driver import files
-from driver.devices.model import Cause, Fault
+from driver.base import files
+from driver.hardware import Cause, Fault
 from driver.health.conditions import Condition, Conditions
 
 if TYPE_CHECKING:

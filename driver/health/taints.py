@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from driver.devices.model import Cause
+from driver.hardware import Cause
 from driver.health.conditions import worst_by_cause
 from driver.health.xids import Severity
 
@@ -46,7 +46,7 @@ _NOT_IN_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 MAX_LABEL_VALUE = 63
 
 
-def taints(
+def device_taints(
     conditions: tuple[Condition, ...], *, driver_name: str, effects: Effects = DEFAULT_EFFECTS
 ) -> list[dict[str, Any]]:
     """Taints of one device as the API takes them: one for each cause, so at most six of the 16 that fit.

@@ -1,8 +1,91 @@
 """From the hardware to what the node publishes: the flow that reads, offers and publishes, and tries again."""
 
+from driver.inventory.build import build_slices, capacity, quantity, slice_name
+from driver.inventory.catalogue import Catalogue, Device, Hold, foreign_slots, survey
 from driver.inventory.defects import Defects
 from driver.inventory.flow import Discovery, Patience
+from driver.inventory.holdings import Held, HoldingsError
+from driver.inventory.instances import (
+    CHANNEL_OPTIONS,
+    PROBE_TIMEOUT,
+    Instance,
+    Kind,
+    find_instances,
+    is_socket,
+    listened_to,
+)
+from driver.inventory.lead import Lead
+from driver.inventory.name_store import NAMES_FILE, NameStore
+from driver.inventory.neighbours import (
+    DEVICE_PLUGIN_DIR,
+    NVIDIA_DRIVER,
+    PERIOD,
+    Coexistence,
+    Neighbour,
+    Sign,
+    is_own_slice,
+    plugin_resources,
+)
+from driver.inventory.offer import Offer
+from driver.inventory.options import (
+    MAX_SHARES,
+    DeviceOptions,
+    Options,
+    Override,
+    Partitioning,
+    Shares,
+    parse_memory,
+    parse_shares,
+)
 from driver.inventory.places import watch_specs
+from driver.inventory.present import Devices
 from driver.inventory.publication import Publication
+from driver.inventory.publisher import Publisher
 
-__all__ = ["Defects", "Discovery", "Patience", "Publication", "watch_specs"]
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "DEVICE_PLUGIN_DIR",
+    "MAX_SHARES",
+    "NAMES_FILE",
+    "NVIDIA_DRIVER",
+    "PERIOD",
+    "PROBE_TIMEOUT",
+    "Catalogue",
+    "Coexistence",
+    "Defects",
+    "Device",
+    "DeviceOptions",
+    "Devices",
+    "Discovery",
+    "Held",
+    "Hold",
+    "HoldingsError",
+    "Instance",
+    "Kind",
+    "Lead",
+    "NameStore",
+    "Neighbour",
+    "Offer",
+    "Options",
+    "Override",
+    "Partitioning",
+    "Patience",
+    "Publication",
+    "Publisher",
+    "Shares",
+    "Sign",
+    "build_slices",
+    "capacity",
+    "find_instances",
+    "foreign_slots",
+    "is_own_slice",
+    "is_socket",
+    "listened_to",
+    "parse_memory",
+    "parse_shares",
+    "plugin_resources",
+    "quantity",
+    "slice_name",
+    "survey",
+    "watch_specs",
+]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from driver.devices.model import Defect
-    from driver.kube.events import NodeEvents
-    from driver.observe.metrics import Metrics
+    from driver.hardware import Defect
+    from driver.kube import NodeEvents
+    from driver.observe import Metrics
 
 MEANWHILE = "Until this is over, no new claim gets a device of this node"
 

@@ -12,29 +12,23 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from driver.claims.errors import ClaimError
-from driver.devices.backend import BackendError
-from driver.devices.model import Defect
-from driver.devices.profile import ProfileError
-from driver.health.conditions import difference
-from driver.health.monitor import Monitor
-from driver.health.report import describe
-from driver.health.xids import Severity
-from driver.kube.backoff import Backoff
-from driver.said import Said
-from driver.threads import in_daemon_thread
+from driver.base.backoff import Backoff
+from driver.base.said import Said
+from driver.base.threads import in_daemon_thread
+from driver.hardware import BackendError, Defect, ProfileError
+from driver.health import Monitor, Severity, describe, difference
+from driver.inventory.holdings import HoldingsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from driver.devices.backend import Backend
-    from driver.devices.present import Devices
-    from driver.health.conditions import Conditions
-    from driver.health.store import ConditionStore
+    from driver.hardware import Backend
+    from driver.health import Conditions, ConditionStore
     from driver.inventory.defects import Defects
+    from driver.inventory.offer import Offer
+    from driver.inventory.present import Devices
     from driver.inventory.publication import Publication
-    from driver.kube.events import NodeEvents
-    from driver.slices.offer import Offer
+    from driver.kube import NodeEvents
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +140,7 @@ class Discovery:
                 return await self._patiently(attempt())
             except ProfileError:
                 raise
-            except (BackendError, ClaimError) as error:
+            except (BackendError, HoldingsError) as error:
                 problem = str(error)
             except Exception as error:
                 problem = f"reading the GPUs failed unexpectedly, a bug of the driver: {error!r:.500}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from driver.devices.model import Defect
+from driver.hardware import Defect
 
 if TYPE_CHECKING:
-    from driver.cdi.directory import SpecDirectory
+    from driver.cdi import SpecDirectory
     from driver.inventory.defects import Defects
     from driver.inventory.publication import Publication
 

@@ -6,27 +6,23 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from driver.health.conditions import concerning
-from driver.health.report import DeviceHealth, report
-from driver.health.xids import Severity
-from driver.kube.backoff import Backoff
-from driver.slices.build import build_slices
-from driver.slices.publish import Pool
+from driver.base.backoff import Backoff
+from driver.health import DeviceHealth, Severity, concerning, report_health
+from driver.inventory.build import build_slices
+from driver.inventory.publisher import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from driver.coexistence import Coexistence
-    from driver.devices.catalogue import Device
-    from driver.devices.present import Devices
-    from driver.health.conditions import Conditions
-    from driver.health.taints import Effects
+    from driver.health import Conditions, Effects, HealthFeed
+    from driver.inventory.build import Slice
+    from driver.inventory.catalogue import Device
     from driver.inventory.defects import Defects
-    from driver.kubelet.health import HealthFeed
-    from driver.observe.metrics import Metrics
-    from driver.slices.build import Slice
-    from driver.slices.offer import Offer
-    from driver.slices.publish import Publisher
+    from driver.inventory.neighbours import Coexistence
+    from driver.inventory.offer import Offer
+    from driver.inventory.present import Devices
+    from driver.inventory.publisher import Publisher
+    from driver.observe import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +74,7 @@ class Publication:
 
     def health(self) -> tuple[DeviceHealth, ...]:
         """Health of every device that is offered."""
-        return report(self._devices.offered, self.conditions)
+        return report_health(self._devices.offered, self.conditions)
 
     def begin(self) -> None:
         """Publish from now on: the GPUs' state is known, and the kubelet had its time to register us."""

@@ -8,10 +8,10 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.backoff import Backoff
+from driver.base.backoff import Backoff
+from driver.base.said import Said
 from driver.kube.client import Api, ApiError
 from driver.kube.shapes import check_event, check_list, check_object, version_of
-from driver.said import Said
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from driver.claims.errors import ClaimError
+from driver.claims import ClaimError
 from driver.wire import dra_v1_pb2 as pb
 from driver.wire import dra_v1_pb2_grpc
 
@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
-    from driver.claims.prepare import Engine
-    from driver.claims.record import PreparedDevice
-    from driver.observe.metrics import Metrics
+    from driver.claims import Engine, PreparedDevice
+    from driver.observe import Metrics
 
 
 BATCH = 64

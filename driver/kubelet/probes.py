@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from driver.inventory import CHANNEL_OPTIONS, PROBE_TIMEOUT
 from driver.wire import dra_v1_pb2, dra_v1_pb2_grpc, pluginregistration_pb2, pluginregistration_pb2_grpc
 
 if TYPE_CHECKING:
@@ -21,13 +22,10 @@ logger = logging.getLogger(__name__)
 
 Status = health_pb2.HealthCheckResponse
 
-PROBE_TIMEOUT = 5.0
 WATCH_INTERVAL = 5.0
 MAX_WATCHES = 64
 FRESH = 1.0
 """Seconds for which the answer of a probe counts."""
-# As the kubelet dials: no shared connection, so that a socket which has gone is noticed; and no escaped authority.
-CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost"))
 
 
 async def serves(registrar_socket: Path | None, dra_socket: Path) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
-    from driver.observe.metrics import Metrics
+    from driver.observe import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from driver.kubelet.instances import is_socket, listened_to
-from driver.said import Said
+from driver.base.said import Said
+from driver.inventory import is_socket, listened_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from driver.observe.metrics import Metrics
+    from driver.observe import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ class Rarely(logging.Filter):
         return lines < BURST
 
 
-def configure(*, level: str, log_format: str) -> None:
+def configure_logging(*, level: str, log_format: str) -> None:
     """Send all logs to standard error, one line each."""
     # What no line of ours has need not be found out for each (see "Optimization" in Python's logging how-to).
     logging._srcfile = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from driver.threads import in_daemon_thread
+from driver.base.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import LARGE_BODY, Api
+from driver.kube import LARGE_BODY, Api
 from driver.sim import identity
 from driver.sim.apiserver import ApiServer
 from driver.sim.controllers.manager import ControlPlane

@@ -90,7 +90,7 @@ def path(of: dict[str, Any]) -> str:
 
 def profile(directory: Path, gpus: int) -> Path:
     """A fake node with so many H100s, as a profile file."""
-    shipped = importlib.resources.files("driver.devices") / "profiles" / "h100x8.yaml"
+    shipped = importlib.resources.files("driver.hardware.fake") / "profiles" / "h100x8.yaml"
     node = yaml.safe_load(shipped.read_text())
     node["model"]["nvlink"] = False
     node["gpus"] = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.files import temporary_name
+from driver.base.files import temporary_name
 from driver.kube.client import RESOURCE
 from tests.eventually import PATIENCE, eventually
 from tests.forked.process import gpu_dra

@@ -50,7 +50,7 @@ class Doctor:
 
     def without(self, package: str) -> None:
         """As where a package is not installed."""
-        program = f"import sys; sys.modules[{package!r}] = None; from driver.cli import main; main()"
+        program = f"import sys; sys.modules[{package!r}] = None; from driver.cli.main import main; main()"
         self._command[: len(gpu_dra())] = [sys.executable, "-c", program]
 
     async def examine(self, *flags: str) -> Diagnosis:

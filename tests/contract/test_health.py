@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.wire import (
-    dra_health_v1_pb2,
-    dra_health_v1_pb2_grpc,
-    dra_health_v1alpha1_pb2,
-    dra_health_v1alpha1_pb2_grpc,
-)
+from driver.wire import dra_health_v1_pb2, dra_health_v1_pb2_grpc, dra_health_v1alpha1_pb2, dra_health_v1alpha1_pb2_grpc
 from tests.eventually import eventually
 from tests.forked.process import gpu_dra
 from tests.harness import DRIVER, NODE, Driver, Kubelet

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.config import Settings
-from driver.doctor.permissions import needed
+from driver.inventory.build import slice_name
 from driver.kube.client import APPLY_PATCH, MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.kube.events import NodeEvents
-from driver.slices.build import slice_name
+from driver.node.settings import Settings
+from driver.operate.doctor.permissions import needed
 from tests.deploy.helm import NAMESPACE, RELEASE, Object, render
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from driver.doctor.state import Permission
+    from driver.operate.doctor.state import Permission
     from driver.sim.apiserver import ApiServer
     from tests.deploy.conftest import Tool
 

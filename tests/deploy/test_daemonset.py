@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from driver.cli_options import variable
-from driver.config import Settings
-from driver.node import GRACE, LINGER
+from driver.cli.options import variable
+from driver.node.agent import GRACE, LINGER
+from driver.node.settings import Settings
 from tests.deploy.helm import FAKE, MODES, NVML, Object, container, one, pod_spec, render
 
 # Setting -> values that reach it, and what the driver then gets. A dictionary in place of text is where it comes from.

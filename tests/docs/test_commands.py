@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.cli import cli
+from driver.cli.main import cli
 from driver.kube.client import MERGE_PATCH, RESOURCE, ApiError
 from driver.sim import identity
 from driver.sim.cluster import Cluster

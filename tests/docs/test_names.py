@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from driver import node_config
 from driver.claims.config import decode
-from driver.config import Settings
+from driver.node.config_file import read_node_config
+from driver.node.settings import Settings
 from driver.observe.metrics import Metrics
 from tests.deploy.helm import CHART
 from tests.docs.blocks import DOCUMENTS, ROOT, blocks
@@ -33,7 +33,7 @@ def test_the_node_config_of_the_docs_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(block("docs/partitions.md", "partitioning: none"))
 
-    assert node_config.read(Settings(node_name="node-1", config=path)).gpus
+    assert read_node_config(Settings(node_name="node-1", config=path)).gpus
 
 
 def test_the_opaque_parameters_of_the_docs_are_taken() -> None:

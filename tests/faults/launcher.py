@@ -25,9 +25,9 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Fork a driver for each line of standard input, until it ends."""
     sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
-    import driver.cli
-    import driver.devices.fake
-    import driver.node  # noqa: F401
+    import driver.cli.main
+    import driver.hardware.fake.backend
+    import driver.node.agent  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin.buffer:
@@ -52,7 +52,7 @@ def _become_driver(order: dict[str, Any]) -> None:
     if order.get("plan"):
         points.arm(Plan(**order["plan"]))
     threading.Thread(target=_obey, args=(control, points), name="control", daemon=True).start()
-    from driver.cli import main as run
+    from driver.cli.main import main as run
 
     sys.argv = ["gpu-dra", *order["argv"]]
     try:

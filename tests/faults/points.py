@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from driver.devices.backend import Backend, BackendError
+from driver.hardware.backend import Backend, BackendError
 from driver.kube.client import Api, ApiError
 
 # Not effects: the engine's loop around them is what is tested, and they come whenever a timer says so.
@@ -237,7 +237,7 @@ def _writes(points: Points) -> None:
 
 def _hardware(points: Points) -> None:
     """Each call of the fake backend, before and after; found in the Protocol, so that a new one is there by itself."""
-    from driver.devices.fake import FakeBackend
+    from driver.hardware.fake.backend import FakeBackend
 
     def failure(plan: Plan) -> BackendError:
         return BackendError("the hardware refused: injected")
@@ -261,7 +261,7 @@ def _nvml(points: Points) -> None:
     """Each call of the NVML library that partitions are looked at, made and destroyed with, before and after."""
     import pynvml
 
-    from driver.devices.nvml import NvmlBackend
+    from driver.hardware.nvml import NvmlBackend
 
     inside = threading.local()
     plain = pynvml._nvmlGetFunctionPointer

@@ -18,9 +18,9 @@ from typing import Any
 
 import grpc.aio
 
-from driver.devices.backend import Backend
-from driver.devices.host import OWN
-from driver.devices.open import open_backend, read_boot_id
+from driver.hardware.backend import Backend
+from driver.hardware.host.places import OWN
+from driver.hardware.open import open_backend, read_boot_id
 from driver.kube.client import MERGE_PATCH, Api
 from driver.sim.apiserver import ApiServer
 from driver.wire import dra_v1_pb2 as dra

@@ -20,9 +20,9 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
-    import driver.cli
-    import driver.devices.fake
-    import driver.node  # noqa: F401
+    import driver.cli.main
+    import driver.hardware.fake.backend
+    import driver.node.agent  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     path = Path(sys.argv[1])
@@ -74,7 +74,7 @@ def _become(order: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(order["env"])
     sys.argv = ["gpu-dra", *order["argv"]]
-    from driver.cli import main as run
+    from driver.cli.main import main as run
 
     run()
 

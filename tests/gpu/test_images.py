@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.cdi import nvidia, spec
-from driver.cdi.root import DriverRoot
-from driver.devices.model import Gpu
+from driver.cdi import spec
+from driver.hardware.host import nvidia
+from driver.hardware.host.root import DriverRoot
+from driver.hardware.model import Gpu
 from driver.sim.kubelet.cdi import CdiCache
 from tests.gpu import container, machine
 from tests.needs import COMPILER, NO_COMPILER
-from tests.unit.cdi import roots
 from tests.unit.cdi.test_nvidia_edits import GPU
+from tests.unit.hardware import roots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ def injection(scratch: Path, make: Callable[[Path], None], *gpus: Gpu, host: str
     edits.refresh(DRIVER, gpus)
     devices = {f"uid-{gpu.name}": edits.device(gpu) for gpu in gpus}
     cdi = scratch / "cdi"
-    roots.put(cdi, "claim.json", spec.render("gpu.nvidia.com", edits.common, devices))
+    roots.put(cdi, "claim.json", spec.render_spec("gpu.nvidia.com", edits.common, devices))
     return CdiCache([cdi]).inject([f"k8s.gpu.nvidia.com/claim={name}" for name in devices])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from driver.devices.nvml import NvmlBackend
+from driver.hardware.nvml import NvmlBackend
 from tests.needs import COMPILER, NO_COMPILER
 from tests.nvml.standin import World
 

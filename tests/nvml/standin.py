@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from driver.cdi.root import DriverRoot
-from driver.devices.host import Host
+from driver.hardware.host.places import Host
+from driver.hardware.host.root import DriverRoot
 from tests.eventually import until
 from tests.needs import COMPILER, NO_COMPILER
-from tests.unit.devices.mig_facts import FACTS
+from tests.unit.inventory.mig_facts import FACTS
 
 SOURCE = Path(__file__).with_name("standin.c")
 BUILT = Path(__file__).parents[2] / "build" / "standin"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.devices.backend import BackendError
-from driver.devices.model import Cause, Cleared, Event, Fault, MigMode
-from driver.slices.build import build_slices
+from driver.hardware.backend import BackendError
+from driver.hardware.model import Cause, Cleared, Event, Fault, MigMode
+from driver.inventory.build import build_slices
 from tests.nvml.standin import SYMBOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from driver.devices.nvml import NvmlBackend
+    from driver.hardware.nvml import NvmlBackend
     from tests.nvml.conftest import Build, Open
     from tests.nvml.standin import World
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.devices.backend import BackendError
-from driver.devices.catalogue import survey
-from driver.devices.model import Gpu, InventoryChanged, MigMode, MigProfile, Partition
-from driver.devices.options import DeviceOptions, Options, Partitioning
-from tests.unit.devices.mig_facts import FACTS, MODELS
+from driver.hardware.backend import BackendError
+from driver.hardware.model import Gpu, InventoryChanged, MigMode, MigProfile, Partition
+from driver.inventory.catalogue import survey
+from driver.inventory.options import DeviceOptions, Options, Partitioning
+from tests.unit.inventory.mig_facts import FACTS, MODELS
 
 if TYPE_CHECKING:
-    from driver.devices.nvml import NvmlBackend
+    from driver.hardware.nvml import NvmlBackend
     from tests.nvml.conftest import Build, Open
     from tests.nvml.standin import World
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.devices.backend import BackendError, OutdatedError
-from driver.devices.model import InventoryChanged
+from driver.hardware.backend import BackendError, OutdatedError
+from driver.hardware.model import InventoryChanged
 
 if TYPE_CHECKING:
-    from driver.devices.model import Gpu
-    from driver.devices.nvml import NvmlBackend
+    from driver.hardware.model import Gpu
+    from driver.hardware.nvml import NvmlBackend
     from tests.nvml.conftest import Open
     from tests.nvml.standin import World
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.cdi.root import DriverRoot
-from driver.devices.backend import BackendError
-from driver.devices.model import Cause, Cleared, Fault, InventoryChanged
+from driver.hardware.backend import BackendError
+from driver.hardware.host.root import DriverRoot
+from driver.hardware.model import Cause, Cleared, Fault, InventoryChanged
 from tests.eventually import PATIENCE
 from tests.nvml.standin import SYMBOLS
 
@@ -223,7 +223,7 @@ def test_a_call_that_hangs_keeps_no_other_gpu_waiting(machine: World, open_nvml:
 def test_a_hung_call_of_the_former_driver_does_not_hang_the_next(
     machine: World, open_nvml: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("driver.devices.nvml.library.PATIENCE", 0.2)
+    monkeypatch.setattr("driver.hardware.nvml.library.PATIENCE", 0.2)
     machine.add()
     backend = open_nvml(machine)
     (gpu,) = backend.inventory().gpus

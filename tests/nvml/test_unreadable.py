@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.devices.backend import BackendError
-from driver.devices.model import Cause, Cleared, Event, Fault, Inventory
+from driver.hardware.backend import BackendError
+from driver.hardware.model import Cause, Cleared, Event, Fault, Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

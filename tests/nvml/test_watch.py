@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.devices.backend import BackendError
-from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
-from driver.devices.nvml.watch import LOOKED_AT
+from driver.hardware.backend import BackendError
+from driver.hardware.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
+from driver.hardware.nvml.watch import LOOKED_AT
 from driver.health.conditions import Condition, Conditions, fold
 from tests.eventually import PATIENCE
 from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID
@@ -18,7 +18,7 @@ from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from driver.devices.nvml import NvmlBackend
+    from driver.hardware.nvml import NvmlBackend
     from tests.nvml.conftest import Build, Open
     from tests.nvml.standin import World
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from driver.devices import profile
+from driver.hardware.fake import profile
 from driver.sim.demo.next_steps import say_what_next
 
 HERE = Path(__file__).parents[2]

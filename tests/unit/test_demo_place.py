@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from driver.config import Settings
+from driver.node.settings import Settings
 from driver.sim.demo import place
 
 

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import schema
 from driver.sim.apiserver.access import ISSUER, Tokens, User
-from driver.sim.apiserver.errors import (
-    FieldError,
-    StatusError,
-    bad_request,
-    invalid_kind,
-    invalid_value,
-    not_found,
-)
+from driver.sim.apiserver.errors import FieldError, StatusError, bad_request, invalid_kind, invalid_value, not_found
 from driver.sim.apiserver.resources import ACCOUNTS, BY_PATH, PODS
 
 if TYPE_CHECKING:

@@ -6,14 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import (
-    FieldError,
-    duplicate,
-    forbidden_field,
-    invalid_value,
-    required,
-    too_long,
-)
+from driver.sim.apiserver.errors import FieldError, duplicate, forbidden_field, invalid_value, required, too_long
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.resources import Resource

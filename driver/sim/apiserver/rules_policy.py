@@ -6,14 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import (
-    FieldError,
-    duplicate,
-    forbidden_field,
-    invalid_value,
-    required,
-    unsupported,
-)
+from driver.sim.apiserver.errors import FieldError, duplicate, forbidden_field, invalid_value, required, unsupported
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context

@@ -264,7 +264,7 @@ class ApiServer:
         if not self._store.collection("validatingadmissionpolicybindings").objects:
             return
         if self._policies is None:
-            from driver.sim.apiserver.policies import Policies  # CEL is loaded by those who need it
+            from driver.sim.apiserver.policies import Policies
 
             self._policies = Policies(self._store)
         self._policies.admit(call, operation, new, old)

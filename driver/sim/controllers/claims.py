@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import RESOURCE, ApiError
+from driver.kube import RESOURCE, ApiError
 from driver.sim.controllers.queue import WorkQueue
 from driver.sim.scheduler.cluster import CLAIMS, PODS, TEMPLATES, Cluster, path
 from driver.sim.scheduler.events import Recorder

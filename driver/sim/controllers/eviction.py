@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import ApiError
+from driver.kube import ApiError
 from driver.sim.controllers.queue import WorkQueue
 from driver.sim.scheduler import taints
 from driver.sim.scheduler.cluster import CLAIMS, PODS, RULES, SLICES, Cluster, path

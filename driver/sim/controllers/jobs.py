@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import MERGE_PATCH, ApiError
+from driver.kube import MERGE_PATCH, ApiError
 from driver.sim.controllers.queue import WorkQueue
 from driver.sim.scheduler.cluster import JOBS, PODS, Cluster, path
 from driver.sim.scheduler.events import timestamp

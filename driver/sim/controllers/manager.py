@@ -15,7 +15,7 @@ from driver.sim.scheduler.scheduler import DEFAULT_NAME, Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from driver.kube.client import Api
+    from driver.kube import Api
 
 
 class ControlPlane:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from driver.kube.client import ApiError
+from driver.kube import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable

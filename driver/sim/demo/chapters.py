@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import RESOURCE, claim_path
+from driver.kube import RESOURCE, claim_path
 from driver.sim.demo import examples
 from driver.sim.demo.workloads import PATIENCE, NotSeenError, StepError, count, load_examples
 

@@ -11,7 +11,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import ApiError
+from driver.kube import ApiError
 from driver.sim.cluster import Cluster, ClusterError
 from driver.sim.demo import place
 from driver.sim.demo.chapters import Story

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from driver.text import in_ascii
+from driver.base.text import in_ascii
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

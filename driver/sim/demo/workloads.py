@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
+from driver.kube import MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.sim.demo.place import examples_directory
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import MERGE_PATCH, ApiError
+from driver.kube import MERGE_PATCH, ApiError
 from driver.sim.kubelet.podspec import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from driver.kube.client import Api
+    from driver.kube import Api
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.watch import Mirror
+from driver.kube import Mirror
 from driver.sim.kubelet import logs, resize
 from driver.sim.kubelet.cdi import CdiCache
 from driver.sim.kubelet.containers import Runtime
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from driver.kube.client import Api
+    from driver.kube import Api
 
 logger = logging.getLogger(__name__)
 

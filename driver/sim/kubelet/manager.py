@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from driver.kube.client import ApiError, claim_path
+from driver.kube import ApiError, claim_path
 from driver.sim.kubelet import checkpoint
 from driver.sim.kubelet.claiminfo import (
     ClaimInfo,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from driver.kube.client import Api
+    from driver.kube import Api
     from driver.sim.kubelet.metrics import KubeletMetrics
 
 

@@ -8,13 +8,13 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import MERGE_PATCH, ApiError
+from driver.kube import MERGE_PATCH, ApiError
 from driver.sim.kubelet.podspec import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from driver.kube.client import Api
+    from driver.kube import Api
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from driver.kube.client import RESOURCE, ApiError
+from driver.kube import RESOURCE, ApiError
 from driver.sim.kubelet.claiminfo import DraError
 from driver.wire import dra_v1_pb2 as dra
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from driver.kube.client import Api
+    from driver.kube import Api
     from driver.sim.kubelet.metrics import KubeletMetrics
     from driver.sim.kubelet.options import Options
 

@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import ApiError
+from driver.kube import ApiError
 from driver.sim.kubelet import podspec, resize
 from driver.sim.kubelet.claiminfo import DraError
 from driver.sim.kubelet.containers import CreateError, Launch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Coroutine, Mapping
 
-    from driver.kube.client import Api
+    from driver.kube import Api
     from driver.sim.kubelet.containers import Exit, Runtime
     from driver.sim.kubelet.events import Recorder
     from driver.sim.kubelet.health import HealthCache

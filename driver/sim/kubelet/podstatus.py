@@ -7,12 +7,12 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import MERGE_PATCH, ApiError
+from driver.kube import MERGE_PATCH, ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from driver.kube.client import Api
+    from driver.kube import Api
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import ApiError
+from driver.kube import ApiError
 from driver.sim.scheduler import extended
 from driver.sim.scheduler.cluster import CLAIMS, PODS, path
 from driver.sim.scheduler.objects import (

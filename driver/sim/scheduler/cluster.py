@@ -6,8 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import RESOURCE, Api
-from driver.kube.watch import Mirror
+from driver.kube import RESOURCE, Api, Mirror
 from driver.sim.scheduler.objects import key_of
 
 if TYPE_CHECKING:

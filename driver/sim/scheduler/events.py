@@ -8,7 +8,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import MERGE_PATCH, Api, ApiError
+from driver.kube import MERGE_PATCH, Api, ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import ApiError
+from driver.kube import ApiError
 from driver.sim.scheduler import binding, extended, fit, nodes
 from driver.sim.scheduler.allocator import AllocationError, UnschedulableError, allocate
 from driver.sim.scheduler.cluster import CLAIMS, CLASSES, NODES, PODS, RULES, SLICES, Cluster, path

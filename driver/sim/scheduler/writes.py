@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from driver.kube.client import MERGE_PATCH, ApiError
+from driver.kube import MERGE_PATCH, ApiError
 from driver.sim.scheduler.cluster import CLAIMS, PODS, Cluster, path
 from driver.sim.scheduler.objects import FINALIZER, allocation_of, key_of
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from driver.cdi import spec
-from driver.devices.model import ContainerEdits, DeviceNode, Hook, Mount
+from driver.hardware.model import ContainerEdits, DeviceNode, Hook, Mount
 from driver.sim.kubelet import cdispec
 
 NODE = DeviceNode(path="/dev/nvidia0", major=195, minor=0)
@@ -17,7 +17,7 @@ NOTHING = ContainerEdits()
 
 
 def rendered(common: ContainerEdits, **devices: ContainerEdits) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(spec.render("gpu.nvidia.com", common, devices))
+    data: dict[str, Any] = json.loads(spec.render_spec("gpu.nvidia.com", common, devices))
     cdispec.check(cdispec.Spec.model_validate(data))
     return data
 
@@ -76,15 +76,15 @@ def test_edits_for_all_devices_are_left_out_where_there_are_none():
 )
 def test_what_a_runtime_would_drop_is_not_written(edits: ContainerEdits, expected: str):
     with pytest.raises(spec.SpecError, match=expected):
-        spec.render("gpu.nvidia.com", NOTHING, {"a": edits})
+        spec.render_spec("gpu.nvidia.com", NOTHING, {"a": edits})
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "a/b", "ä", "a b"])
 def test_names_that_a_runtime_cannot_parse_are_not_written(name: str):
     with pytest.raises(spec.SpecError, match="device name"):
-        spec.render("gpu.nvidia.com", NOTHING, {name: EDITS})
+        spec.render_spec("gpu.nvidia.com", NOTHING, {name: EDITS})
 
 
 def test_a_spec_without_devices_is_not_written():
     with pytest.raises(spec.SpecError, match="at least one device"):
-        spec.render("gpu.nvidia.com", EDITS, {})
+        spec.render_spec("gpu.nvidia.com", EDITS, {})

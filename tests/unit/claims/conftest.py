@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.cdi.directory import SpecDirectory
+from driver.claims.ledger.records import Records
+from driver.claims.ledger.salvage import salvage
 from driver.claims.prepare import Engine
-from driver.claims.records import Records
-from driver.claims.salvage import salvage
-from driver.devices.catalogue import Device
-from driver.devices.model import ContainerEdits, DeviceNode, Gpu
-from driver.devices.mps_edits import client_edits
-from driver.devices.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+from driver.hardware.model import ContainerEdits, DeviceNode, Gpu
+from driver.hardware.mps.edits import client_edits
+from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+from driver.inventory.catalogue import Device
 from driver.kube.client import ApiError
 from driver.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from driver.claims.record import Record
+    from driver.claims.ledger.record import Record
 
 DRIVER = "gpu.nvidia.com"
 POOL = "node-1"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver import files
+from driver.base import files
 from driver.claims import prepare
 from driver.claims.errors import Reason
-from driver.claims.records import Records
+from driver.claims.ledger.records import Records
 from tests.eventually import eventually
 
 from .conftest import ClaimApi, Node, result

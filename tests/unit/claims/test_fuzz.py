@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from driver.claims.config import API_VERSION, KINDS, decode
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.record import DamagedRecordError, Record, encode
-from driver.claims.record import decode as decode_record
+from driver.claims.ledger.record import DamagedRecordError, Record, encode
+from driver.claims.ledger.record import decode as decode_record
 from driver.kube.client import ApiError
 from driver.kubelet.dra import DraService
 from driver.observe.metrics import Metrics
@@ -169,7 +169,7 @@ async def test_any_answer_of_the_api_server_is_an_answer_for_the_kubelet(answer:
 
 def valid_record() -> bytes:
     from driver.claims.allocation import ClaimRef
-    from driver.claims.record import PreparedDevice, State
+    from driver.claims.ledger.record import PreparedDevice, State
 
     device = PreparedDevice(
         requests=("gpu",), pool=POOL, device="gpu-0", cdi_ids=("a=b",), gpu_uuid="GPU-0", slots=(0,), share_id="s-1"

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.record import State
-from driver.devices.backend import BackendError
-from driver.devices.catalogue import Device, catalogue
-from driver.devices.fault import inject
-from driver.devices.model import Gpu, MigMode, MigProfile, Partition
-from driver.devices.open import open_backend
-from driver.devices.options import DeviceOptions, Options, Partitioning
+from driver.claims.ledger.record import State
+from driver.hardware.backend import BackendError
+from driver.hardware.fake.fault import inject
+from driver.hardware.model import Gpu, MigMode, MigProfile, Partition
+from driver.hardware.open import open_backend
+from driver.inventory.catalogue import Device, catalogue
+from driver.inventory.options import DeviceOptions, Options, Partitioning
 from tests.eventually import PATIENCE, eventually
 
 from .conftest import ClaimApi, Node, result
 
 if TYPE_CHECKING:
-    from driver.devices.fake import FakeBackend
+    from driver.hardware.fake.backend import FakeBackend
 
 SMALL = "gpu-0-mig-1g10gb-19-0"
 SMALL_TOO = "gpu-0-mig-1g10gb-19-1"

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from driver.claims.allocation import ClaimRef
 from driver.claims.errors import ClaimError
-from driver.claims.holders import Holders, consumption
+from driver.claims.ledger.holders import Holders, consumption
+from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.plan import check_overlap
-from driver.claims.record import PreparedDevice, Record, State
 from driver.claims.sharing import Sharing, Strategy
-from driver.devices.sharing import TimeSlice
+from driver.hardware.sharing import TimeSlice
 
 GPU = "GPU-0"
 

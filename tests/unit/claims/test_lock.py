@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from driver.claims.lock import FileLock
+from driver.claims.ledger.lock import FileLock
 from tests.eventually import PATIENCE, eventually
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.claims.lost import LostSpecs
+from driver.claims.chores.lost import LostSpecs
 
 from .conftest import ClaimApi, Node, result
 

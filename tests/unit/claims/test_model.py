@@ -25,15 +25,15 @@ from hypothesis.stateful import (
 )
 
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.ledger.record import State
 from driver.claims.prepare import Engine
-from driver.claims.record import State
-from driver.devices import profile
-from driver.devices.catalogue import Device, catalogue
-from driver.devices.fake import FakeBackend
-from driver.devices.fault import inject
-from driver.devices.model import Partition
-from driver.devices.options import DeviceOptions, Options, Partitioning
-from driver.devices.sharing import ComputeMode
+from driver.hardware.fake import profile
+from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fault import inject
+from driver.hardware.model import Partition
+from driver.hardware.sharing import ComputeMode
+from driver.inventory.catalogue import Device, catalogue
+from driver.inventory.options import DeviceOptions, Options, Partitioning
 from driver.observe.metrics import Metrics
 
 from .conftest import DRIVER, POOL, ClaimApi, Node, result
@@ -61,7 +61,7 @@ ALLOCATIONS = st.lists(
 FUTURE = {"fromTheFuture": {"x": 1}}
 DAMAGES = ("", '{"schema": 1, "claim', '{"devices": [{}, 1], "state": "quantum"}')
 
-PROFILE = profile.load("h100x8")  # once: reading it takes longer than all that is done with it
+PROFILE = profile.load_profile("h100x8")  # once: reading it takes longer than all that is done with it
 METRICS = Metrics(driver_name=DRIVER)
 OPTIONS = Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC))
 

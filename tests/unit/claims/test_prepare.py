@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from driver import files
+from driver.base import files
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.read import CONCURRENT_READS
 from driver.kube.client import ApiError

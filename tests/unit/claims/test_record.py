@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from driver.claims.record import DamagedRecordError, State, decode, encode
-from driver.devices.options import DeviceOptions, Partitioning, Shares, Sharing
+from driver.claims.ledger.record import DamagedRecordError, State, decode, encode
+from driver.inventory.options import DeviceOptions, Partitioning, Shares, Sharing
 
 RAW: dict[str, Any] = {
     "schema": 1,

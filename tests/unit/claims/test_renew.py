@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from driver.devices.catalogue import Device
+from driver.inventory.catalogue import Device
 from tests.unit.claims.conftest import gpu, result
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.claims.errors import ClaimError
-from driver.claims.record import Placement, Record, State
-from driver.claims.salvage import UNKNOWN, salvage
-from driver.devices.catalogue import catalogue
-from driver.devices.options import DeviceOptions, Options, Partitioning
-from tests.unit.devices.mig_facts import node as mig_node
+from driver.claims.ledger.record import Placement, Record, State
+from driver.claims.ledger.salvage import UNKNOWN, salvage
+from driver.inventory.catalogue import catalogue
+from driver.inventory.options import DeviceOptions, Options, Partitioning
+from tests.unit.inventory.mig_facts import node as mig_node
 
 from .conftest import DRIVER, POOL, Node
 from .test_sweep import World

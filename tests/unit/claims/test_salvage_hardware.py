@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from driver.claims.errors import Reason
-from driver.claims.record import State
-from driver.devices.fault import inject
-from driver.devices.sharing import ComputeMode, TimeSlice
+from driver.claims.ledger.record import State
+from driver.hardware.fake.fault import inject
+from driver.hardware.sharing import ComputeMode, TimeSlice
 from tests.eventually import eventually
 
 from .conftest import DRIVER, ClaimApi, result

@@ -14,15 +14,15 @@ import pytest
 
 from driver.claims.allocation import ClaimRef, read_allocation
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.ledger.record import DamagedRecordError, PreparedDevice, Record, State, decode, encode
 from driver.claims.plan import plan
-from driver.claims.record import DamagedRecordError, PreparedDevice, Record, State, decode, encode
 from driver.claims.sharing import daemons_of
-from driver.devices.backend import BackendError
-from driver.devices.catalogue import Device, catalogue
-from driver.devices.fault import inject
-from driver.devices.open import open_backend
-from driver.devices.options import DeviceOptions, Options, Partitioning, Shares, Sharing
-from driver.devices.sharing import ComputeMode, MpsDaemon, TimeSlice
+from driver.hardware.backend import BackendError
+from driver.hardware.fake.fault import inject
+from driver.hardware.open import open_backend
+from driver.hardware.sharing import ComputeMode, MpsDaemon, TimeSlice
+from driver.inventory.catalogue import Device, catalogue
+from driver.inventory.options import DeviceOptions, Options, Partitioning, Shares, Sharing
 from tests.eventually import eventually
 
 from .conftest import DRIVER, POOL, ClaimApi, Node, claim, gpu, result

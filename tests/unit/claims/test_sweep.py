@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.claims.chores.sweep import GRACE, Sweeper
+from driver.claims.ledger.salvage import gpus_of
 from driver.claims.metadata import MetadataFiles
-from driver.claims.salvage import gpus_of
-from driver.claims.sweep import GRACE, Sweeper
 from driver.kube.client import ApiError
 
 from .conftest import DRIVER, ClaimApi, Node

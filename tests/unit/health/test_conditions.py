@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driver.devices.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred, Quiet
+from driver.hardware.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred, Quiet
 from driver.health.conditions import Condition, Conditions, fold
 from driver.health.report import MAX_MESSAGE_BYTES, Health, device_health
-from driver.health.taints import DEFAULT_EFFECTS, Effect, taints
+from driver.health.taints import DEFAULT_EFFECTS, Effect, device_taints
 from driver.health.xids import APPLICATION_XIDS, PASSING_XIDS, UNUSABLE_XIDS, Severity, severity
 
 GPU = "GPU-1"
@@ -31,7 +31,7 @@ def occurred(*faults: Fault) -> list[Event]:
 
 
 def taints_after(*faults: Fault) -> list[tuple[str, str, str, str]]:
-    found = taints(after(*occurred(*faults)).get(GPU, ()), driver_name="gpu.nvidia.com")
+    found = device_taints(after(*occurred(*faults)).get(GPU, ()), driver_name="gpu.nvidia.com")
     return [(t["key"].partition("/")[2], t.get("value", ""), t["effect"], t["timeAdded"]) for t in found]
 
 
@@ -150,7 +150,7 @@ def test_of_equal_xids_the_older_one_stays():
 def test_effects_can_be_chosen_per_row():
     effects = {**DEFAULT_EFFECTS, (Cause.ECC, Severity.DEGRADED): Effect.NO_EXECUTE}
 
-    (taint,) = taints(after(*occurred(ECC))[GPU], driver_name="gpu.example.com", effects=effects)
+    (taint,) = device_taints(after(*occurred(ECC))[GPU], driver_name="gpu.example.com", effects=effects)
 
     assert (taint["key"], taint["effect"]) == ("gpu.example.com/ecc", "NoExecute")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from driver.devices import profile
-from driver.devices.backend import BackendError
-from driver.devices.fake import FakeBackend
-from driver.devices.fault import inject
-from driver.devices.model import Cause, Cleared, Fault, InventoryChanged, Occurred
+from driver.hardware.backend import BackendError
+from driver.hardware.fake import profile
+from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fault import inject
+from driver.hardware.model import Cause, Cleared, Fault, InventoryChanged, Occurred
 from driver.health.conditions import Condition
 from driver.health.monitor import Monitor
 from driver.health.store import CONDITIONS_FILE, ConditionStore
@@ -236,7 +236,7 @@ async def test_first_look_is_set_when_present_faults_are_known(tmp_path):
 
 
 async def test_with_fake_devices_end_to_end(tmp_path):
-    backend = FakeBackend(profile.load("h100x8"), name="h100x8", state_dir=tmp_path, boot_id=BOOT)
+    backend = FakeBackend(profile.load_profile("h100x8"), name="h100x8", state_dir=tmp_path, boot_id=BOOT)
     uuid = backend.inventory().by_name()["gpu-3"].uuid
     async with watching(backend, tmp_path) as watcher:
         async with asyncio.timeout(PATIENCE):

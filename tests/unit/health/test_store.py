@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from driver.devices.model import Cause, Fault
+from driver.hardware.model import Cause, Fault
 from driver.health.conditions import Condition
 from driver.health.store import CONDITIONS_FILE, ConditionStore
 

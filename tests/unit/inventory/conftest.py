@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver import layout
-from driver.claims.records import Records
-from driver.devices import profile
-from driver.devices.fake import FakeBackend
-from driver.devices.name_store import NameStore
-from driver.devices.options import DeviceOptions, Options, Partitioning
-from driver.devices.present import Devices
+from driver.base import layout
+from driver.claims.ledger.holdings import RecordedHoldings
+from driver.claims.ledger.records import Records
+from driver.hardware.fake import profile
+from driver.hardware.fake.backend import FakeBackend
 from driver.health.store import ConditionStore
 from driver.health.taints import DEFAULT_EFFECTS
 from driver.inventory import Defects, Discovery, Patience, Publication
+from driver.inventory.name_store import NameStore
+from driver.inventory.offer import Offer
+from driver.inventory.options import DeviceOptions, Options, Partitioning
+from driver.inventory.present import Devices
 from driver.observe.metrics import Metrics
-from driver.slices.offer import Offer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
-    from driver.devices.model import Gpu, Inventory
+    from driver.hardware.model import Gpu, Inventory
 
 BOOT = "boot-1"
 NODE = "node-1"
@@ -38,7 +39,7 @@ class Hardware(FakeBackend):
     """Fake GPUs whose inventory fails as often as the test says."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        super().__init__(profile.load(name), name=name, state_dir=directory, boot_id=BOOT)
+        super().__init__(profile.load_profile(name), name=name, state_dir=directory, boot_id=BOOT)
         self.trouble: Exception | None = None
         self.changed: Callable[[Gpu], Gpu] = lambda gpu: gpu
         self.hangs, self.goes_on = threading.Event(), threading.Event()
@@ -120,7 +121,7 @@ class World:
             look_again=self.changed.set,
             lock_patience=0.01,
         )
-        self.offer.records = self.records
+        self.offer.holdings = RecordedHoldings(self.records, boot_id=BOOT)
         outside: Any = self.outside
         events: Any = self.said
         self.defects = Defects(events=events, metrics=self.metrics)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from driver.devices.model import Defect
+from driver.hardware.model import Defect
 from driver.inventory import Defects
 from driver.observe.metrics import Metrics
 from tests.unit.inventory.conftest import Said

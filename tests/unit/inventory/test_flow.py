@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.claims.allocation import ClaimRef
-from driver.claims.record import PreparedDevice, Record, State
-from driver.devices.backend import BackendError
-from driver.devices.fault import inject
-from driver.devices.options import DeviceOptions, Partitioning
-from driver.devices.profile import ProfileError
+from driver.claims.ledger.record import PreparedDevice, Record, State
+from driver.hardware.backend import BackendError
+from driver.hardware.fake.fault import inject
+from driver.hardware.fake.profile import ProfileError
+from driver.inventory.options import DeviceOptions, Partitioning
 from tests.eventually import eventually
 from tests.unit.inventory.conftest import BOOT
 

@@ -15,7 +15,7 @@ from tests.unit.inventory.conftest import DRIVER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from driver.devices.model import Gpu
+    from driver.hardware.model import Gpu
     from tests.unit.inventory.conftest import World
 
 SEALED = "no container can open its partitions"

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
-from driver.coexistence import Coexistence
+from driver.inventory.neighbours import Coexistence
+from driver.inventory.publisher import SLICES, Pool, Publisher, check_slice
 from driver.kube.client import Api, ApiError
 from driver.kube.watch import Mirror
 from driver.observe.metrics import Metrics
-from driver.slices.publish import SLICES, Pool, Publisher, check_slice
 from tests.eventually import eventually
 
 if TYPE_CHECKING:

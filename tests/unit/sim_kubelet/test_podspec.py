@@ -4,16 +4,7 @@ import pytest
 
 from driver.sim.kubelet.containers import Container, Exit
 from driver.sim.kubelet.options import Image
-from driver.sim.kubelet.podspec import (
-    ConfigError,
-    Slot,
-    argv,
-    conditions,
-    environment,
-    expand,
-    phase,
-    should_restart,
-)
+from driver.sim.kubelet.podspec import ConfigError, Slot, argv, conditions, environment, expand, phase, should_restart
 
 WAITING = {"waiting": {"reason": "ContainerCreating"}}
 RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}

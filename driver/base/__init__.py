@@ -1,0 +1,1 @@
+"""Files, threads and text: what every folder may use."""

@@ -1,0 +1,1 @@
+"""What is done for claims now and then, beside the kubelet's calls."""

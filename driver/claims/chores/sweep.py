@@ -1,0 +1,143 @@
+"""What nobody will ever ask for again: records of claims that are gone, CDI specs and other files without a record.
+
+A claim counts as gone only when the API server says so by UID. Even then its containers may still run, for instance
+after a forced deletion while the kubelet is away: its devices are let go only when that has been so for a while and no
+process is on them, or when the node has rebooted since. A CDI spec whose record was lost does not tell the claim's
+name, so that nobody can be asked; a container that restarts needs it, so it stays as long and as carefully.
+
+Here goes, too, what killed instances left half-written while another lived on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from driver.base import files
+from driver.claims.errors import ClaimError
+from driver.claims.ledger.salvage import UNKNOWN
+from driver.kube import Api, ApiError, claim_path, uid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+
+    from driver.cdi import SpecDirectory
+    from driver.claims.allocation import ClaimRef
+    from driver.claims.ledger.records import Records
+    from driver.claims.metadata import MetadataFiles
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 300.0
+SALVAGE_PERIOD = 10.0
+GRACE = 600.0
+
+
+class Sweeper:
+    """Looks through the records every few minutes.
+
+    ``release`` unprepares a claim, ``idle`` says whether a GPU is, ``gpus`` which ones a CDI spec gives to containers.
+    """
+
+    def __init__(
+        self,
+        *,
+        api: Api,
+        records: Records,
+        specs: SpecDirectory,
+        metadata: MetadataFiles,
+        boot_id: str,
+        release: Callable[[ClaimRef], Awaitable[None]],
+        idle: Callable[[str], Awaitable[bool]],
+        gpus: Callable[[str, bytes], Iterable[str]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._records = records
+        self._specs = specs
+        self._metadata = metadata
+        self._boot_id = boot_id
+        self._release = release
+        self._idle = idle
+        self._gpus = gpus
+        self._clock = clock
+        self._gone_since: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Sweep for ever, first after one period: a kubelet that has just started asks for its claims by then."""
+        while True:
+            for _ in range(int(PERIOD / SALVAGE_PERIOD)):
+                await asyncio.sleep(SALVAGE_PERIOD)
+                await self._try(self.let_go())
+            await self._try(self.sweep())
+            await self._try(self.tidy())
+
+    async def _try(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except (ApiError, ClaimError, OSError) as error:
+            logger.warning("looking for stale records failed, trying again later: %s", error)
+
+    async def let_go(self) -> None:
+        """Release what is only held because of a damaged record, where an operator has deleted that."""
+        for record in self._records:
+            if record.salvaged_from and files.status(record.salvaged_from) is None:
+                logger.warning("%s was deleted: what claim UID %s held is free", record.salvaged_from, record.claim.uid)
+                await self._release(record.claim)
+
+    async def tidy(self) -> None:
+        """Remove what other instances left half-written when they were killed."""
+        await self._records.tidy()
+        self._specs.tidy()
+
+    async def sweep(self) -> None:
+        """One look at everything. Raises ApiError when the API server does not answer; then nothing is touched."""
+        now = self._clock()
+        for record in self._records:
+            uid = record.claim.uid
+            if record.claim.name == UNKNOWN and record.salvaged_from:
+                continue  # nobody can ask for it
+            if not await self._gone(record.claim):
+                self._gone_since.pop(uid, None)
+                continue
+            since = self._gone_since.setdefault(uid, now)
+            gpus = [device.gpu_uuid for device in record.devices if not device.admin]
+            if record.boot_id == self._boot_id and not await self._unused_since(since, gpus):
+                continue
+            logger.warning("claim %s (UID %s) is gone: its record is removed", record.claim, uid)
+            await self._release(record.claim)
+        known = {record.claim.uid for record in self._records} | self._records.quarantined_uids()
+        strays = (self._specs.claim_uids() | self._metadata.claim_uids()) - known
+        self._gone_since = {uid: since for uid, since in self._gone_since.items() if uid in known | strays}
+        for uid in strays:
+            await self._sweep_stray(uid, now)
+
+    async def _sweep_stray(self, uid: str, now: float) -> None:
+        if self._records.read(uid) is not None:
+            return
+        gpus = list(self._gpus(uid, self._specs.read(uid) or b""))
+        if gpus and uid not in self._gone_since:
+            logger.warning(
+                "CDI spec %s has no record any more; it stays for containers that may use it, until the kubelet "
+                "unprepares its claim or its GPUs have been idle for a while",
+                self._specs.path(uid),
+            )
+        if gpus and not await self._unused_since(self._gone_since.setdefault(uid, now), gpus):
+            return
+        logger.warning("CDI spec %s or device metadata belong to no claim: removed", self._specs.path(uid))
+        self._specs.remove(uid)
+        self._metadata.discard(uid)
+
+    async def _gone(self, claim: ClaimRef) -> bool:
+        try:
+            found = await self._api.get(claim_path(claim.namespace, claim.name))
+        except ApiError as error:
+            if error.status == 404:
+                return True
+            raise
+        return uid_of(found, f"claim {claim}") != claim.uid
+
+    async def _unused_since(self, since: float, gpus: Iterable[str]) -> bool:
+        return self._clock() - since >= GRACE and all([await self._idle(gpu) for gpu in gpus])

@@ -1,0 +1,273 @@
+"""``gpu-dra slices`` and ``gpu-dra explain``: what a node would publish, and where it has room; no cluster needed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from driver.base import layout
+from driver.cli.options import check_devices, read_settings, settings_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from driver.claims import Record
+    from driver.hardware import Inventory
+    from driver.health import Conditions
+    from driver.inventory import Catalogue
+    from driver.node import NodeConfig, Settings
+    from driver.operate import Room
+
+OPTIONS = (
+    "node_name",
+    "driver_name",
+    "devices",
+    "driver_root",
+    "container_driver_root",
+    "sysfs_root",
+    "proc_root",
+    "dev_root",
+    "partitioning",
+    "shares",
+    "shares_memory_reserve",
+    "config",
+    "kubelet_plugins_dir",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A node as its driver would see it now."""
+
+    settings: Settings
+    config: NodeConfig
+    inventory: Inventory
+    catalogue: Catalogue
+    conditions: Conditions
+    records: tuple[Record, ...]
+
+
+@click.command()
+@settings_options(OPTIONS)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["yaml", "table"]),
+    default="yaml",
+    show_default=True,
+    help="ResourceSlices as they would be sent, or a table for people.",
+)
+def slices(*, output: str, **given: Any) -> None:
+    """Print what this node would publish.
+
+    Its devices, whole, cut and shared as the settings say; nothing is changed.
+    """
+    view = _look(given)
+    documents = _documents(view)
+    if output == "yaml":
+        import yaml
+
+        plain = json.loads(json.dumps(documents))  # devices have parts in common, which YAML would refer to by anchors
+        click.echo(yaml.safe_dump_all(plain, sort_keys=False, width=120, default_flow_style=None), nl=False)
+    else:
+        _print_table(view, documents)
+    for uuid, problem in view.catalogue.problems.items():
+        if uuid.startswith("gpus["):
+            click.echo(f"gpu-dra: {uuid} of the config file changes nothing: {problem}", err=True)
+        else:
+            click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as asked for: {problem}", err=True)
+    for uuid, why in view.catalogue.pending.items():
+        click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as the settings say: {why}", err=True)
+
+
+@click.command()
+@click.argument("profile", required=False)
+@click.option("--on", "gpu", metavar="GPU", help="Only this GPU, by name or UUID.")
+@settings_options(OPTIONS)
+def explain(*, profile: str | None, gpu: str | None, **given: Any) -> None:
+    """Say where PROFILE has room, and what is in its way.
+
+    PROFILE is for example 1g.10gb, or gpu for whole ones; all without it. Claims that have been allocated, but that
+    the kubelet has not prepared yet, are not known to a node.
+    """
+    from driver.operate import find_room, profiles
+
+    view = _look(given)
+    gpus = {name: found for found in view.inventory.gpus for name in (found.name, found.uuid)}
+    if gpu is not None and gpu not in gpus:
+        raise click.UsageError(f"--on {gpu}: no such GPU; there are {', '.join(g.name for g in view.inventory.gpus)}")
+    published = _published(_documents(view))
+    taints = {name: device.get("taints", ()) for name, device in published.items()}
+    rooms = find_room(view.catalogue.devices, profile, view.records, taints=taints)
+    if not rooms:
+        known = ", ".join(profiles(view.catalogue.devices)) or "nothing"
+        raise click.UsageError(
+            f"{profile or 'a GPU'} is not offered on this node, which offers {known}; see --partitioning"
+        )
+    for found in view.inventory.gpus:
+        here = [room for room in rooms if room.device.gpu.uuid == found.uuid]
+        if not here or (gpu is not None and gpus[gpu].uuid != found.uuid):
+            continue
+        free = sum(not room.blockers for room in here)
+        click.echo(f"{found.name}: {free} of {len(here)} free")
+        for room in here:
+            click.echo(f"  {room.device.name}  {'; '.join(room.blockers) or _free(room)}")
+
+
+def _free(room: Room) -> str:
+    left = [f"{rest} of {total} {name}" for name, (rest, total) in room.left.items() if name in {"shares", "memory"}]
+    return f"free: {', '.join(left)}" if left else "free"
+
+
+def _look(given: dict[str, Any]) -> View:
+    """Read the node, changing nothing. Raises ClickException in one line."""
+    from driver.claims import holds
+    from driver.hardware import BackendError, open_backend, read_boot_id
+    from driver.health import ConditionStore
+    from driver.inventory import NameStore, foreign_slots, survey
+    from driver.node import NodeConfigError, device_options, read_node_config
+
+    settings = read_settings({**given, "node_name": given.get("node_name") or socket.gethostname().lower()})
+    check_devices(settings.devices)
+    boot_id = read_boot_id()
+    try:
+        config = read_node_config(settings)
+    except NodeConfigError as error:
+        raise click.UsageError(str(error)) from None
+    with tempfile.TemporaryDirectory(prefix="gpu-dra-") as directory:
+        # A copy of the fake hardware's state: whoever looks must not leave traces in a running driver's directory.
+        state = Path(directory)
+        _copy_state(settings.plugin_dir, state)
+        try:
+            backend = open_backend(settings.devices, state, boot_id=boot_id, host=settings.host)
+            try:
+                inventory = NameStore(settings.plugin_dir, boot_id=boot_id).preview(backend.inventory())
+            finally:
+                backend.close()
+        except BackendError as error:
+            raise click.ClickException(str(error)) from None
+    records = tuple(_records(settings.plugin_dir / layout.CLAIMS))
+    ours = {
+        (part.gpu_uuid, part.placement.profile, part.placement.start)
+        for record in records
+        for part in record.devices
+        if part.placement is not None and record.boot_id == boot_id
+    }
+    options = device_options(settings, config)
+    return View(
+        settings=settings,
+        config=config,
+        inventory=inventory,
+        catalogue=survey(
+            inventory,
+            options.with_withheld(foreign_slots(inventory, ours)),
+            holds(record for record in records if record.boot_id == boot_id),
+        ),
+        conditions=ConditionStore(settings.plugin_dir, boot_id=boot_id).load(),
+        records=records,
+    )
+
+
+def _copy_state(plugin_dir: Path, target: Path) -> None:
+    from driver.hardware import STATE_FILE
+
+    try:
+        shutil.copyfile(plugin_dir / STATE_FILE, target / STATE_FILE)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        click.echo(f"gpu-dra: the state of the fake hardware is not known: {error}", err=True)
+
+
+def _records(directory: Path) -> list[Record]:
+    from driver.base import files
+    from driver.claims import DamagedRecordError, decode
+
+    found = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            found.append(decode(files.read(str(path)), uid=path.stem))
+        except FileNotFoundError:
+            continue  # its claim has ended meanwhile
+        except (OSError, DamagedRecordError) as error:
+            click.echo(f"gpu-dra: the record {path} cannot be read: {error}", err=True)
+    return found
+
+
+def _documents(view: View) -> list[dict[str, Any]]:
+    """The slices as the publisher creates them in a new pool, but for the Node's UID, which the API server knows."""
+    from driver.inventory import build_slices, slice_name
+    from driver.node import taint_effects
+
+    settings = view.settings
+    driver, node = settings.driver_name, settings.node_name
+    specs = build_slices(
+        view.inventory,
+        view.conditions,
+        driver_name=driver,
+        devices=view.catalogue.devices,
+        effects=taint_effects(view.config),
+        list_attributes=view.config.list_attributes,
+        pending=view.catalogue.pending,
+    )
+    pool = {"name": node, "generation": 1, "resourceSliceCount": len(specs)}
+    return [
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceSlice",
+            "metadata": {"name": slice_name(index, driver_name=driver, node_name=node)},
+            "spec": {"driver": driver, "nodeName": node, "pool": dict(pool), **spec},
+        }
+        for index, spec in enumerate(specs)
+    ]
+
+
+def _published(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {device["name"]: device for document in documents for device in document["spec"].get("devices", ())}
+
+
+def _print_table(view: View, documents: list[dict[str, Any]]) -> None:
+    from driver.operate import taint_text
+
+    published = _published(documents)
+    rows = [("DEVICE", "TYPE", "PROFILE", "SLICES", "MEMORY", "SHARES", "TAINTS")]
+    for offered in view.catalogue.devices:
+        device = published[offered.name]
+        taints = [taint_text(taint).removeprefix(f"{view.settings.driver_name}/") for taint in device.get("taints", ())]
+        rows.append(
+            (
+                offered.name,
+                offered.type,
+                offered.profile.name if offered.profile else "",
+                _span(offered.slots) if offered.gpu.memory_slices else "",
+                device.get("capacity", {}).get("memory", {}).get("value", ""),
+                _shares(device),
+                ", ".join(taints),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _shares(device: Mapping[str, Any]) -> str:
+    if not device.get("allowMultipleAllocations"):
+        return ""
+    count = device.get("capacity", {}).get("shares")
+    return str(count["value"]) if count else "any"
+
+
+def _span(slots: frozenset[int]) -> str:
+    first, last = min(slots), max(slots)
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _gpu_name(view: View, uuid: str) -> str:
+    return next((gpu.name for gpu in view.inventory.gpus if gpu.uuid == uuid), "GPU")

@@ -1,0 +1,130 @@
+"""The command ``gpu-dra``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from driver.base.text import never_fail
+from driver.cli.doctor import doctor
+from driver.cli.inspect import explain, slices
+from driver.cli.operate import cleanup, drain_check
+from driver.cli.options import check_devices, read_settings, settings_options
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="gpu-dra-driver", prog_name="gpu-dra")
+def cli() -> None:
+    """Dynamic Resource Allocation for GPUs: the driver of one node, and tools around it."""
+
+
+@cli.command()
+@settings_options()
+def run(**given: Any) -> None:
+    """Serve this node's GPUs to its kubelet until SIGTERM."""
+    settings = read_settings(given)
+    check_devices(settings.devices)
+    # The official Kubernetes client imports a validator where one is installed; a node agent has no use for it.
+    sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
+    from driver.node import run_node
+
+    sys.exit(run_node(settings))
+
+
+@cli.command()
+@click.option("--device", required=True, metavar="NAME", help="Device name, for example gpu-3, or a GPU's UUID.")
+@click.option("--xid", type=int, metavar="N", help="An XID error that happens now (79: fallen off the bus).")
+@click.option("--lost", is_flag=True, help="The GPU is lost.")
+@click.option("--ecc", is_flag=True, help="An uncorrectable memory error.")
+@click.option("--latency-ms", type=int, metavar="N", help="How much slower the GPU's hardware operations are.")
+@click.option("--fail-next", type=int, metavar="N", help="How many of the next hardware operations fail.")
+@click.option("--clear", is_flag=True, help="Mend everything (before the faults given along with it).")
+@click.option(
+    "--driver-name", envvar="DRIVER_NAME", default="gpu.nvidia.com", show_default=True, help="The driver to hurt."
+)
+@click.option(
+    "--kubelet-plugins-dir",
+    envvar="KUBELET_PLUGINS_DIR",
+    type=click.Path(path_type=Path),
+    default=Path("/var/lib/kubelet/plugins"),
+    show_default=True,
+    help="The kubelet's directory for plugin data, as the driver has it.",
+)
+def fault(
+    *,
+    device: str,
+    xid: int | None,
+    lost: bool,
+    ecc: bool,
+    latency_ms: int | None,
+    fail_next: int | None,
+    clear: bool,
+    driver_name: str,
+    kubelet_plugins_dir: Path,
+) -> None:
+    """Break a fake GPU of a running driver, or mend it.
+
+    The driver runs on this node, with --devices fake:PROFILE.
+    """
+    from driver.hardware import FaultError, inject, read_boot_id
+
+    try:
+        outcome = inject(
+            kubelet_plugins_dir / driver_name,
+            boot_id=read_boot_id(),
+            device=device,
+            xid=xid,
+            lost=lost,
+            ecc=ecc,
+            clear=clear,
+            latency_ms=latency_ms,
+            fail_next=fail_next,
+        )
+    except FaultError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(outcome)
+
+
+@cli.command()
+@click.option(
+    "--devices", default="fake:h100x8", show_default=True, metavar="TEXT", help="Fake devices, as for gpu-dra run."
+)
+@click.option("--serve", is_flag=True, help="Keep the cluster up and say how to use kubectl on it.")
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but the outcome, for machines.")
+def demo(*, devices: str, serve: bool, as_json: bool) -> None:
+    """Watch pods get GPUs in a cluster inside this process.
+
+    Needs no cluster and no GPU.
+    """
+    if not devices.startswith("fake:"):
+        raise click.UsageError(f"--devices was given {devices!r}: fake devices are expected, for example fake:h100x8")
+    if serve and as_json:
+        raise click.UsageError("--serve and --json do not go together")
+    check_devices(devices)
+    try:
+        from driver.sim import demo as story
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error}; the demo needs more packages: pip install '.[sim]'") from None
+    sys.exit(story.serve(devices=devices) if serve else story.run_demo(devices=devices, json=as_json))
+
+
+cli.add_command(slices)
+cli.add_command(explain)
+cli.add_command(drain_check)
+cli.add_command(cleanup)
+cli.add_command(doctor)
+
+
+def main() -> None:
+    """Entry point: every error is one line, with an exit status that tells usage errors from failures."""
+    never_fail(sys.stdout, sys.stderr)
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"gpu-dra: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)

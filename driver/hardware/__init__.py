@@ -1,0 +1,71 @@
+"""What GPUs there are, and the backends that read and change them."""
+
+from driver.hardware.backend import Backend, BackendError, OutdatedError
+from driver.hardware.fake.fault import FaultError, inject
+from driver.hardware.fake.profile import ProfileError, load_profile
+from driver.hardware.fake.state import STATE_FILE
+from driver.hardware.host.places import Host
+from driver.hardware.host.root import DriverRoot
+from driver.hardware.model import (
+    Cause,
+    Cleared,
+    ContainerEdits,
+    Defect,
+    DeviceNode,
+    Event,
+    Fault,
+    Gpu,
+    Inventory,
+    InventoryChanged,
+    MigMode,
+    MigProfile,
+    Mount,
+    Occurred,
+    Partition,
+    Quiet,
+    is_uuid,
+    partition_device_name,
+)
+from driver.hardware.mps.edits import PIPES
+from driver.hardware.mps.surroundings import look_around
+from driver.hardware.open import open_backend, read_boot_id
+from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+
+__all__ = [
+    "PIPES",
+    "STATE_FILE",
+    "Backend",
+    "BackendError",
+    "Cause",
+    "Cleared",
+    "ComputeMode",
+    "ContainerEdits",
+    "Defect",
+    "DeviceNode",
+    "DriverRoot",
+    "Event",
+    "Fault",
+    "FaultError",
+    "Gpu",
+    "Host",
+    "Inventory",
+    "InventoryChanged",
+    "MigMode",
+    "MigProfile",
+    "Mount",
+    "MpsDaemon",
+    "MpsLimits",
+    "Occurred",
+    "OutdatedError",
+    "Partition",
+    "ProfileError",
+    "Quiet",
+    "TimeSlice",
+    "inject",
+    "is_uuid",
+    "load_profile",
+    "look_around",
+    "open_backend",
+    "partition_device_name",
+    "read_boot_id",
+]

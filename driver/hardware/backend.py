@@ -1,0 +1,135 @@
+"""The seam between the driver and the hardware. Real and fake devices implement the same Protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from driver.hardware.model import ContainerEdits, Event, Gpu, Inventory, MigProfile, Partition
+from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class BackendError(Exception):
+    """The hardware or its driver refused. The message says what was asked and what would help."""
+
+
+class OutdatedError(BackendError):
+    """What was read of the hardware may not be so any more; it is going to be read again."""
+
+
+class Backend(Protocol):
+    """Blocking and thread-safe; the driver calls it from worker threads, except for the methods that give edits.
+
+    A backend never raises for one odd GPU: it reports what is known of it and a fault that says why.
+    """
+
+    def inventory(self) -> Inventory:
+        """Read all GPUs afresh. Raises BackendError when the node has no usable driver at all."""
+        ...
+
+    def wait_for_events(self, timeout: float) -> tuple[Event, ...]:
+        """Block until something happened, at most ``timeout`` seconds.
+
+        The first call reports all present faults at once; and for each GPU of which the hardware can tell that it has
+        no others, ``Cleared``, so that conditions from before a restart do not outlive their cause.
+        Raises BackendError when the hardware's events cannot be read; the next call tries afresh.
+        """
+        ...
+
+    def missing_file(self) -> str:
+        """A file of the host that ``common_edits`` mount and that is gone: containers would not start. Empty if none.
+
+        Some ten system calls at the most: called on the prepare path.
+        """
+        ...
+
+    def common_edits(self) -> ContainerEdits:
+        """Edits for every container that gets any device. Cheap: called on the prepare path, no I/O."""
+        ...
+
+    def device_edits(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
+        """Edits for one full GPU, or for a partition of it. Cheap: called on the prepare path, no I/O."""
+        ...
+
+    def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
+        """The partitions that a GPU has at this moment, whoever made them, in order of their placement.
+
+        Raises BackendError when the GPU cannot tell.
+        """
+        ...
+
+    def create_partition(self, gpu: Gpu, profile: MigProfile, start: int) -> Partition:
+        """Create a partition at a memory slice, and switch MIG mode on first where that needs no reset.
+
+        May take seconds; calls for different GPUs do not wait for each other.
+        Raises BackendError when the hardware refuses; then nothing is left behind.
+        """
+        ...
+
+    def destroy_partition(self, partition: Partition) -> None:
+        """Destroy a partition that ``create_partition`` made; one that is gone, or gave way to another, is a success.
+
+        With a GPU's last partition MIG mode goes off again where that needs no reset: the whole GPU can be used then.
+        Raises BackendError when the partition may still be there.
+        """
+        ...
+
+    def make_whole(self, gpu: Gpu) -> None:
+        """See to it that a GPU can be used as a whole: MIG mode off. Does nothing where it is off already.
+
+        Raises BackendError when there are partitions, or when the mode cannot be switched without a reset.
+        """
+        ...
+
+    def time_slice(self, gpu_uuid: str) -> TimeSlice:
+        """How long processes compute in turn on a GPU at this moment. Raises BackendError."""
+        ...
+
+    def set_time_slice(self, gpu_uuid: str, interval: TimeSlice) -> None:
+        """Change that for all processes on a GPU. Raises BackendError where the GPU has no such setting."""
+        ...
+
+    def compute_mode(self, gpu_uuid: str) -> ComputeMode:
+        """Which processes may compute on a GPU at this moment. Raises BackendError."""
+        ...
+
+    def set_compute_mode(self, gpu_uuid: str, mode: ComputeMode) -> None:
+        """Change that; processes that compute already go on. Raises BackendError."""
+        ...
+
+    def start_mps(self, daemon: MpsDaemon) -> None:
+        """See to it that a control daemon runs with these limits; returns once it answers, or raises BackendError.
+
+        One that runs is adopted, whoever started it: only its limits are changed, for clients that come from then on.
+        It outlives this process and its container. Takes a few seconds at the most.
+        """
+        ...
+
+    def stop_mps(self, daemon_id: str) -> None:
+        """End a control daemon with all its servers, and remove its directories; one that is gone is a success.
+
+        Raises BackendError when it may still run.
+        """
+        ...
+
+    def mps_runs(self, daemon_id: str) -> bool:
+        """Whether a control daemon lives. Quick, no call of the hardware."""
+        ...
+
+    def sweep_mps(self, keep: Collection[str]) -> None:
+        """Remove the directories of daemons that ended long ago, by a reboot for instance, other than these."""
+        ...
+
+    def mps_edits(self, daemon_id: str, limits: MpsLimits) -> ContainerEdits:
+        """Edits for the clients of a daemon, beside those of the device. Cheap: called on the prepare path, no I/O."""
+        ...
+
+    def processes(self, gpu_uuid: str) -> int:
+        """How many processes use a GPU or a partition of it. Raises BackendError when the hardware cannot tell."""
+        ...
+
+    def close(self) -> None:
+        """Release what the backend holds; a wait_for_events in another thread returns soon after."""
+        ...

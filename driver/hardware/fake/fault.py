@@ -1,0 +1,103 @@
+"""``gpu-dra fault``: change the state of fake hardware while a driver runs on it, or before it starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from driver.hardware.fake.state import MAX_FAILURES, MAX_LATENCY_MS, MAX_XIDS, DamagedStateError, GpuState, StateFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_XID = 1023
+
+
+class FaultError(ValueError):
+    """The fault could not be injected; one line that says why, and what is accepted."""
+
+
+def inject(
+    state_dir: Path,
+    *,
+    boot_id: str,
+    device: str,
+    xid: int | None = None,
+    lost: bool = False,
+    ecc: bool = False,
+    clear: bool = False,
+    latency_ms: int | None = None,
+    fail_next: int | None = None,
+) -> str:
+    """Change what is wrong with one fake GPU; what it had already stays, unless ``clear`` says otherwise.
+
+    Args:
+        state_dir: where the driver with the fake devices keeps its state, its plugin directory.
+        boot_id: the node's present boot: faults of an earlier one are gone.
+        device: a device name (``gpu-3``) or a GPU's UUID.
+        xid: an XID that happens now.
+        lost: the GPU falls off the bus.
+        ecc: an uncorrectable memory error.
+        clear: mend everything first.
+        latency_ms: how long hardware operations on this GPU take from now on; 0 ends it.
+        fail_next: how many hardware operations on this GPU fail from now on; 0 ends it.
+
+    Returns:
+        What the GPU's state is now, for people.
+
+    Raises:
+        FaultError: nothing was changed.
+    """
+    if xid is None and latency_ms is None and fail_next is None and not (lost or ecc or clear):
+        raise FaultError(
+            "nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --fail-next N, --clear is expected"
+        )
+    if xid is not None and not 1 <= xid <= MAX_XID:
+        raise FaultError(f"--xid {xid}: a number from 1 to {MAX_XID} is expected")
+    if latency_ms is not None and not 0 <= latency_ms <= MAX_LATENCY_MS:
+        raise FaultError(f"--latency-ms {latency_ms}: milliseconds from 0 to {MAX_LATENCY_MS} are expected")
+    if fail_next is not None and not 0 <= fail_next <= MAX_FAILURES:
+        raise FaultError(f"--fail-next {fail_next}: a number from 0 to {MAX_FAILURES} is expected")
+    file = StateFile(state_dir)
+    missing = (
+        f"no fake GPUs in {state_dir}: start the driver with --devices fake:<profile> first, or name its directory"
+    )
+    if not state_dir.is_dir():
+        raise FaultError(missing)
+    try:
+        with file.locked():
+            state = file.read()
+            if state is None:
+                raise FaultError(missing)
+            state = state.in_boot(boot_id)
+            uuid = device if device in state.devices.values() else state.devices.get(device)
+            if uuid is None:
+                known = ", ".join(state.devices) or "none"
+                raise FaultError(f"--device {device}: no such device; {state.profile} has {known}")
+            gpu = GpuState() if clear else state.gpus.get(uuid, GpuState())
+            gpu = GpuState(
+                xids=(*gpu.xids, xid)[-MAX_XIDS:] if xid is not None else gpu.xids,
+                ecc=gpu.ecc or ecc,
+                lost=gpu.lost or lost,
+                latency_ms=gpu.latency_ms if latency_ms is None else latency_ms,
+                fail_next=gpu.fail_next if fail_next is None else fail_next,
+            )
+            gpus = {key: value for key, value in {**state.gpus, uuid: gpu}.items() if value != GpuState()}
+            file.write(state.model_copy(update={"gpus": gpus}))
+    except DamagedStateError as error:
+        raise FaultError(f"{error}; a running driver puts it right within a second, or remove it") from None
+    except OSError as error:
+        raise FaultError(f"the state of the fake GPUs in {state_dir} cannot be changed: {error}") from None
+    return f"{device}: {_describe(gpu)}"
+
+
+def _describe(gpu: GpuState) -> str:
+    words = [f"XID {xid}" for xid in dict.fromkeys(gpu.xids)]
+    if gpu.ecc:
+        words.append("uncorrectable ECC error")
+    if gpu.lost:
+        words.append("lost")
+    if gpu.latency_ms:
+        words.append(f"hardware slower by {gpu.latency_ms} ms")
+    if gpu.fail_next:
+        words.append(f"the next {gpu.fail_next} hardware operations fail")
+    return ", ".join(words) or "well"

@@ -1,0 +1,1 @@
+"""The files of NVIDIA's driver on the host."""

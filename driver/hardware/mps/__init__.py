@@ -1,0 +1,1 @@
+"""Control daemons of NVIDIA's Multi-Process Service."""

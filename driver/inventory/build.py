@@ -1,0 +1,304 @@
+"""From the inventory to the slices that we want to see in the API server. Pure."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from driver.base.text import cut
+from driver.health import DEFAULT_EFFECTS, Effect, Effects, concerning, device_taints
+from driver.inventory import counters as mig
+from driver.inventory.catalogue import catalogue
+from driver.inventory.options import Options, Sharing
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from driver.hardware import Gpu, Inventory
+    from driver.health import Conditions
+    from driver.inventory.catalogue import Device
+
+MAX_DEVICES = 64
+"""Devices per slice once any has a taint or counters; kept always, so that a taint does not move devices."""
+MAX_COUNTER_SETS = 8
+"""Counter sets per slice."""
+MAX_STRING_BYTES = 64
+MAX_NAME = 253
+"""As long as an object's name may be."""
+MAX_PEERS = 24
+"""A device has at most 48 attribute values, those in lists counted one by one."""
+
+RESHAPE_PENDING = "reshape-pending"
+"""Last part of the key of the taint on a GPU that keeps its former shape for claims that hold it."""
+UNPREPARABLE = "unpreparable"
+"""Last part of the key of the taint on devices that cannot be prepared as things are; its value says why."""
+PARTITION_GONE = "partition-gone"
+"""Last part of the key of the taint on a MIG device that was destroyed while a claim holds it."""
+
+_BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
+_VERSION = re.compile(r"v?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?(?:[-+.~_ ].*)?")
+_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+_DECIMAL = ("", "k", "M", "G", "T", "P", "E")
+_MEMORY = "memory"
+# What a partition publishes as capacities, under the names that NVIDIA's driver uses, and the counters they belong to.
+_CAPACITIES = {
+    "multiprocessors": "multiprocessors",
+    "copyEngines": "copy-engines",
+    "decoders": "decoders",
+    "encoders": "encoders",
+    "jpegEngines": "jpeg-engines",
+    "ofaEngines": "ofa-engines",
+}
+
+Slice = dict[str, Any]
+"""A ResourceSlice's spec without driver, node and pool, which are for the publisher to add."""
+
+
+def build_slices(
+    inventory: Inventory,
+    conditions: Conditions,
+    *,
+    driver_name: str,
+    devices: Sequence[Device] | None = None,
+    effects: Effects = DEFAULT_EFFECTS,
+    list_attributes: bool = False,
+    pending: Collection[str] = (),
+    unpreparable: str = "",
+) -> tuple[Slice, ...]:
+    """The slices of the node's pool, in the order of their index.
+
+    Counter sets come first, in slices of their own, because a slice has either those or devices. Devices follow in the
+    order of the catalogue, a GPU's all in one slice as long as they fit into any: so a GPU's taint changes one slice.
+    A node without devices has one slice without ``devices``, so that the scheduler sees a driver with nothing rather
+    than no driver. Equal parts of devices are the same objects, which saves megabytes: change nothing in place.
+
+    Args:
+        inventory: the node's GPUs.
+        conditions: what is wrong with them.
+        driver_name: the domain of the taints' keys.
+        devices: what is offered, from driver.inventory.catalogue; every GPU as a whole without it.
+        effects: by which table conditions become taints.
+        list_attributes: whether the cluster takes attributes that are lists.
+        unpreparable: why none of them can be prepared at the moment, in one word; empty if they can.
+        pending: UUIDs of GPUs that get another shape once nobody holds them: nothing new may start there.
+    """
+    offered = catalogue(inventory, Options()) if devices is None else devices
+    common = {device.gpu.uuid: _common(inventory, device.gpu) for device in offered}
+    by_gpu: dict[str, list[dict[str, Any]]] = {}
+    counted: dict[str, Gpu] = {}
+    for device in offered:
+        rendered = _device(inventory, device, common[device.gpu.uuid], list_attributes=list_attributes)
+        known = concerning(conditions.get(device.gpu.uuid, ()), device.part)
+        found = device_taints(known, driver_name=driver_name, effects=effects)
+        if device.is_gone:
+            found.append({"key": f"{driver_name}/{PARTITION_GONE}", "effect": str(Effect.NO_SCHEDULE)})
+        if device.gpu.uuid in pending:  # without a time, so that the API server sets one and it stays
+            found.append({"key": f"{driver_name}/{RESHAPE_PENDING}", "effect": str(Effect.NO_SCHEDULE)})
+        if why := unpreparable or (device.defect.kind if device.defect else ""):
+            found.append({"key": f"{driver_name}/{UNPREPARABLE}", "value": why, "effect": str(Effect.NO_SCHEDULE)})
+        if found:
+            rendered["taints"] = found
+        by_gpu.setdefault(device.gpu.uuid, []).append(rendered)
+        if device.partitionable:
+            counted[device.gpu.uuid] = device.gpu
+    sets = [_counter_set(gpu) for gpu in counted.values()]
+    counters = [{"sharedCounters": chunk} for chunk in _chunks(sets, MAX_COUNTER_SETS)]
+    return (*counters, *({"devices": chunk} for chunk in _packed(by_gpu.values()))) or ({},)
+
+
+def slice_name(index: int, *, driver_name: str, node_name: str) -> str:
+    """The name of a pool's slice. The index is in front, because the scheduler looks in the order of names."""
+    name = f"{index:05x}-{driver_name}-{node_name}"
+    if len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:10]  # nodes may differ in the end of their names only
+    return f"{name[: MAX_NAME - 11].rstrip('-.')}-{digest}"
+
+
+def capacity(device: Device) -> dict[str, dict[str, Any]]:
+    """A device's capacities as they are published."""
+    return _shared(device) if device.shares else _exclusive(device)
+
+
+def semver(text: str | None) -> str | None:
+    """A version as the API accepts it, three numbers without leading zeros; None where the text begins otherwise.
+
+    ``535.104.05`` becomes ``535.104.5``, ``12.4`` becomes ``12.4.0``; whatever follows the numbers is dropped, because
+    semver would sort ``550.54.15-grid`` before ``550.54.15``.
+    """
+    match = _VERSION.fullmatch((text or "").strip())
+    return ".".join(str(int(number or 0)) for number in match.groups()) if match else None
+
+
+def quantity(number: int) -> str:
+    """A whole number >= 0 as a Kubernetes quantity in its canonical form: what the server sends back is the same."""
+    base, suffixes = (1024, _BINARY) if number % 1024 == 0 else (1000, _DECIMAL)
+    power = 0
+    while number and number % base == 0 and power < len(suffixes) - 1:
+        number //= base
+        power += 1
+    return f"{number}{suffixes[power]}"
+
+
+def _device(
+    inventory: Inventory, device: Device, common: Mapping[str, dict[str, Any] | None], *, list_attributes: bool
+) -> dict[str, Any]:
+    gpu = device.gpu
+    attributes = {**_identity(device), **common}
+    if list_attributes:
+        attributes |= _lists(inventory, device)
+    rendered: dict[str, Any] = {
+        "name": device.name,
+        "attributes": {name: value for name, value in attributes.items() if value is not None},
+    }
+    if published := capacity(device):
+        rendered["capacity"] = published
+    if device.shares:
+        rendered["allowMultipleAllocations"] = True
+    if device.partitionable:
+        placed = device.profile is not None and device.start is not None
+        used = mig.consumption(gpu, device.profile, device.start) if placed else mig.totals(gpu)  # type: ignore[arg-type]
+        rendered["consumesCounters"] = [{"counterSet": _set_name(gpu), "counters": _counters(used)}]
+    return rendered
+
+
+def _identity(device: Device) -> dict[str, dict[str, Any] | None]:
+    if device.profile is None:
+        # No partition has NVLink: what tells of it is for whole GPUs, and leaves a partition within 32 attributes.
+        clique = _string(device.gpu.fabric_clique)
+        return {"type": _string("gpu"), "uuid": _uuid(device.gpu), "fabricClique": clique}
+    return {
+        "type": _string("mig"),
+        # A partition that prepare makes has no UUID yet.
+        "uuid": _string(device.partition.uuid if device.partition else None),
+        "parentUUID": _uuid(device.gpu),
+        "profile": _string(device.profile.name),
+    }
+
+
+def _common(inventory: Inventory, gpu: Gpu) -> dict[str, dict[str, Any] | None]:
+    bus_id = gpu.pci_bus_id if gpu.pci_bus_id and _BUS_ID.fullmatch(gpu.pci_bus_id) else None
+    return {
+        "productName": _string(gpu.product_name or None),
+        "brand": _string(gpu.brand),
+        "architecture": _string(gpu.architecture),
+        "cudaComputeCapability": _version(gpu.compute_capability),
+        "driverVersion": _version(inventory.driver_version),
+        "cudaDriverVersion": _version(inventory.cuda_version),
+        "addressingMode": _string(gpu.addressing_mode),
+        "index": {"int": gpu.index} if gpu.index >= 0 else None,
+        "minor": None if gpu.minor is None else {"int": gpu.minor},
+        "resource.kubernetes.io/pciBusID": _string(bus_id),
+        "resource.kubernetes.io/pcieRoot": _string(gpu.pcie_root),
+        "resource.kubernetes.io/numaNode": None if gpu.numa_node is None else {"int": gpu.numa_node},
+    }
+
+
+def _lists(inventory: Inventory, device: Device) -> dict[str, dict[str, Any]]:
+    """The list forms; a partition has no NVLink, and an empty list is not allowed."""
+    gpu = device.gpu
+    found: dict[str, dict[str, Any]] = {}
+    if gpu.pcie_root is not None:
+        found["resource.kubernetes.io/pcieRoot"] = {"strings": [cut(gpu.pcie_root, MAX_STRING_BYTES)]}
+    if gpu.numa_node is not None:
+        found["resource.kubernetes.io/numaNode"] = {"ints": [gpu.numa_node]}
+    peers = [other.name for other in inventory.gpus if other.uuid in gpu.nvlink_peers]
+    if peers and device.profile is None:
+        found["nvlinkPeers"] = {"strings": peers[:MAX_PEERS]}
+    return found
+
+
+def _amounts(device: Device) -> dict[str, int]:
+    """Capacities but for the memory. Of a whole GPU NVIDIA publishes them only beside partitions; so do we."""
+    profile = device.profile
+    if profile is not None:
+        amounts = {name: mig.SCALARS[counter](profile) for name, counter in _CAPACITIES.items()}
+        if device.partition is not None:
+            amounts |= {f"memorySlice{number}": 1 for number in sorted(device.slots)}
+        return amounts
+    if not device.partitionable:
+        return {}
+    gpu = device.gpu
+    amounts = {name: max(map(mig.SCALARS[c], gpu.mig_profiles)) for name, c in _CAPACITIES.items()}
+    return {**amounts, "multiprocessors": max(amounts["multiprocessors"], gpu.multiprocessors or 0)}
+
+
+def _exclusive(device: Device) -> dict[str, dict[str, Any]]:
+    capacity: dict[str, dict[str, Any]] = {name: _value(amount) for name, amount in _amounts(device).items()}
+    if device.memory_bytes is not None:
+        capacity[_MEMORY] = _value(device.memory_bytes)
+    return capacity
+
+
+def _shared(device: Device) -> dict[str, dict[str, Any]]:
+    """Capacities that claims take parts of. One without a policy would go to the first claim altogether."""
+    shares = device.shares
+    capacity = {name: _divisible(amount, default=0) for name, amount in _amounts(device).items()}
+    if device.memory_bytes is not None:
+        available, default = shares.memory(device.memory_bytes), shares.default_memory(device.memory_bytes)
+        lowest = 0 if shares.mode is Sharing.UNLIMITED else mig.MIB
+        capacity[_MEMORY] = _divisible(available, default=default, lowest=lowest, step=mig.MIB)
+    if shares.count is not None:
+        capacity["shares"] = _divisible(shares.count, default=1, lowest=1)
+    return capacity
+
+
+@functools.lru_cache(maxsize=512)
+def _divisible(amount: int, *, default: int, lowest: int = 0, step: int = 1) -> dict[str, Any]:
+    """A capacity with its policy; whole steps, because the server rounds parts of a unit up and divides by the step."""
+    policy: dict[str, Any] = {"default": quantity(default)}
+    if lowest + step > amount:  # no room for a step, so there is one value only
+        policy["validValues"] = [quantity(default)]
+    else:
+        policy["validRange"] = {"min": quantity(lowest), "max": quantity(amount), "step": quantity(step)}
+    return {"value": quantity(amount), "requestPolicy": policy}
+
+
+def _counter_set(gpu: Gpu) -> dict[str, Any]:
+    return {"name": _set_name(gpu), "counters": _counters(mig.totals(gpu))}
+
+
+def _counters(amounts: Mapping[str, int]) -> dict[str, dict[str, str]]:
+    return {name: _value(amount) for name, amount in amounts.items()}
+
+
+@functools.lru_cache(maxsize=512)  # a node with partitions has thousands of them, nearly all alike
+def _value(amount: int) -> dict[str, str]:
+    return {"value": quantity(amount)}
+
+
+def _set_name(gpu: Gpu) -> str:
+    return f"{gpu.name}-counter-set"
+
+
+def _packed(groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    """Slices' worth of devices; a group begins in the next one rather than be cut in two."""
+    current: list[dict[str, Any]] = []
+    for group in groups:
+        if current and len(current) + len(group) > MAX_DEVICES:
+            yield current
+            current = []
+        current.extend(group)
+        *full, current = _chunks(current, MAX_DEVICES)
+        yield from full
+    if current:
+        yield current
+
+
+def _chunks(items: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _string(text: str | None) -> dict[str, str] | None:
+    return None if text is None else {"string": cut(text, MAX_STRING_BYTES)}
+
+
+def _uuid(gpu: Gpu) -> dict[str, str] | None:
+    return _string(gpu.uuid) if gpu.has_uuid else None
+
+
+def _version(text: str | None) -> dict[str, str] | None:
+    version = semver(text)
+    return None if version is None else {"version": version}

@@ -1,0 +1,33 @@
+"""What people do to nodes and clusters: doctor, cleanup, drain, explain."""
+
+from driver.operate.cleanup.node import InUse, delete_slice, look, own_slices, sweep, undo
+from driver.operate.cleanup.walk import Swept
+from driver.operate.doctor.examine import examine
+from driver.operate.doctor.findings import Finding, exit_status, problem
+from driver.operate.doctor.report import as_json, as_text
+from driver.operate.drain import Drained, Holder, users, wait_until_drained
+from driver.operate.explain import Room, find_room, profiles, taint_text
+
+__all__ = [
+    "Drained",
+    "Finding",
+    "Holder",
+    "InUse",
+    "Room",
+    "Swept",
+    "as_json",
+    "as_text",
+    "delete_slice",
+    "examine",
+    "exit_status",
+    "find_room",
+    "look",
+    "own_slices",
+    "problem",
+    "profiles",
+    "sweep",
+    "taint_text",
+    "undo",
+    "users",
+    "wait_until_drained",
+]

@@ -1,0 +1,126 @@
+"""The node config file."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from driver.hardware.model import Cause
+from driver.health.taints import DEFAULT_EFFECTS, Effect
+from driver.health.xids import Severity
+from driver.inventory.options import DeviceOptions, Override, Partitioning, Shares, Sharing, parse_memory
+from driver.node.config_file import (
+    NodeConfig,
+    NodeConfigError,
+    device_options,
+    json_schema,
+    parse,
+    read_node_config,
+    taint_effects,
+)
+from driver.node.settings import Settings
+
+SCHEMA = Path(__file__).parents[3] / "deploy" / "node-config.schema.json"
+FULL = """
+partitioning: dynamic
+shares: 4
+sharesMemoryReserve: 1Gi
+listAttributes: true
+gpus:
+- match: {name: gpu-3}
+  partitioning: none
+  shares: memory
+- match: {product: NVIDIA A30, uuid: GPU-1}
+  sharesMemoryReserve: 0
+taints:
+  xid: {unusable: NoSchedule}
+  ecc: None
+"""
+
+
+def settings(**more: object) -> Settings:
+    return Settings.model_validate({"node_name": "node-1", **more})
+
+
+def test_the_files_word_counts_more_than_the_flags():
+    options = device_options(settings(partitioning="static", shares="unlimited"), parse(FULL, "c"))
+
+    shares = Shares(mode=Sharing.COUNT, count=4, memory_reserve=1 << 30)
+    assert options.default == DeviceOptions(partitioning=Partitioning.DYNAMIC, shares=shares)
+    assert options.list_attributes
+
+
+def test_what_the_file_leaves_out_is_as_the_flags_say():
+    given = settings(partitioning="static", shares="memory", shares_memory_reserve="2G")
+
+    options = device_options(given, NodeConfig())
+
+    shares = Shares(mode=Sharing.MEMORY, memory_reserve=2_000_000_000)
+    assert options.default == DeviceOptions(partitioning=Partitioning.STATIC, shares=shares)
+
+
+def test_single_gpus_differ():
+    options = device_options(settings(), parse(FULL, "c"))
+
+    assert options.overrides == (
+        Override(name="gpu-3", partitioning=Partitioning.NONE, shares=(Sharing.MEMORY, None)),
+        Override(product="NVIDIA A30", uuid="GPU-1", memory_reserve=0),
+    )
+
+
+def test_effects_of_taints_differ_by_cause():
+    effects = taint_effects(parse(FULL, "c"))
+
+    assert effects == {
+        **DEFAULT_EFFECTS,
+        (Cause.XID, Severity.UNUSABLE): Effect.NO_SCHEDULE,
+        (Cause.ECC, Severity.DEGRADED): Effect.NONE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("partioning: dynamic\n", "c.yaml:1:13: partioning: unknown key; known are partitioning, shares, shares"),
+        ("shares: some\n", "c.yaml:1:9: shares: 'some': 'disabled', 'memory', 'unlimited' or a number from 1 to 1024"),
+        ("shares: 0\n", "c.yaml:1:9: shares: .*a number from 1 to 1024 is expected"),
+        ("shares: yes\n", "c.yaml:1:9: shares: yes: 'disabled', 'memory', 'unlimited' or a number is expected"),
+        ("sharesMemoryReserve: -1Gi\n", "c.yaml:1:22: sharesMemoryReserve: .*for example 512Mi"),
+        ("partitioning: on\n", "c.yaml:1:15: partitioning: on"),
+        ("gpus:\n- match: {}\n  shares: 4\n", r"c.yaml:2:3: gpus\[0\].match: at least one of name, uuid, product"),
+        ("gpus:\n- match: {name: gpu-1}\n", r"c.yaml:2:3: gpus\[0\]: changes nothing"),
+        (
+            "gpus:\n- match: {nam: gpu-1}\n",
+            r"c.yaml:2:16: gpus\[0\].match.nam: unknown key; known are name, uuid, prod",
+        ),
+        ("taints: {gpuLost: NoSchedul}\n", "c.yaml:1:19: taints.gpuLost: 'NoSchedul'.*'NoExecute'"),
+        ("taints: {xid: NoSchedule}\n", "c.yaml:1:15: taints.xid: .*is not a mapping"),
+        ("shares: 4\nshares: 5\n", "c.yaml:2:1: the key 'shares' is there twice"),
+        ("", "c.yaml:1:1: the file is empty; expected: partitioning, shares, sharesMemoryReserve"),
+        ("[", "c.yaml:1:2"),
+    ],
+)
+def test_what_is_wrong_is_named_with_line_and_column(text: str, message: str):
+    with pytest.raises(NodeConfigError, match=message):
+        parse(text, "c.yaml")
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path):
+    with pytest.raises(NodeConfigError, match=r"missing.yaml: cannot be read: No such file"):
+        read_node_config(settings(config=str(tmp_path / "missing.yaml")))
+
+
+def test_the_schema_that_we_ship_is_that_of_the_code():
+    """``UPDATE_GOLDEN=1`` writes it anew."""
+    if os.environ.get("UPDATE_GOLDEN"):
+        SCHEMA.write_text(json_schema())
+
+    assert SCHEMA.read_text() == json_schema()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("512Mi", 512 << 20), ("1Gi", 1 << 30), ("2G", 2 * 10**9), ("3k", 3000), ("5Ti", 5 << 40), ("7", 7)],
+)
+def test_amounts_of_memory(text: str, size: int):
+    assert parse_memory(text) == size
