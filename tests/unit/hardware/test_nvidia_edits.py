@@ -14,9 +14,9 @@ from driver.hardware.host.nvidia import NvidiaEdits
 from driver.hardware.host.root import DriverRoot
 from driver.hardware.model import Gpu, Partition
 from tests.needs import NO_ROOT
-from tests.unit.hardware.test_nodes import DEVICES, MINORS
 from tests.unit.hardware import roots
 from tests.unit.hardware.roots import VERSION
+from tests.unit.hardware.test_nodes import DEVICES, MINORS
 
 if TYPE_CHECKING:
     from pathlib import Path
