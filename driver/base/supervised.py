@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from driver.base.backoff import Backoff
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ async def supervised(
 
     An error gets one line with its traceback when it is new.
     """
-    backoff, said, failures = Backoff(multiplier=0.5, longest=60), Said(), 0
+    backoff, repeats, failures = Backoff(multiplier=0.5, longest=60), RepeatFilter(), 0
     while True:
         started = clock()
         try:
@@ -40,7 +40,7 @@ async def supervised(
             cause = root_cause(error)
             if isinstance(cause, fatal):
                 raise
-            if said.is_news("", f"{type(cause).__name__}: {cause}"):
+            if repeats.is_news("", f"{type(cause).__name__}: {cause}"):
                 logger.error("%s failed unexpectedly, trying again: %r", name, cause, exc_info=error)
             failures = 1 if clock() - started >= LASTING else failures + 1
         await sleep(backoff.after(failures, cause))

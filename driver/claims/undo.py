@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.record import State, named
 from driver.hardware import BackendError
@@ -54,7 +54,7 @@ class Undo:
         """Set, and replaced, when a claim has let go of its devices."""
         self.tasks: dict[str, asyncio.Task[None]] = {}
         """What is being undone, by claim UID."""
-        self._said = Said()
+        self._repeats = RepeatFilter()
 
     async def leftovers(self) -> None:
         """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
@@ -62,10 +62,10 @@ class Undo:
             try:
                 await self._records.refresh()
             except ClaimError as error:
-                if self._said.is_news("", str(error)):
+                if self._repeats.is_news("", str(error)):
                     logger.error("what is left to undo cannot be read, trying again: %s", error)
             else:
-                self._said.over("")
+                self._repeats.over("")
             for record in self._records:
                 if record.state is State.UNDOING:
                     self.start(record)
@@ -121,7 +121,7 @@ class Undo:
         async with self._records.exclusive() as changes:
             self._specs.remove(claim)  # an instance that has just started may have restored it
             changes.remove(claim.uid)
-        if self._said.over(claim.uid):
+        if self._repeats.over(claim.uid):
             logger.info("what was made for claim %s is undone now", claim)
         self.released.set()
         self.released = asyncio.Event()
@@ -150,7 +150,7 @@ class Undo:
                 await self._hardware.undo(record, backend, self._records.held.on)
                 await self.drop(record.claim)
         except (ClaimError, BackendError) as error:
-            if self._said.is_news(record.claim.uid, str(error)):
+            if self._repeats.is_news(record.claim.uid, str(error)):
                 logger.error("what was made for claim %s is not undone yet, trying again: %s", record.claim, error)
 
     async def _store(self, record: Record) -> None:

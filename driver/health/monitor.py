@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.base.threads import in_daemon_thread
 from driver.hardware import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
 from driver.health.conditions import Conditions, difference, fold
@@ -66,7 +66,7 @@ class Monitor:
         self._first_backoff = first_backoff
         self._unsaved = False
         self._save_error = ""
-        self._said = Said()
+        self._repeats = RepeatFilter()
         self.gpu_uuids = tuple(gpu_uuids)
         """The node's GPUs; to be set again when the inventory is read again."""
         self.conditions: Conditions = store.load()
@@ -85,7 +85,7 @@ class Monitor:
                 failures += 1
                 pause = min(self._first_backoff * 2 ** (failures - 1), MAX_BACKOFF) * random.uniform(0.8, 1.2)  # noqa: S311
                 words = str(error) or repr(error)
-                if self._said.is_news("", words):
+                if self._repeats.is_news("", words):
                     logger.error("watching the GPUs failed, trying again in %.1f s: %s", pause, words)
                 if failures >= FAILURES_BEFORE_REPORT:
                     self._apply(self._blind())
@@ -95,7 +95,7 @@ class Monitor:
             if failures:
                 logger.info("the GPUs are watched again")
                 failures = 0
-                self._said.over("")
+                self._repeats.over("")
             self.first_look.set()
             early = not events and time.monotonic() - started < self._wait_seconds / 2
             await asyncio.sleep(self._wait_seconds / 2 if early else PACE)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from driver.base.backoff import Backoff
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.base.threads import in_daemon_thread
 from driver.hardware import BackendError, Defect, ProfileError
 from driver.health import Monitor, Severity, describe, difference
@@ -88,7 +88,7 @@ class Discovery:
         self._registered = registered
         self._patience = patience
         self._backoff = Backoff(multiplier=patience.retry / 16, longest=patience.retry)
-        self._said = Said()
+        self._repeats = RepeatFilter()
         self._unread_since: float | None = None
         """When the attempts began of which none has succeeded yet, in monotonic seconds."""
 
@@ -128,7 +128,7 @@ class Discovery:
     async def _read(self, backend: Backend) -> None:
         await self._until_it_succeeds(lambda: self._offer.read(backend))
         self._unread_since = None
-        if self._said.over(""):
+        if self._repeats.over(""):
             logger.info("the GPUs can be read again")
         self._defects.found("hardware")
         self._defects.found("driver", *(self._devices.inventory.defects if self._devices.inventory else ()))
@@ -175,7 +175,7 @@ class Discovery:
         return left if left > 0 else self._patience.unread
 
     def _failed(self, problem: str) -> None:
-        if self._said.is_news("", problem):
+        if self._repeats.is_news("", problem):
             if self._devices.inventory is None:
                 logger.error("%s; asking again until it answers", problem)
                 self._events.warn("NoUsableDriver", problem)

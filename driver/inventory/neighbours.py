@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.base.quantity import quantity
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.inventory.build import slice_name
 from driver.inventory.instances import Instance, Kind, identify, is_socket, listened_to, registrar_sockets
 from driver.kube import ApiError, check_node
@@ -186,7 +186,7 @@ class Coexistence:
         self._baseline: set[tuple[str, str]] | None = None
         self._written: dict[tuple[str, str], tuple[str, float]] = {}
         self._reminded = float("-inf")
-        self._said = Said()
+        self._repeats = RepeatFilter()
         self._last: object = None
         self.signs: tuple[Sign, ...] = ()
         self.known = False
@@ -276,13 +276,13 @@ class Coexistence:
             path = f"/api/v1/nodes/{self._node}"
             node = check_node(await self._api.get(path, timeout=5), path)
         except ApiError as error:
-            if self._said.is_news("", str(error)):
+            if self._repeats.is_news("", str(error)):
                 logger.warning("what a device plugin offers on this Node is not known, trying again: %s", error)
             if error.transient or error.status in {200, 401}:  # 200: it cannot be read
                 return  # what was seen last counts
             self._resources = {}
         else:
-            self._said.over("")
+            self._repeats.over("")
             self._resources = plugin_resources(node)
         self._node_read = now
 

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from driver.base.backoff import Backoff
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.kube.client import Api, ApiError
 from driver.kube.shapes import check_event, check_list, check_object, version_of
 
@@ -44,7 +44,7 @@ class Mirror:
     ) -> None:
         """``check`` sees each object before it is taken over, and raises ApiError where nobody could use it."""
         self._check = check
-        self._said = Said()
+        self._repeats = RepeatFilter()
         self._clock = clock
         self._sleep = sleep
         self._api = api
@@ -80,7 +80,7 @@ class Mirror:
                 version, error = None, failed
                 if failed.status != GONE:  # which is normal life of a watch
                     self.error = failed
-                    if self._said.is_news("", str(failed)):
+                    if self._repeats.is_news("", str(failed)):
                         logger.warning("%s; trying again", failed)
             lasted = self._clock() - started >= LASTING
             short = 0 if lasted else short + 1
@@ -116,7 +116,7 @@ class Mirror:
         what = f"WATCH {self._path}"
         async for odd in self._api.watch(self._path, since, decode=self._decode):
             event = check_event(odd, what)
-            self._said.over("")
+            self._repeats.over("")
             obj = event["object"]
             version = str(obj["metadata"]["resourceVersion"])
             self._passed = max(self._passed, _version(obj))

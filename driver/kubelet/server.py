@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.inventory import is_socket, listened_to
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._in_flight = 0
         self._wrapped: dict[grpc.RpcMethodHandler[Any, Any], grpc.RpcMethodHandler[Any, Any]] = {}
-        self._said = Said(again_seconds=SAID_SECONDS)
+        self._repeats = RepeatFilter(again_seconds=SAID_SECONDS)
         self.idle = asyncio.Event()
         """Set while no unary call is under way."""
         self.idle.set()
@@ -83,7 +83,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         try:
             return deserialize(request)
         except DecodeError:
-            if self._said.is_news(method, "malformed"):
+            if self._repeats.is_news(method, "malformed"):
                 logger.warning(
                     "refused a call of %s from %s: its message is not of the expected type; the next one is logged "
                     "after %d s at the earliest",

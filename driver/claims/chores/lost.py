@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.claims.errors import ClaimError
 from driver.claims.ledger.record import State
 from driver.hardware import BackendError
@@ -47,7 +47,7 @@ class LostSpecs:
         self._warn = warn
         self._period = period
         self._missing: set[str] = set()
-        self._said = Said()
+        self._repeats = RepeatFilter()
 
     async def run(self) -> None:
         """Look for ever."""
@@ -56,10 +56,10 @@ class LostSpecs:
             try:
                 await self.look()
             except (ClaimError, BackendError, OSError) as error:
-                if self._said.is_news("", str(error)):
+                if self._repeats.is_news("", str(error)):
                     logger.error("CDI specs cannot be looked after, trying again: %s", error)
             else:
-                self._said.over("")
+                self._repeats.over("")
 
     async def look(self) -> None:
         """One look. What is missing for the first time may be a claim that begins or ends just now."""

@@ -10,7 +10,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.base.threads import in_daemon_thread
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.record import State
@@ -53,7 +53,7 @@ class Renewal:
         self._turns = turns
         self._devices = devices
         self._boot_id = boot_id
-        self._said = Said()
+        self._repeats = RepeatFilter()
         self._edits: Mapping[object, object] | None = None
         self.failed: set[str] = set()
         """UIDs of claims whose specs are not what they should be."""
@@ -78,10 +78,10 @@ class Renewal:
                         renewed = await self.renew(record, backend, devices)
                     except ClaimError as error:
                         self.failed.add(uid)
-                        if self._said.is_news(uid, str(error)):
+                        if self._repeats.is_news(uid, str(error)):
                             logger.error("the CDI spec of claim %s is not renewed: %s", record.claim, error)
                         continue
-            self._said.over(uid)
+            self._repeats.over(uid)
             if renewed is not None and renewed.written:
                 written.append(renewed.record)
         self.failed.intersection_update(record.claim.uid for record in self._records)

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from driver.base.said import Said
+from driver.base.repeat_filter import RepeatFilter
 from driver.base.threads import in_daemon_thread
 from driver.claims.errors import ClaimError
 from driver.claims.ledger.record import State
@@ -52,7 +52,7 @@ class Supervisor:
         self._warn = warn
         self._down: set[str] = set()
         """Daemons of which it has been said that they are down."""
-        self._said = Said()
+        self._repeats = RepeatFilter()
 
     async def run(self) -> None:
         """Look every few seconds, for ever."""
@@ -64,10 +64,10 @@ class Supervisor:
                     next_sweep = time.monotonic() + SWEEP_PERIOD
                 await self.look()
             except (ClaimError, BackendError, OSError) as error:
-                if self._said.is_news("", str(error)):
+                if self._repeats.is_news("", str(error)):
                     logger.error("MPS daemons cannot be looked after, trying again: %s", error)
             else:
-                if self._said.over(""):
+                if self._repeats.over(""):
                     logger.info("MPS daemons are looked after again")
             await asyncio.sleep(PERIOD)
 
@@ -93,11 +93,11 @@ class Supervisor:
         for daemon, record in wanted.items():
             if backend.mps_runs(daemon):
                 self._down.discard(daemon)
-                self._said.over(daemon)
+                self._repeats.over(daemon)
             else:
                 await self._revive(daemon, record, backend)
         for daemon in self._down - wanted.keys():
-            self._said.over(daemon)
+            self._repeats.over(daemon)
         self._down &= wanted.keys()
 
     async def _revive(self, daemon: str, record: Record, backend: Backend) -> None:
@@ -113,11 +113,11 @@ class Supervisor:
             if daemon not in self._down:
                 self._down.add(daemon)
                 self._warn("MpsDaemonDown", f"the MPS daemon of {names} has died and cannot be started again: {error}")
-            if self._said.is_news(daemon, str(error)):
+            if self._repeats.is_news(daemon, str(error)):
                 logger.error("MPS daemon %s cannot be started again, trying again: %s", daemon, error)
             return
         self._down.discard(daemon)
-        self._said.over(daemon)
+        self._repeats.over(daemon)
         logger.warning("MPS daemon %s of %s had died and was started again", daemon, names)
         self._warn("MpsDaemonRestarted", f"the MPS daemon of {names} had died and was started again: programs that "
                    f"computed through it have failed, new ones of claim {record.claim} work")  # fmt: skip

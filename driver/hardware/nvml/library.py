@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from driver.base.said import AGAIN_SECONDS, Said
+from driver.base.repeat_filter import AGAIN_SECONDS, RepeatFilter
 from driver.hardware.backend import BackendError
 from driver.hardware.host import libraries
 from driver.hardware.model import is_uuid
@@ -86,7 +86,7 @@ class Library:
         self._gate = threading.Condition()
         self._inside = 0
         self._open = False
-        self._said = Said()
+        self._repeats = RepeatFilter()
         self.number = 0
         """Grows with each session."""
 
@@ -205,7 +205,7 @@ class Library:
             logger.debug("%s", error)
             return
         # By function and code: GPUs that fail in different ways must not take turns.
-        if self._said.is_news(f"{error.function}, {error.code}", error.function):
+        if self._repeats.is_news(f"{error.function}, {error.code}", error.function):
             logger.warning("%s (said again in %.0f minutes at the earliest)", error, AGAIN_SECONDS / 60)
 
     def _begin(self) -> None:

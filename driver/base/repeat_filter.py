@@ -7,8 +7,8 @@ import time
 AGAIN_SECONDS = 600.0
 
 
-class Said:
-    """What was last said of which thing."""
+class RepeatFilter:
+    """Remembers what was last said of which thing, so that it is not said over and over."""
 
     def __init__(self, *, again_seconds: float = AGAIN_SECONDS) -> None:
         self._again_seconds = again_seconds
