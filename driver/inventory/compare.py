@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 from typing import Any
 
@@ -49,17 +50,25 @@ def _same_times(left: dict[str, Any], right: dict[str, Any]) -> bool:
         other = times.get(key)
         if time is None or other is None:
             continue
-        if abs((datetime.fromisoformat(time) - datetime.fromisoformat(other)).total_seconds()) > 1:
+        try:
+            apart = (datetime.fromisoformat(time) - datetime.fromisoformat(other)).total_seconds()
+        except (ValueError, TypeError):  # no time, or one without a zone beside one with it
+            return False
+        if abs(apart) > 1:
             return False
     return True
 
 
 def _taint_times(spec: dict[str, Any]) -> dict[tuple[str, ...], str | None]:
-    return {
-        _taint_key(device, taint): taint.get("timeAdded")
-        for device in spec.get("devices") or []
-        for taint in device.get("taints") or []
-    }
+    """By device and taint; what is stored under our name and is no taint has no time that is worth keeping."""
+    times: dict[tuple[str, ...], str | None] = {}
+    devices = spec.get("devices")
+    for device in devices if isinstance(devices, list) else ():
+        taints = device.get("taints") if isinstance(device, dict) else None
+        for taint in taints if isinstance(taints, list) else ():
+            with contextlib.suppress(KeyError, TypeError, AttributeError):
+                times[_taint_key(device, taint)] = taint.get("timeAdded")
+    return times
 
 
 def _with_time(taint: dict[str, Any], time: str | None) -> dict[str, Any]:
