@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = tuple(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 _BLOCK = re.compile(
     r"^(?P<indent> *)```\w*\n(?P<fenced>.*?)^(?P=indent)```$|(?<=\n\n)(?P<indented>(?: {4}[^\n]*\n|\n)+)",
     re.MULTILINE | re.DOTALL,
