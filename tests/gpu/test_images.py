@@ -22,8 +22,8 @@ from driver.hardware.model import Gpu
 from driver.sim.kubelet.cdi import CdiCache
 from tests.gpu import container, machine
 from tests.needs import COMPILER, NO_COMPILER
-from tests.unit.cdi.test_nvidia_edits import GPU
 from tests.unit.hardware import roots
+from tests.unit.hardware.test_nvidia_edits import GPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable
