@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.inventory.build import slice_name
-from driver.kube.client import APPLY_PATCH, MERGE_PATCH, RESOURCE, Api, ApiError
+from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.kube.events import NodeEvents
 from driver.node.settings import Settings
 from driver.operate.doctor.permissions import needed
@@ -339,7 +339,7 @@ async def test_a_driver_reads_claims_by_name_and_its_node_and_writes_events_abou
 async def test_a_driver_says_of_a_claim_what_became_of_its_devices(cluster: Cluster) -> None:
     await allocated(cluster)
 
-    changed = await apply_status(await cluster.driver(), {"devices": [device()]})
+    changed = await write_status(await cluster.driver(), {"devices": [device()]})
 
     assert changed["status"]["devices"][0]["device"] == "gpu-0"
 
@@ -347,14 +347,14 @@ async def test_a_driver_says_of_a_claim_what_became_of_its_devices(cluster: Clus
 async def test_a_claim_of_another_node_is_not_spoken_for(cluster: Cluster) -> None:
     await allocated(cluster)
 
-    await refused(422, apply_status(await cluster.driver("node-b"), {"devices": [device()]}), "resourceclaims/driver")
+    await refused(422, write_status(await cluster.driver("node-b"), {"devices": [device()]}), "resourceclaims/driver")
 
 
 async def test_another_drivers_devices_are_not_spoken_for(cluster: Cluster) -> None:
     await allocated(cluster, driver="nic.example.com")
     driver = await cluster.driver()
 
-    await refused(422, apply_status(driver, {"devices": [device("nic.example.com")]}), "resourceclaims/driver")
+    await refused(422, write_status(driver, {"devices": [device("nic.example.com")]}), "resourceclaims/driver")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ async def test_without_device_status_a_claims_status_is_out_of_reach(
     await allocated(cluster)
     await install({})
 
-    await refused(403, apply_status(await cluster.driver(), {"devices": [device()]}), "cannot patch")
+    await refused(403, write_status(await cluster.driver(), {"devices": [device()]}), "cannot patch")
 
 
 async def test_users_with_the_role_edit_make_claims_and_nothing_that_is_the_administrators(
@@ -449,13 +449,6 @@ async def allocated(cluster: Cluster, driver: str = DRIVER) -> None:
     await cluster.admin.request("PUT", f"{CLAIMS}/claim/status", body=created)
 
 
-async def apply_status(api: Api, status: Object) -> Object:
+async def write_status(api: Api, status: Object) -> Object:
     """As the driver does it."""
-    body = {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaim",
-        "metadata": {"name": "claim", "namespace": "default"},
-        "status": status,
-    }
-    params = {"fieldManager": "driver", "force": "true"}
-    return await api.request("PATCH", f"{CLAIMS}/claim/status", params=params, body=body, content_type=APPLY_PATCH)
+    return await api.request("PATCH", f"{CLAIMS}/claim/status", body={"status": status}, content_type=MERGE_PATCH)

@@ -13,7 +13,7 @@ import tenacity
 from driver.base.backoff import Backoff
 from driver.claims.errors import ClaimError
 from driver.claims.ledger.record import State
-from driver.kube import APPLY_PATCH, IF_TRANSIENT, MERGE_PATCH, ApiError, check_object, claim_path, odd, uid_of
+from driver.kube import IF_TRANSIENT, MERGE_PATCH, ApiError, check_object, claim_path, odd, uid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ def device_status(record: Record, device: PreparedDevice, published: Mapping[str
 
 
 class StatusWriter:
-    """Applies the status of claims one after another; the newest wish for a claim counts, an unprepare cancels it."""
+    """Writes the status of claims one after another; the newest wish for a claim counts, an unprepare cancels it."""
 
     def __init__(self, api: Api, *, published: Callable[[str], Mapping[str, Any]]) -> None:
         self._api = api
@@ -112,25 +112,12 @@ class StatusWriter:
             while self._wanted:
                 _, record = self._wanted.popitem(last=False)
                 try:
-                    await self._apply(record)
+                    await self._write(record)
                 except Exception:  # an answer that is no claim, say: the next claim's may be one
                     logger.exception("the status of claim %s was not written", record.claim)
 
-    async def _apply(self, record: Record) -> None:
+    async def _write(self, record: Record) -> None:
         claim = record.claim
-        body = {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaim",
-            "metadata": {"name": claim.name, "namespace": claim.namespace, "uid": claim.uid},
-            "status": {
-                # Once, what a claim both uses and looks at: the server takes no two entries of the same name.
-                "devices": [
-                    device_status(record, device, self._published(device.device))
-                    for device in {(device.device, device.share_id): device for device in record.devices}.values()
-                ]
-            },
-        }
-        path = f"{claim_path(claim.namespace, claim.name)}/status"
         try:
             async for attempt in tenacity.AsyncRetrying(
                 retry=IF_TRANSIENT,
@@ -139,25 +126,19 @@ class StatusWriter:
                 reraise=True,
             ):
                 with attempt:
-                    await self._patch(path, record, body)
+                    await self._merge(record)
         except ApiError as error:
             if error.status not in {404, 409}:  # the claim is gone or has been replaced: nobody misses the status
                 logger.warning("the status of claim %s was not written: %s", claim, error)
 
-    async def _patch(self, path: str, record: Record, body: dict[str, Any]) -> None:
-        params = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        try:
-            await self._api.request("PATCH", path, params=params, body=body, content_type=APPLY_PATCH)
-        except ApiError as error:
-            if error.status != 422:
-                raise
-            # To apply, the server sorts the keys of opaque parameters, and takes an allocation that has them in another
-            # order for changed. A merge leaves them as they are.
-            await self._merge(path, record, body["status"]["devices"])
-
-    async def _merge(self, path: str, record: Record, devices: list[dict[str, Any]]) -> None:
+    async def _merge(self, record: Record) -> None:
+        """Put our entries in the place of our earlier ones; those of other drivers stay as they are."""
+        path = claim_path(record.claim.namespace, record.claim.name)
+        # Once, what a claim both uses and looks at: the server takes no two entries of the same name.
+        ours = {(device.device, device.share_id): device for device in record.devices}.values()
+        devices = [device_status(record, device, self._published(device.device)) for device in ours]
         for left in reversed(range(CONFLICTS)):
-            found = check_object(await self._api.get(path.removesuffix("/status")), path)
+            found = check_object(await self._api.get(path), path)
             metadata = {"uid": record.claim.uid, "resourceVersion": found["metadata"]["resourceVersion"]}
             try:
                 entries = (found.get("status") or {}).get("devices") or ()
@@ -167,7 +148,7 @@ class StatusWriter:
             body = {"metadata": metadata, "status": {"devices": [*others, *devices]}}
             params = {"fieldManager": FIELD_MANAGER}
             try:
-                await self._api.request("PATCH", path, params=params, body=body, content_type=MERGE_PATCH)
+                await self._api.request("PATCH", f"{path}/status", params=params, body=body, content_type=MERGE_PATCH)
             except ApiError as error:
                 if error.status != 409 or not left or uid_of(found, path) != record.claim.uid:
                     raise

@@ -13,7 +13,7 @@ import pytest
 from driver.claims.allocation import ClaimRef
 from driver.claims.chores.status import StatusWriter
 from driver.claims.ledger.record import PreparedDevice, Record, State
-from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.sim.apiserver import ApiServer, Fault
 from tests.eventually import eventually
 from tests.harness import DRIVER, NODE, Claims
@@ -115,11 +115,8 @@ async def test_a_server_that_asks_for_a_pause_gets_it(api: Api, server: ApiServe
     assert time.monotonic() - started >= 1
 
 
-async def test_parameters_that_a_server_would_sort_do_not_keep_a_status_from_being_written(
-    api: Api, writer: StatusWriter
-) -> None:
-    parameters = {"kind": "GpuConfig", "apiVersion": "resource.nvidia.com/v1beta1"}
-    opaque = {"driver": DRIVER, "parameters": parameters}
+async def test_what_other_drivers_say_of_their_devices_stays(api: Api, writer: StatusWriter) -> None:
+    theirs = {"driver": "nic.example.com", "pool": NODE, "device": "nic-0"}
     claim = {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
@@ -127,12 +124,19 @@ async def test_parameters_that_a_server_would_sort_do_not_keep_a_status_from_bei
         "spec": {"devices": {"requests": [{"name": "req-0", "exactly": {"deviceClassName": DRIVER}}]}},
     }
     claim = await api.request("POST", f"{RESOURCE}/namespaces/default/resourceclaims", body=claim)
-    result = {"request": "req-0", "driver": DRIVER, "pool": NODE, "device": "gpu-0"}
-    claim = await Claims(api).allocate(claim, [result], [{"source": "FromClaim", "opaque": opaque}])
+    ours = {"request": "req-0", "driver": DRIVER, "pool": NODE, "device": "gpu-0"}
+    claim = await Claims(api).allocate(claim, [ours, {"request": "req-0", **theirs}])
+    body = {"status": {"devices": [theirs]}}
+    path = f"{RESOURCE}/namespaces/default/resourceclaims/claim/status"
+    await api.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
     writer.want(record(claim))
 
-    assert [one["device"] for one in await eventually(lambda: statuses(api))] == ["gpu-0"]
+    async def both() -> list[str] | None:
+        found = [one["device"] for one in await statuses(api)]
+        return found if len(found) == 2 else None
+
+    assert await eventually(both) == ["nic-0", "gpu-0"]
 
 
 async def test_what_a_claim_both_uses_and_looks_at_is_said_once(api: Api, writer: StatusWriter) -> None:
