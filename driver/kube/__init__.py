@@ -1,6 +1,6 @@
 """The API server at our edge: plain dicts in and out."""
 
-from driver.kube.client import APPLY_PATCH, LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError, ConfigError, claim_path
+from driver.kube.client import LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError, ConfigError, claim_path
 from driver.kube.decode import decode_frugally
 from driver.kube.events import NodeEvents
 from driver.kube.shapes import check_list, check_node, check_object, odd, uid_of
@@ -8,7 +8,6 @@ from driver.kube.transient import IF_TRANSIENT
 from driver.kube.watch import Mirror
 
 __all__ = [
-    "APPLY_PATCH",
     "IF_TRANSIENT",
     "LARGE_BODY",
     "MERGE_PATCH",

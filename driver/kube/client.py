@@ -46,8 +46,6 @@ from kubernetes.aio.client.configuration import Configuration  # noqa: E402
 from kubernetes.aio.client.rest import RESTClientObject  # noqa: E402
 
 MERGE_PATCH = "application/merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
-APPLY_PATCH = "application/apply-patch+yaml"
 
 _HEADERS = {"Accept": "application/json, */*", "Accept-Encoding": "identity", "User-Agent": "gpu-dra-driver"}
 

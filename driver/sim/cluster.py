@@ -14,7 +14,7 @@ from driver.sim.kubelet import Kubelet, Options
 from driver.sim.scheduler.cel import compile_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 NODE = "demo-node"
@@ -40,7 +40,7 @@ class Cluster:
         self.cdi_root = root / "cdi"
         self.plugins_dir = root / "plugins"
         self.registry_dir = root / "plugins_registry"
-        self.server = ApiServer(compile_cel=compile_error, log_reader=self._read_log)
+        self.server = ApiServer(compile_cel=compile_error, read_log=self._read_log)
         self.api: Api
         self.kubelet: Kubelet
         self._options = options or Options.quick()
@@ -106,8 +106,8 @@ class Cluster:
             f"--cdi-root={self.cdi_root}",
         ]
 
-    def _read_log(self, pod: Mapping[str, Any], container: str, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
-        return self.kubelet.stream_log(pod, container, follow, tail)
+    def _read_log(self, pod: Mapping[str, Any], container: str) -> str:
+        return self.kubelet.read_log(pod["metadata"]["namespace"], pod["metadata"]["name"], container)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

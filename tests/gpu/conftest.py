@@ -11,11 +11,10 @@ import pytest
 from driver.kube.client import RESOURCE, Api
 from driver.sim.apiserver import ApiServer
 from driver.sim.apiserver.access import ADMIN
-from driver.sim.kubelet import isolation
 from driver.sim.kubelet.cdi import CdiCache
 from tests.eventually import eventually
+from tests.gpu import isolation, report
 from tests.gpu import machine as machines
-from tests.gpu import report
 from tests.harness import NODE, Claims, Driver, Kubelet, node_directories
 from tests.needs import COMPILER, NO_COMPILER, NO_GPU, NO_ROOT
 

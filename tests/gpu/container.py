@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from driver.sim.kubelet import isolation
+from tests.gpu import isolation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

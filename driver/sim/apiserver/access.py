@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
 import secrets
-import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +10,6 @@ from driver.sim.apiserver.errors import forbidden_request, unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime
 
     from driver.sim.apiserver.store import Store
 
@@ -23,7 +17,6 @@ if TYPE_CHECKING:
     Authorize = Callable[["User", str, str, str, str, str, str], bool]
     """``(user, verb, group, resource, subresource, namespace, name) -> allowed``."""
 
-ISSUER = "https://kubernetes.default.svc.cluster.local"
 ADMIN_GROUP = "system:masters"
 _AUTHENTICATED = "system:authenticated"
 _EXTRA = "authentication.kubernetes.io/"
@@ -51,56 +44,45 @@ def service_account_user(namespace: str, name: str, uid: str, extra: Mapping[str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Identity:
-    """What a verified token says; it holds as long as the objects that it is bound to exist, until it expires."""
+    """Whose a token is; it holds as long as the objects that it is bound to exist."""
 
     user: User
-    expires: float
     bound: tuple[tuple[str, tuple[str, str], str], ...]
     """Collection, key and UID."""
 
 
 class Tokens:
-    """Bearer tokens of service accounts: signed, and invalid once the account, the pod or the node is gone.
+    """Bearer tokens of service accounts: invalid once the account, the pod or the node is gone."""
 
-    They are JSON Web Tokens with the claims of a real server's, signed by a key that lives as long as this object.
-    """
-
-    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._now = now
-        self._key = secrets.token_bytes(32)
         self._known: dict[str, _Identity] = {}
         self.admin = secrets.token_urlsafe(24)
         """The administrator's token."""
 
-    def issue(
-        self,
-        account: Object,
-        *,
-        seconds: int,
-        audiences: list[str],
-        pod: Object | None = None,
-        node: Object | None = None,
-    ) -> str:
-        """A token of a service account, bound to a pod (on its node), to a node, or to neither."""
-        meta, begin = account["metadata"], int(self._now().timestamp())
-        bound: Object = {"namespace": meta["namespace"], "serviceaccount": _reference(account)}
-        if pod is not None:
-            bound["pod"] = _reference(pod)
-        if node is not None:
-            bound["node"] = _reference(node)
-        claims = {
-            "aud": audiences,
-            "exp": begin + seconds,
-            "iat": begin,
-            "iss": ISSUER,
-            "jti": str(uuid.uuid4()),
-            "kubernetes.io": bound,
-            "nbf": begin,
-            "sub": f"system:serviceaccount:{meta['namespace']}:{meta['name']}",
-        }
-        signed = f"{_encoded({'alg': 'HS256', 'typ': 'JWT'})}.{_encoded(claims)}"
-        return f"{signed}.{self._signature(signed)}"
+    def issue(self, namespace: str, name: str, *, pod: str = "", node: str = "") -> str:
+        """A token of a service account, bound to a pod (and named after its node), to a node, or to neither.
+
+        Raises KeyError for what does not exist.
+        """
+        account = self._bound("serviceaccounts", namespace, name)
+        bound, extra = [account], dict[str, tuple[str, ...]]()
+        if pod:
+            bound.append(self._bound("pods", namespace, pod))
+            stored = self._store.get("pods", (namespace, pod))
+            node = str(stored.obj["spec"].get("nodeName", "")) if stored else ""
+        elif node:
+            bound.append(self._bound("nodes", "", node))
+        named = self._store.get("nodes", ("", node))
+        for kind, of, uid in (
+            ("pod", pod, bound[-1][2]),
+            ("node", node, named.obj["metadata"]["uid"] if named else ""),
+        ):
+            extra |= {f"{_EXTRA}{kind}-name": (of,), f"{_EXTRA}{kind}-uid": (uid,)} if of else {}
+        token = secrets.token_urlsafe(24)
+        user = service_account_user(namespace, name, account[2], extra)
+        self._known[token] = _Identity(user=user, bound=tuple(bound))
+        return token
 
     def user(self, token: str) -> User:
         """Whose token this is. Raises StatusError 401."""
@@ -108,8 +90,6 @@ class Tokens:
             return ADMIN
         identity = self._known.get(token)
         if identity is None:
-            identity = self._known[token] = self._verified(token)
-        if self._now().timestamp() > identity.expires:
             raise unauthorized()
         for collection, key, uid in identity.bound:
             stored = self._store.get(collection, key)
@@ -117,44 +97,11 @@ class Tokens:
                 raise unauthorized()
         return identity.user
 
-    def _verified(self, token: str) -> _Identity:
-        signed, _, signature = token.rpartition(".")
-        if not signed or not hmac.compare_digest(signature, self._signature(signed)):
-            raise unauthorized()
-        claims = json.loads(base64.urlsafe_b64decode(signed.split(".")[1] + "=="))
-        if ISSUER not in claims["aud"]:
-            raise unauthorized()
-        said = claims["kubernetes.io"]
-        namespace, account = said["namespace"], said["serviceaccount"]
-        extra = {"credential-id": (f"JTI={claims['jti']}",)}
-        bound = [("serviceaccounts", (namespace, account["name"]), account["uid"])]
-        if "pod" in said:
-            bound.append(("pods", (namespace, said["pod"]["name"]), said["pod"]["uid"]))
-        elif "node" in said:
-            bound.append(("nodes", ("", said["node"]["name"]), said["node"]["uid"]))
-        for kind in ("node", "pod"):
-            if kind in said:
-                extra |= {f"{kind}-{key}": (value,) for key, value in said[kind].items()}
-        user = service_account_user(
-            namespace, account["name"], account["uid"], {f"{_EXTRA}{key}": value for key, value in extra.items()}
-        )
-        return _Identity(user=user, expires=claims["exp"], bound=tuple(bound))
-
-    def _signature(self, signed: str) -> str:
-        return _base64(hmac.digest(self._key, signed.encode(), hashlib.sha256))
-
-
-def _reference(obj: Object) -> dict[str, str]:
-    meta = obj["metadata"]
-    return {"name": meta["name"]} | ({"uid": meta["uid"]} if "uid" in meta else {})
-
-
-def _encoded(part: Mapping[str, Any]) -> str:
-    return _base64(json.dumps(part, separators=(",", ":")).encode())
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    def _bound(self, collection: str, namespace: str, name: str) -> tuple[str, tuple[str, str], str]:
+        stored = self._store.get(collection, (namespace, name))
+        if stored is None:
+            raise KeyError(f"{collection} {namespace}/{name} does not exist")
+        return collection, (namespace, name), str(stored.obj["metadata"]["uid"])
 
 
 def impersonated(user: User, headers: Mapping[str, str], groups: list[str], authorize: Authorize) -> User:

@@ -22,12 +22,8 @@ def objects() -> Iterator[Object]:
     for name in ("default", "kube-system", "kube-public", "kube-node-lease"):
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     for name, value in (("system-cluster-critical", 2000000000), ("system-node-critical", 2000001000)):
-        yield {
-            "apiVersion": "scheduling.k8s.io/v1",
-            "kind": "PriorityClass",
-            "metadata": {"name": name},
-            "value": value,
-        }
+        head = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass"}
+        yield {**head, "metadata": {"name": name}, "value": value}
     for name, rules in _ROLES.items():
         yield _role(name, rules=rules)
     for role, of in (("view", "edit"), ("edit", "admin"), ("admin", "")):
@@ -39,23 +35,15 @@ def objects() -> Iterator[Object]:
         yield {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
-            "metadata": _metadata(name, {}),
+            "metadata": {"name": name},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group} for group in groups],
         }
 
 
-def _metadata(name: str, labels: dict[str, str]) -> Object:
-    return {
-        "name": name,
-        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"} | labels,
-        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
-    }
-
-
 def _role(name: str, labels: dict[str, str] | None = None, **fields: Any) -> Object:
     head = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
-    return {**head, "metadata": _metadata(name, labels or {}), **fields}
+    return {**head, "metadata": {"name": name, "labels": labels or {}}, **fields}
 
 
 def _rule(verbs: list[str], groups: str, resources: str) -> Object:
@@ -97,7 +85,6 @@ _AGGREGATED: dict[str, list[Object]] = {
         _rule(_WRITE, "", "pods"),
         _rule(["create"], "", "pods/eviction"),
         _rule(_WRITE, "", "serviceaccounts services configmaps secrets"),
-        _rule(["create"], "", "serviceaccounts/token"),
         _rule(_WRITE, ",events.k8s.io", "events"),
         _rule(_WRITE, "apps", "daemonsets"),
         _rule(_WRITE, "batch", "jobs"),
@@ -107,7 +94,6 @@ _AGGREGATED: dict[str, list[Object]] = {
         _rule(_WRITE, "resource.k8s.io", "resourceclaims resourceclaimtemplates"),
     ],
     "admin": [
-        _rule(["create"], "authorization.k8s.io", "localsubjectaccessreviews"),
         _rule(_READ + _WRITE, "rbac.authorization.k8s.io", "roles rolebindings"),
     ],
 }

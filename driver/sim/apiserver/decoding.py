@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import schema
-from driver.sim.apiserver.errors import StatusError, bad_request
+from driver.sim.apiserver.errors import bad_request
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.engine import Call
+    from driver.sim.apiserver.errors import StatusError
     from driver.sim.apiserver.resources import Resource
 
     Object = dict[str, Any]
@@ -29,9 +30,6 @@ def decode_body(call: Call, body: Any) -> Object:
             f"{decoded.errors[0]}"
         )
     if decoded.unknown and call.validation == "Strict":
-        if call.verb == "patch":
-            listed = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
-            raise StatusError(422, "Invalid", f' "" is invalid: patch: Invalid value: strict decoding error: {listed}')
         fields = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
         raise bad_request(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
@@ -40,8 +38,6 @@ def decode_body(call: Call, body: Any) -> Object:
     if decoded.unknown and call.validation == "Warn":
         call.warnings.extend(f'unknown field "{path}"' for path in decoded.unknown)
     obj: Object = decoded.obj
-    if resource.warn:
-        call.warnings.extend(resource.warn(obj))
     obj["apiVersion"], obj["kind"] = resource.group_version, resource.kind
     meta = obj.setdefault("metadata", {})
     if not isinstance(meta, dict):
@@ -50,13 +46,8 @@ def decode_body(call: Call, body: Any) -> Object:
 
 
 def _wrong_kind(resource: Resource, version: str, kind: str) -> StatusError:
-    short = version.rsplit("/", 1)[-1]
-    if kind == resource.kind:
-        why = f"the API version in the data ({version}) does not match the expected API version "
-        return bad_request(f"{why}({resource.group_version})")
-    group = resource.group.split(".")[0] or "core"
-    why = f"converting ({short}.{kind}) to ({group}.{resource.kind}): unknown conversion"
-    return bad_request(f'{kind} in version "{short}" cannot be handled as a {resource.kind}: {why}')
+    wanted = f"expected {resource.group_version}, {resource.kind}"
+    return bad_request(f"{version}, {kind} cannot be handled as a {resource.kind}: {wanted}")
 
 
 def strip_empty(resource: Resource, obj: Object) -> None:

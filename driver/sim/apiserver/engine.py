@@ -6,14 +6,13 @@ No I/O: everything here is synchronous, so that each request is one atomic step 
 from __future__ import annotations
 
 import copy
-import json
 import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver.sim.apiserver import apply, deletion, patch, rules_meta, rules_resize, selectors
+from driver.sim.apiserver import deletion, patch, rules_meta, rules_resize, selectors, status_authorization
 from driver.sim.apiserver.access import ADMIN, User
 from driver.sim.apiserver.context import Context
 from driver.sim.apiserver.decoding import decode_body, strip_empty
@@ -28,9 +27,10 @@ from driver.sim.apiserver.errors import (
     invalid,
     invalid_value,
     not_found,
+    required,
     too_large_version,
 )
-from driver.sim.apiserver.resources import NAMESPACES, Resource, field_getters
+from driver.sim.apiserver.resources import NAMESPACES, Resource
 from driver.sim.apiserver.store import Store, Stored
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ class Call:
     name: str = ""
     subresource: str = ""
     user: User = ADMIN
-    manager: str = "unknown"
-    force: bool = False
     dry_run: bool = False
     validation: Literal["Strict", "Warn", "Ignore"] = "Strict"
     warnings: list[str] = field(default_factory=list)
@@ -81,9 +79,7 @@ class Selection:
         return cls(
             namespace=call.namespace,
             labels=selectors.parse_labels(labels),
-            fields=selectors.parse_fields(
-                fields, field_getters(call.resource), f"{call.resource.group_version}, Kind={call.resource.kind}"
-            ),
+            fields=selectors.parse_fields(fields, call.resource),
         )
 
     def matches(self, obj: Mapping[str, Any]) -> bool:
@@ -120,15 +116,15 @@ class Engine:
 
     def get(self, call: Call) -> Stored:
         """One object; raises StatusError 404."""
-        found = self.store.get(collection_of(call.resource), call.key)
+        found = self.store.get(call.resource.plural, call.key)
         if found is None:
             raise not_found(call.resource, call.name)
         return found
 
     def select(self, call: Call, selection: Selection) -> list[Stored]:
         """All objects of a selection, in order of namespace and name."""
-        objects = self.store.collection(collection_of(call.resource)).objects
-        return [objects[key] for key in sorted(objects) if selection.matches(view(call.resource, objects[key].obj))]
+        objects = self.store.collection(call.resource.plural).objects
+        return [objects[key] for key in sorted(objects) if selection.matches(objects[key].obj)]
 
     def _namespace_labels(self, name: str) -> Mapping[str, str]:
         stored = self.store.get("namespaces", ("", name))
@@ -144,8 +140,8 @@ class Engine:
 
     # -- creating ------------------------------------------------------------------------------------------------
 
-    def create(self, call: Call, body: Any, *, owned: apply.Fields | None = None) -> Stored:
-        """POST: store a new object. ``owned`` are the fields of a server-side apply; otherwise the writer owns all."""
+    def create(self, call: Call, body: Any) -> Stored:
+        """POST: store a new object."""
         resource = call.resource
         obj = decode_body(call, body)
         meta = obj["metadata"]
@@ -165,18 +161,13 @@ class Engine:
         if resource.status and resource.kind not in {"Node", "Namespace"}:
             obj.pop("status", None)
         resource.prepare(obj, None, self.context)
-        if owned is None:
-            apply.track(resource, None, obj, call.manager, "Update", "", self.context.timestamp())
-        else:
-            apply.own(resource, obj, owned, call.manager, "", self.context.timestamp())
-        resource.admit(obj, None, self.context)
         self._raise_invalid(
             resource,
             meta.get("name", ""),
             rules_meta.validate_meta(obj, None, resource) + resource.validate(obj, None, self.context),
         )
         self._admit(call, "CREATE", obj, None)
-        if self.store.get(collection_of(resource), key) is not None:
+        if self.store.get(resource.plural, key) is not None:
             raise already_exists(resource, key[1])
         strip_empty(resource, obj)
         return self._save(call, key, obj)
@@ -184,7 +175,7 @@ class Engine:
     def _generate(self, resource: Resource, namespace: str, prefix: str) -> str:
         while True:
             name = prefix[:_GENERATED_BASE] + "".join(secrets.choice(_ALPHABET) for _ in range(5))
-            if self.store.get(collection_of(resource), (namespace, name)) is None:
+            if self.store.get(resource.plural, (namespace, name)) is None:
                 return name
 
     def _check_namespace(self, call: Call, obj: Object) -> None:
@@ -212,59 +203,33 @@ class Engine:
 
     # -- updating ------------------------------------------------------------------------------------------------
 
-    def update(self, call: Call, body: Any) -> tuple[Stored, bool]:
-        """PUT: replace the object, or its status. The flag says whether it was created."""
-        current = self.store.get(collection_of(call.resource), call.key)
+    def update(self, call: Call, body: Any) -> Stored:
+        """PUT: replace the object, or its status."""
+        current = self.store.get(call.resource.plural, call.key)
         if current is None:
-            if call.resource.create_on_update and not call.subresource:
-                return self.create(call, body), True
             raise not_found(call.resource, call.name)
-        return self._update(call, current, decode_body(call, body), "Update"), False
+        return self._update(call, current, decode_body(call, body))
 
     def patch(self, call: Call, content_type: str, body: Any) -> tuple[Stored, bool]:
-        """PATCH with any of the patch types. The flag says whether server-side apply created the object."""
-        current = self.store.get(collection_of(call.resource), call.key)
-        if content_type == patch.APPLY:
-            return self._apply(call, current, body)
+        """PATCH with any of the patch types; an apply creates what is not there, and then the flag is set."""
+        current = self.store.get(call.resource.plural, call.key)
+        if current is None and content_type == patch.APPLY and not call.subresource and isinstance(body, dict):
+            return self.create(call, {**body, "metadata": {**(body.get("metadata") or {}), "name": call.name}}), True
         if current is None:
             raise not_found(call.resource, call.name)
-        base = view(call.resource, current.obj)
         try:
-            patched = patch.patched(call.resource.definition, content_type, base, body)
+            patched = patch.patched(call.resource.definition, content_type, current.obj, body)
         except patch.PatchError as error:
             if error.code == 422:
                 raise StatusError(422, "Invalid", str(error)) from error
             raise bad_request(str(error)) from error
-        return self._update(call, current, decode_body(call, patched), "Update"), False
-
-    def _apply(self, call: Call, current: Stored | None, body: Any) -> tuple[Stored, bool]:
-        if not isinstance(body, dict):
-            raise bad_request("error decoding YAML: an object is expected")
-        applied = decode_body(call, body)
-        meta = applied["metadata"]
-        if meta.get("managedFields"):
-            raise bad_request("metadata.managedFields must be nil")
-        if meta.get("name", call.name) != call.name:
-            self._wrong_name(call, meta["name"])
-        meta["name"] = call.name
-        if current is None:
-            if call.subresource:
-                raise not_found(call.resource, call.name)
-            meta.pop("resourceVersion", None)
-            fields = apply.field_set(call.resource, applied, call.subresource)
-            return self.create(call, applied, owned=fields), True
-        base = view(call.resource, current.obj)
-        merged = apply.merge(call.resource, base, applied, manager=call.manager, force=call.force,
-                             subresource=call.subresource, now=self.context.timestamp())  # fmt: skip
-        # As the real one, which converts for an apply and sorts all keys, those of opaque parameters too.
-        return self._update(call, current, json.loads(json.dumps(merged, sort_keys=True)), "Apply"), False
+        return self._update(call, current, decode_body(call, patched)), False
 
     def _wrong_name(self, call: Call, name: str) -> None:
         raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({call.name})")
 
-    def _update(self, call: Call, current: Stored, new: Object, operation: str) -> Stored:
-        resource = call.resource
-        old = view(resource, current.obj)
+    def _update(self, call: Call, current: Stored, new: Object) -> Stored:
+        resource, old = call.resource, current.obj
         meta, old_meta = new["metadata"], old["metadata"]
         if (meta.get("name") or call.name) != call.name:
             self._wrong_name(call, meta["name"])
@@ -281,17 +246,14 @@ class Engine:
             meta.pop(name, None)
             if name in old_meta:
                 meta[name] = old_meta[name]
-        if "managedFields" not in meta and operation != "Apply" and "managedFields" in old_meta:
-            meta["managedFields"] = old_meta["managedFields"]
+        meta.pop("managedFields", None)
         errors = self._restrict(call, new, old)
         strip_empty(resource, new)
         if resource.generation and call.subresource != "status" and new.get("spec") != old.get("spec"):
             meta["generation"] = old_meta.get("generation", 0) + 1
         self._raise_invalid(resource, call.name, errors)
         self._admit(call, "UPDATE", new, old)
-        if operation == "Update":
-            apply.track(resource, old, new, call.manager, operation, call.subresource, self.context.timestamp())
-        if apply.same(new, old):
+        if new == old:
             return current
         released = old_meta.get("finalizers") and not meta.get("finalizers") and meta.get("deletionTimestamp")
         if released and not meta.get("deletionGracePeriodSeconds") and resource is not NAMESPACES and not call.dry_run:
@@ -308,11 +270,8 @@ class Engine:
                     new.pop(key, None)
                     if key in old:
                         new[key] = old[key]
-            if resource.status_resets_metadata:
-                for key in ("labels", "annotations", "finalizers", "ownerReferences"):
-                    _restore(new["metadata"], old["metadata"], key)
-            else:
-                _restore(new["metadata"], old["metadata"], "ownerReferences")
+            for key in ("labels", "annotations", "finalizers", "ownerReferences"):
+                _restore(new["metadata"], old["metadata"], key)
             resource.prepare_status(new, old, self.context)
             errors = rules_meta.validate_meta(new, old, resource)
             return errors + self._authorize_status(call, new, old) + resource.validate_status(new, old, self.context)
@@ -328,11 +287,8 @@ class Engine:
         return rules_meta.validate_meta(new, old, resource) + resource.validate(new, old, self.context)
 
     def _authorize_status(self, call: Call, new: Object, old: Object) -> list[FieldError]:
-        if call.resource.kind != "ResourceClaim":
-            return []
-        from driver.sim.apiserver import status_authorization
-
-        if "DRAResourceClaimGranularStatusAuthorization" not in self.context.gates:
+        gate = "DRAResourceClaimGranularStatusAuthorization"
+        if call.resource.kind != "ResourceClaim" or gate not in self.context.gates:
             return []
         return status_authorization.check(call, new, old, self.authorize)
 
@@ -343,7 +299,7 @@ class Engine:
     def _save(self, call: Call, key: tuple[str, str], obj: Object) -> Stored:
         if call.dry_run:
             return Stored(obj, self.store.version)
-        return self.store.put(collection_of(call.resource), key, obj)
+        return self.store.put(call.resource.plural, key, obj)
 
     # -- deleting ------------------------------------------------------------------------------------------------
 
@@ -352,21 +308,20 @@ class Engine:
         current = self.get(call)
         resource, meta = call.resource, current.obj["metadata"]
         deletion.check_preconditions(call, meta, options.get("preconditions") or {})
-        finalizers = deletion.remaining_finalizers(meta, options)
         grace = deletion.grace_period(resource, current.obj, options)
         if resource is NAMESPACES and call.name in SYSTEM_NAMESPACES:
             raise forbidden(resource, call.name, "this namespace may not be deleted")
         self._admit(call, "DELETE", None, current.obj)
         keeps = resource is NAMESPACES  # until the garbage collector has emptied it
-        if not finalizers and not grace and not keeps:
+        if not meta.get("finalizers") and not grace and not keeps:
             return self._remove(call), True
-        waiting = deletion.marked(current.obj, grace, finalizers, self.context.now())
+        waiting = deletion.marked(current.obj, grace, self.context.now())
         return (self._save(call, call.key, waiting) if waiting else current), False
 
     def _remove(self, call: Call) -> Stored:
         if call.dry_run:
             return self.get(call)
-        return self.store.remove(collection_of(call.resource), call.key)
+        return self.store.remove(call.resource.plural, call.key)
 
     def finish_namespace(self, name: str) -> None:
         """Remove a namespace that is terminating and empty."""
@@ -388,8 +343,7 @@ class Engine:
         current = self.get(call)
         node = str((body.get("target") or {}).get("name") or "")
         if not node:
-            raise invalid(call.resource, call.name, [FieldError(
-                reason="FieldValueRequired", path="target.name", body="Required value")])  # fmt: skip
+            raise invalid(call.resource, call.name, [required("target.name")])
         uid = (body.get("metadata") or {}).get("uid")
         if uid and uid != current.obj["metadata"]["uid"]:
             raise conflict(
@@ -416,25 +370,11 @@ class Engine:
 
     def check_watch_version(self, resource: Resource, version: int) -> None:
         """410 for a version that the history no longer reaches back to, 504 for one that has not been yet."""
-        oldest = self.store.collection(collection_of(resource)).forgotten
+        oldest = self.store.collection(resource.plural).forgotten
         if version < oldest:
             raise expired(version, oldest)
         if version > self.store.version:
             raise too_large_version(version, self.store.version)
-
-
-def collection_of(resource: Resource) -> str:
-    """Name of the collection in which the resource's objects are."""
-    return resource.storage or resource.plural
-
-
-def view(resource: Resource, obj: Object) -> Object:
-    """The object as this resource shows it; events exist under two groups."""
-    if obj["apiVersion"] == resource.group_version:
-        return obj
-    from driver.sim.apiserver import events
-
-    return events.convert(obj, resource.group_version)
 
 
 def _other_uid(wanted: str, found: str) -> str:

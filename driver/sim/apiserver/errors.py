@@ -1,4 +1,4 @@
-"""What a Kubernetes API server answers when it refuses: Status objects and field errors, in its own words."""
+"""What a Kubernetes API server answers when it refuses: Status objects and field errors."""
 
 from __future__ import annotations
 
@@ -46,16 +46,8 @@ class StatusError(Exception):
         return answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldError:
-    """One thing that is wrong with one field of an object (apimachinery's ``field.Error``)."""
-
-    reason: str
-    path: str
-    body: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.body}"
+FieldError = str
+"""One thing that is wrong with one field of an object: its path, and what is wrong."""
 
 
 def _quote(value: Any) -> str:
@@ -64,55 +56,42 @@ def _quote(value: Any) -> str:
 
 def required(path: str, detail: str = "") -> FieldError:
     """A field that must be there is not."""
-    return FieldError(reason="FieldValueRequired", path=path, body="Required value" + (f": {detail}" if detail else ""))
+    return f"{path}: Required value" + (f": {detail}" if detail else "")
 
 
 def forbidden_field(path: str, detail: str) -> FieldError:
     """A field must not be set, or not to this."""
-    return FieldError(reason="FieldValueForbidden", path=path, body=f"Forbidden: {detail}")
+    return f"{path}: Forbidden: {detail}"
 
 
 def invalid_value(path: str, value: Any, detail: str) -> FieldError:
     """A field has a value that breaks a rule."""
-    return FieldError(
-        reason="FieldValueInvalid",
-        path=path,
-        body=f"Invalid value: {_quote(value)}" + (f": {detail}" if detail else ""),
-    )
+    return f"{path}: Invalid value: {_quote(value)}: {detail}"
 
 
 def unsupported(path: str, value: Any, supported: Iterable[str]) -> FieldError:
     """A field has a value that is not one of those listed."""
-    listed = ", ".join(_quote(item) for item in supported)
-    return FieldError(
-        reason="FieldValueNotSupported",
-        path=path,
-        body=f"Unsupported value: {_quote(value)}: supported values: {listed}",
-    )
+    return f"{path}: Unsupported value: {_quote(value)}: supported values: {', '.join(map(_quote, supported))}"
 
 
 def duplicate(path: str, value: Any) -> FieldError:
     """The same key twice in one list."""
-    return FieldError(reason="FieldValueDuplicate", path=path, body=f"Duplicate value: {_quote(value)}")
+    return f"{path}: Duplicate value: {_quote(value)}"
 
 
 def not_found_value(path: str, value: Any) -> FieldError:
     """A field refers to something that does not exist."""
-    return FieldError(reason="FieldValueNotFound", path=path, body=f"Not found: {_quote(value)}")
+    return f"{path}: Not found: {_quote(value)}"
 
 
 def too_long(path: str, limit: int) -> FieldError:
     """A string is longer than ``limit`` bytes."""
-    return FieldError(reason="FieldValueTooLong", path=path, body=f"Too long: may not be more than {limit} bytes")
+    return f"{path}: Too long: may not be more than {limit} bytes"
 
 
 def too_many(path: str, count: int, limit: int) -> FieldError:
     """A list or map has more than ``limit`` entries."""
-    return FieldError(
-        reason="FieldValueTooMany",
-        path=path,
-        body=f"Too many: {count}: must have at most {limit} item{'s'[: limit != 1]}",
-    )
+    return f"{path}: Too many: {count}: must have at most {limit} items"
 
 
 def _details(resource: Resource, name: str) -> dict[str, Any]:
@@ -143,19 +122,11 @@ def conflict(resource: Resource, name: str, why: str = MODIFIED) -> StatusError:
 
 
 def invalid(resource: Resource, name: str, errors: Sequence[FieldError]) -> StatusError:
-    """422 with one cause per field error."""
-    return invalid_kind(resource.group, resource.kind, name, errors)
-
-
-def invalid_kind(group: str, kind: str, name: str, errors: Sequence[FieldError]) -> StatusError:
-    """The same for something that is no resource of its own."""
-    details: dict[str, Any] = {"name": name} if name else {}
-    details |= {"group": group} if group else {}
-    details |= {"kind": kind} if kind else {}
-    details["causes"] = [{"reason": e.reason, "message": e.body, "field": e.path} for e in errors]
-    listed = ", ".join(str(e) for e in errors)
+    """422."""
+    details = _details(resource, name) | {"kind": resource.kind}
+    listed = ", ".join(errors)
     listed = f"[{listed}]" if len(errors) > 1 else listed
-    full = f"{kind}.{group}" if group else kind
+    full = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
     return StatusError(422, "Invalid", f'{full} "{name}" is invalid: {listed}', details)
 
 
@@ -182,13 +153,6 @@ def forbidden_request(
     details |= {"group": group} if group else {}
     message = f"{subject} is forbidden: {why}" + (f": {reason}" if reason else "")
     return StatusError(403, "Forbidden", message, {**details, "kind": resource})
-
-
-def invalid_options(kind: str, error: FieldError) -> StatusError:
-    """422 for a parameter of the query string; ``kind`` is CreateOptions and so on."""
-    causes = [{"reason": error.reason, "message": error.body, "field": error.path}]
-    details = {"group": "meta.k8s.io", "kind": kind, "causes": causes}
-    return StatusError(422, "Invalid", f'{kind}.meta.k8s.io "" is invalid: {error}', details)
 
 
 def bad_request(message: str) -> StatusError:
@@ -230,25 +194,3 @@ def no_such_resource() -> StatusError:
 def method_not_allowed() -> StatusError:
     """405."""
     return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
-
-
-def apply_conflict(conflicts: Sequence[tuple[str, str]]) -> StatusError:
-    """409 of server-side apply; ``conflicts`` are (manager, field path)."""
-    managers: dict[str, list[str]] = {}
-    for manager, path in conflicts:
-        managers.setdefault(manager, []).append(path)
-    lines = []
-    for manager, paths in managers.items():
-        if len(paths) == 1:
-            lines.append(f"conflict with {manager}: {paths[0]}")
-        else:
-            lines.append(f"conflicts with {manager}:\n" + "\n".join(f"- {path}" for path in paths))
-    count = len(conflicts)
-    details = {
-        "causes": [
-            {"reason": "FieldManagerConflict", "message": f"conflict with {manager}", "field": path}
-            for manager, path in conflicts
-        ]
-    }
-    head = f"Apply failed with {count} conflict{'s'[: count != 1]}: "
-    return StatusError(409, "Conflict", head + "\n".join(lines), details)

@@ -1,13 +1,14 @@
-"""Garbage collection in the background: dependents of deleted owners, and the contents of deleted namespaces."""
+"""Garbage collection in the background: dependents of deleted owners, and the contents of deleted namespaces.
+
+Other propagation policies than Background are taken for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver.deletion import FOREGROUND, ORPHAN
 from driver.sim.apiserver.engine import Call, Engine
 from driver.sim.apiserver.errors import StatusError
 from driver.sim.apiserver.resources import BY_KIND, NAMESPACES, RESOURCES
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     Object = dict[str, Any]
 
 logger = logging.getLogger(__name__)
-_MANAGER = "kube-controller-manager"
 
 
 class Collector:
@@ -65,13 +65,14 @@ class Collector:
         meta = obj["metadata"]
         resource = BY_KIND[obj["apiVersion"], obj["kind"]]
         key = (meta.get("namespace", ""), meta["name"])
-        current = self._engine.store.get(resource.storage or resource.plural, key)
+        current = self._engine.store.get(resource.plural, key)
         if current is None or current.obj["metadata"]["uid"] != meta["uid"]:
             self._owner_gone(meta["uid"])
         elif meta.get("deletionTimestamp"):
-            self._deleting(Call(resource=resource, namespace=key[0], name=key[1], manager=_MANAGER))
+            if resource is NAMESPACES:
+                self._empty_namespace(key[1])
         else:
-            self._collect(Call(resource=resource, namespace=key[0], name=key[1], manager=_MANAGER))
+            self._collect(Call(resource=resource, namespace=key[0], name=key[1]))
         if meta.get("namespace") and (current is None):
             self._namespace_emptied(meta["namespace"])
 
@@ -84,7 +85,7 @@ class Collector:
                 self._owned[uid].discard((collection, namespace, name))
                 continue
             resource = BY_KIND[stored.obj["apiVersion"], stored.obj["kind"]]
-            found.append(Call(resource=resource, namespace=namespace, name=name, manager=_MANAGER))
+            found.append(Call(resource=resource, namespace=namespace, name=name))
         return found
 
     def _owner_gone(self, uid: str) -> None:
@@ -94,7 +95,7 @@ class Collector:
 
     def _collect(self, call: Call) -> None:
         """Delete the object if it has owners and none of them exists."""
-        stored = self._engine.store.get(call.resource.storage or call.resource.plural, call.key)
+        stored = self._engine.store.get(call.resource.plural, call.key)
         if stored is None:
             return
         owners = stored.obj["metadata"].get("ownerReferences") or []
@@ -107,40 +108,14 @@ class Collector:
         if resource is None:
             return True  # a kind that this server does not have: nobody can tell
         key = (namespace if resource.namespaced else "", owner["name"])
-        stored = self._engine.store.get(resource.storage or resource.plural, key)
+        stored = self._engine.store.get(resource.plural, key)
         return stored is not None and stored.obj["metadata"]["uid"] == owner["uid"]
-
-    def _deleting(self, call: Call) -> None:
-        stored = self._engine.get(call)
-        meta = stored.obj["metadata"]
-        finalizers = meta.get("finalizers") or []
-        if call.resource is NAMESPACES:
-            self._empty_namespace(call.name)
-        elif ORPHAN in finalizers:
-            for dependent in self._dependents(meta["uid"]):
-                self._edit(dependent, owner=meta["uid"])
-            self._edit(call, finalizer=ORPHAN)
-        elif FOREGROUND in finalizers:
-            dependents = self._dependents(meta["uid"])
-            for dependent in dependents:
-                self._engine.delete(dependent, {"propagationPolicy": "Foreground"})
-            if not self._dependents(meta["uid"]):
-                self._edit(call, finalizer=FOREGROUND)
-            else:
-                asyncio.get_running_loop().call_later(0.05, self._queue.put_nowait, stored.obj)
-
-    def _edit(self, call: Call, *, owner: str = "", finalizer: str = "") -> None:
-        obj = copy.deepcopy(self._engine.get(call).obj)
-        meta = obj["metadata"]
-        meta["ownerReferences"] = [ref for ref in meta.get("ownerReferences") or [] if ref["uid"] != owner]
-        meta["finalizers"] = [name for name in meta.get("finalizers") or [] if name != finalizer]
-        self._engine.update(call, obj)
 
     def _empty_namespace(self, namespace: str) -> None:
         for resource in RESOURCES:
-            if not resource.namespaced or not resource.stored or (resource.storage and resource.group):
+            if not resource.namespaced or not resource.stored:
                 continue
-            for key, stored in list(self._engine.store.collection(resource.storage or resource.plural).objects.items()):
+            for key, stored in list(self._engine.store.collection(resource.plural).objects.items()):
                 if key[0] == namespace and not stored.obj["metadata"].get("deletionTimestamp"):
                     self._engine.delete(Call(resource=resource, namespace=namespace, name=key[1]), {})
         self._namespace_emptied(namespace)

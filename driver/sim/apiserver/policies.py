@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cel_expr_python import cel
 
 from driver.sim.apiserver.errors import StatusError, forbidden
+from driver.sim.apiserver.reviews import user_info
 from driver.sim.apiserver.selectors import match_label_selector
 from driver.sim.cel import CelError, compiled, environment, evaluated
 
@@ -21,27 +23,20 @@ if TYPE_CHECKING:
     from driver.sim.apiserver.store import Store
 
 _CODES = {"Unauthorized": 401, "Forbidden": 403, "RequestEntityTooLarge": 413, "Invalid": 422}
-_MESSAGE_BYTES = 5 * 1024
 _VARIABLES = ("object", "oldObject", "request", "namespaceObject")
 _STRING = r"""[rR]?(?:\"(?:[^"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')"""
-_REQUEST_FIELD = re.compile(
-    rf"{_STRING}|(?<![\w.])request\s*(?P<dot>\.)\s*(?P<field>[A-Za-z_]\w*)(?:(?P<dot2>\.)(?P<field2>[A-Za-z_]\w*))?"
-)
-_REQUEST_FIELDS = frozenset(("kind", "resource", "subResource", "requestKind", "requestResource", "requestSubResource",
-                             "name", "namespace", "operation", "userInfo", "dryRun", "options"))  # fmt: skip
-_USER_FIELDS = frozenset(("username", "uid", "groups", "extra"))
-_NO_VARIABLE = re.compile(r"undeclared reference to 'variables\.(\w+)' \(in container ''\)")
+_VARIABLE = re.compile(r"undeclared reference to 'variables\.(\w+)' \(in container ''\)")
 _VARIABLE = re.compile(rf"{_STRING}|(?<![\w.])variables\s*\.\s*(?P<name>[A-Za-z_]\w*)")
 
 
 class Program:
-    """The compiled expressions of a policy's spec. ``problems`` are those that do not compile, by field path.
+    """The compiled expressions of a policy's spec. ``problems`` are those that do not compile, by field path, and why.
 
     A variable is put in the place of its name, so that it is evaluated where it is needed and nowhere else.
     """
 
     def __init__(self, spec: Object) -> None:
-        self.problems: dict[str, str] = {}
+        self.problems: dict[str, tuple[str, str]] = {}
         self.variables: dict[str, _Compiled] = {}
         self._inlined: dict[str, str] = {}
         types = dict.fromkeys(_VARIABLES, cel.Type.DYN)
@@ -73,13 +68,12 @@ class Program:
         if not expression.strip():
             return _Compiled(expression, None)
         try:
-            _check_request(expression)
             returns = compiled(scope, expression).return_type()
             if wanted is not None and returns != wanted:
                 raise CelError(f"must evaluate to {wanted.name().lower()} but got {returns.name().lower()}")
             return _Compiled(expression, compiled(_scope(), self._inline(expression)))
         except CelError as error:
-            self.problems[f"{path}.{key}"] = _NO_VARIABLE.sub(r"undefined field '\1'", str(error))
+            self.problems[f"{path}.{key}"] = expression, str(error)
             return _Compiled(expression, None)
 
     def _inline(self, expression: str) -> str:
@@ -90,17 +84,7 @@ class Program:
         try:
             return _value(expression, activation)
         except CelError as error:
-            why = self._broken_variable(expression, activation) or str(error)
-            raise CelError(f"expression '{expression.expression}' resulted in error: {why}") from error
-
-    def _broken_variable(self, expression: _Compiled, activation: cel.Activation) -> str:
-        for token in _VARIABLE.finditer(expression.expression):
-            if token["name"] in self.variables:
-                try:
-                    _value(self.variables[token["name"]], activation)
-                except CelError as error:
-                    return f'composited variable "{token["name"]}" fails to evaluate: {error}'
-        return ""
+            raise CelError(f"expression '{expression.expression}' resulted in error: {error}") from error
 
 
 def _value(expression: _Compiled, activation: cel.Activation) -> Any:
@@ -122,22 +106,6 @@ def program(spec: Object) -> Program:
 @lru_cache(maxsize=64)
 def _program(spec: str) -> Program:
     return Program(json.loads(spec))
-
-
-def _check_request(expression: str) -> None:
-    """Refuse fields that a request has not; for the compiler it is a map. Raises CelError in the compiler's words."""
-    for token in _REQUEST_FIELD.finditer(expression):
-        wrong = ""
-        if token["field"] and token["field"] not in _REQUEST_FIELDS:
-            wrong, at = token["field"], token.start("dot")
-        elif token["field"] == "userInfo" and token["field2"] and token["field2"] not in _USER_FIELDS:
-            wrong, at = token["field2"], token.start("dot2")
-        if wrong:
-            before = expression[:at]
-            line, column = before.count("\n"), at - before.rfind("\n") - 1
-            text = expression.split("\n")[line]
-            where = f"ERROR: <input>:{line + 1}:{column + 1}: undefined field '{wrong}'"
-            raise CelError(f"compilation failed: {where}\n | {text}\n | {'.' * column}^")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,16 +215,12 @@ class Policies:
             "request": _request(call, operation, new),
         }
         activation = _scope().Activation(data)
-        errors = []
-        for condition in program.conditions:
-            try:
-                if not program.value(condition, activation):
-                    return
-            except CelError as error:
-                errors.append(str(error))
-        if errors:
+        try:
+            if not all(program.value(condition, activation) for condition in program.conditions):
+                return
+        except CelError as error:
             if fails:
-                yield _Denial(errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]")
+                yield _Denial(str(error))
             return
         for expression, message, item in program.validations:
             try:
@@ -276,12 +240,8 @@ class Policies:
 
 def _message(expression: _Compiled, item: Object, activation: cel.Activation) -> str:
     if expression.program is not None:
-        try:
-            text = str(evaluated(expression.program, activation)).strip()
-        except CelError:
-            text = ""
-        if text and "\n" not in text and len(text.encode()) <= _MESSAGE_BYTES:
-            return text
+        with contextlib.suppress(CelError):
+            return str(evaluated(expression.program, activation)).strip()
     return item.get("message", "").strip() or f"failed expression: {item['expression'].strip()}"
 
 
@@ -324,7 +284,7 @@ def _resource_matches(wanted: str, plural: str, subresource: str) -> bool:
 
 
 def _request(call: Call, operation: str, new: Object | None) -> Object:
-    resource, user = call.resource, call.user
+    resource = call.resource
     kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
     where = {"group": resource.group, "version": resource.version, "resource": resource.plural}
     name = _name(call, new)
@@ -337,12 +297,7 @@ def _request(call: Call, operation: str, new: Object | None) -> Object:
         "operation": operation,
         "dryRun": call.dry_run,
         "options": {},
-        "userInfo": {
-            "username": user.name,
-            "uid": user.uid,
-            "groups": list(user.groups),
-            "extra": {key: list(values) for key, values in user.extra.items()},
-        },
+        "userInfo": user_info(call.user),
     }
     if call.namespace:
         request["namespace"] = call.namespace

@@ -16,24 +16,14 @@ if TYPE_CHECKING:
 
     Object = dict[str, Any]
 
-GROUP = "rbac.authorization.k8s.io"
 _COLLECTIONS = frozenset({"roles", "clusterroles", "rolebindings", "clusterrolebindings"})
 _MEMORY = 16_384
 """Decisions that are kept; a server asks the same few questions over and over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    """One binding that applies to a user, and the rules that it gives; ``error`` where its role is missing."""
-
-    text: str
-    rules: list[Object]
-    error: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether something is allowed, and why, in the words of the real server."""
+    """Whether something is allowed, and by what."""
 
     allowed: bool
     reason: str = ""
@@ -95,44 +85,28 @@ class Rbac:
         return found
 
     def _search(self, user: User, namespace: str, allowed: Callable[[Object], bool]) -> Decision:
-        errors = []
-        for source in self._sources(user, namespace):
-            if any(allowed(rule) for rule in source.rules):
-                return Decision(True, f"RBAC: allowed by {source.text}")
-            if source.error:
-                errors.append(source.error)
-        unique = list(dict.fromkeys(errors))
-        listed = f"[{', '.join(unique)}]" if len(unique) > 1 else "".join(unique)
-        return Decision(False, f"RBAC: {listed}" if listed else "")
+        for name, rules in self._sources(user, namespace):
+            if any(allowed(rule) for rule in rules):
+                return Decision(True, f"RBAC: allowed by {name}")
+        return Decision(False)
 
     def rules(self, user: User, namespace: str) -> list[Object]:
         """All rules that apply to a user in a namespace; an administrator has the one of everything."""
-        return [rule for source in self._sources(user, namespace) for rule in source.rules]
+        return [rule for _, rules in self._sources(user, namespace) for rule in rules]
 
-    def _sources(self, user: User, namespace: str) -> Iterator[_Source]:
-        for _, binding in self._all("clusterrolebindings"):
-            yield from self._source(user, binding, "", f'ClusterRoleBinding "{binding["metadata"]["name"]}"')
-        for (where, name), binding in self._all("rolebindings") if namespace else ():
-            if where == namespace:
-                yield from self._source(user, binding, where, f'RoleBinding "{name}/{where}"')
+    def _sources(self, user: User, namespace: str) -> Iterator[tuple[str, list[Object]]]:
+        """Each binding that applies to a user, by name, and the rules that it gives."""
+        for (where, name), binding in [*self._all("clusterrolebindings"), *self._all("rolebindings")]:
+            if where not in {"", namespace} or not any(_applies(s, user, where) for s in binding.get("subjects") or ()):
+                continue
+            role = binding["roleRef"]
+            collection, key = ("roles", where) if role["kind"] == "Role" else ("clusterroles", "")
+            if stored := self._store.get(collection, (key, role["name"])):
+                yield f'{binding["kind"]} "{name}"', stored.obj.get("rules") or []
 
     def _all(self, collection: str) -> Iterator[tuple[tuple[str, str], Object]]:
         objects = self._store.collection(collection).objects
         return ((key, objects[key].obj) for key in sorted(objects))
-
-    def _source(self, user: User, binding: Object, namespace: str, text: str) -> Iterator[_Source]:
-        subject = next((s for s in binding.get("subjects") or () if _applies(s, user, namespace)), None)
-        if subject is None:
-            return
-        role = binding["roleRef"]
-        collection, key = ("roles", namespace) if role["kind"] == "Role" else ("clusterroles", "")
-        stored = self._store.get(collection, (key, role["name"]))
-        text = f'{text} of {role["kind"]} "{role["name"]}" to {_described(subject, namespace)}'
-        if stored is None:
-            kind = role["kind"].lower()
-            yield _Source(text=text, rules=[], error=f'{kind}.{GROUP} "{role["name"]}" not found')
-        else:
-            yield _Source(text=text, rules=stored.obj.get("rules") or [])
 
     def _aggregate(self) -> None:
         """Write the union of their parts into the roles that are made of others."""
@@ -164,10 +138,3 @@ def _applies(subject: Object, user: User, namespace: str) -> bool:
             return user.name == f"system:serviceaccount:{where}:{subject['name']}"
         case _:
             return False
-
-
-def _described(subject: Object, namespace: str) -> str:
-    name = subject["name"]
-    if subject["kind"] == "ServiceAccount":
-        name = f"{name}/{subject.get('namespace') or namespace}"
-    return f'{subject["kind"]} "{name}"'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks
@@ -13,10 +11,8 @@ from driver.sim.apiserver.errors import (
     invalid_value,
     required,
     too_long,
-    too_many,
     unsupported,
 )
-from driver.sim.apiserver.rules_slices import binding_errors
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context
@@ -33,7 +29,6 @@ MAX_RESULTS = 32
 MAX_RESERVED_FOR = 256
 MAX_OPAQUE_BYTES = 10 * 1024
 MAX_EXPRESSION_BYTES = 10 * 1024
-MAX_DEVICE_CONDITIONS = 8
 ADMIN_LABEL = "resource.kubernetes.io/admin-access"
 
 _EFFECTS = ("NoExecute", "NoSchedule", "None")
@@ -61,14 +56,11 @@ def _default_claim_spec(spec: Object, context: Context) -> None:
                 part.pop("capacity", None)
 
 
-def prepare_claim(new: Object, _old: Object | None, context: Context) -> None:
-    """Defaults of the requests."""
+def prepare_claim(new: Object, old: Object | None, context: Context) -> None:
+    """Defaults of the requests; there is always a status."""
     _default_claim_spec(new.setdefault("spec", {}), context)
-
-
-def admit_claim(new: Object, _old: Object | None, _context: Context) -> None:
-    """The status is always there."""
-    new["status"] = {}
+    if old is None:
+        new["status"] = {}
 
 
 def prepare_template(new: Object, _old: Object | None, context: Context) -> None:
@@ -91,12 +83,14 @@ def validate_claim(new: Object, old: Object | None, context: Context) -> Errors:
     spec = new.get("spec") or {}
     if old is not None:
         return checks.immutable(spec, old.get("spec") or {}, "spec")
-    errors: Errors = []
+    return _admin_requests(spec, new, context) + _claim_spec(spec, "spec", context)
+
+
+def _admin_requests(spec: Object, owner: Object, context: Context) -> Errors:
     for index, request in enumerate((spec.get("devices") or {}).get("requests") or []):
         if (request.get("exactly") or {}).get("adminAccess") is True:
-            errors += _admin(f"spec.devices.requests[{index}].adminAccess", new, context)
-            break
-    return errors + _claim_spec(spec, "spec", context)
+            return _admin(f"spec.devices.requests[{index}].adminAccess", owner, context)
+    return []
 
 
 def _admin(path: str, claim: Object, context: Context) -> Errors:
@@ -112,18 +106,8 @@ def validate_template(new: Object, old: Object | None, context: Context) -> Erro
     spec = new.get("spec") or {}
     if old is not None:
         return checks.immutable(spec, old.get("spec") or {}, "spec")
-    errors: Errors = []
-    for index, request in enumerate(((spec.get("spec") or {}).get("devices") or {}).get("requests") or []):
-        if (request.get("exactly") or {}).get("adminAccess") is True:
-            errors += _admin(f"spec.devices.requests[{index}].adminAccess", new, context)
-            break
-    meta = spec.get("metadata") or {}
-    for key, value in (meta.get("labels") or {}).items():
-        errors += checks.label_name(key, "spec.metadata.labels")
-        errors += checks.label_value(value, "spec.metadata.labels")
-    for key in meta.get("annotations") or {}:
-        errors += checks.label_name(key.lower(), "spec.metadata.annotations")
-    return errors + _claim_spec(spec.get("spec") or {}, "spec.spec", context)
+    claim = spec.get("spec") or {}
+    return _admin_requests(claim, new, context) + _claim_spec(claim, "spec.spec", context)
 
 
 def validate_class(new: Object, old: Object | None, context: Context) -> Errors:
@@ -179,11 +163,8 @@ def _claim_spec(spec: Object, path: str, context: Context) -> Errors:
 def _request(request: Object, path: str, context: Context) -> Errors:
     errors = checks.dns_label(request.get("name", ""), f"{path}.name")
     first, exactly = request.get("firstAvailable") or [], request.get("exactly")
-    if not first and exactly is None:
-        errors.append(required(path, "exactly one of `exactly` or `firstAvailable` is required"))
-    elif first and exactly is not None:
-        detail = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"
-        errors.append(invalid_value(path, None, detail))
+    if bool(first) is (exactly is not None):
+        errors.append(invalid_value(path, None, "exactly one of `exactly` or `firstAvailable` is required"))
     elif first:
         errors += checks.each(
             first,
@@ -253,15 +234,10 @@ def _toleration(item: Object, path: str) -> Errors:
 
 def _constraint(item: Object, path: str, names: dict[str, set[str]]) -> Errors:
     errors = _references(item, path, names)
-    match, distinct = item.get("matchAttribute"), item.get("distinctAttribute")
-    if match is not None:
-        errors += checks.fully_qualified_name(match, f"{path}.matchAttribute")
-    elif distinct is not None:
-        errors += checks.fully_qualified_name(distinct, f"{path}.distinctAttribute")
-    else:
-        detail = 'exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set'
-        errors.append(required(path, detail))
-    return errors
+    for key in ("matchAttribute", "distinctAttribute"):
+        if item.get(key) is not None:
+            return errors + checks.fully_qualified_name(item[key], f"{path}.{key}")
+    return [*errors, required(path, 'exactly one of "matchAttribute" or "distinctAttribute" is required')]
 
 
 def _references(item: Object, path: str, names: dict[str, set[str]]) -> Errors:
@@ -384,16 +360,11 @@ def _allocation(allocation: Object, names: dict[str, set[str]]) -> Errors:
         lambda item, where: _allocated_config(item, where, names),
         limit=2 * MAX_CONFIGS,
     )
-    if "nodeSelector" in allocation:
-        errors += checks.node_selector(allocation["nodeSelector"], "status.allocation.nodeSelector")
     return errors
 
 
 def _result(item: Object, path: str, names: dict[str, set[str]]) -> Errors:
-    errors = _reference(item.get("request", ""), f"{path}.request", names)
-    errors += _device_names(item, path)
-    errors += binding_errors(item, path)
-    return errors
+    return _reference(item.get("request", ""), f"{path}.request", names) + _device_names(item, path)
 
 
 def _device_names(item: Object, path: str) -> Errors:
@@ -406,45 +377,16 @@ def _device_names(item: Object, path: str) -> Errors:
 
 
 def _allocated_config(item: Object, path: str, names: dict[str, set[str]]) -> Errors:
-    source = item.get("source", "")
-    errors: Errors = []
-    if not source:
-        errors.append(required(f"{path}.source"))
-    elif source not in {"FromClaim", "FromClass"}:
-        errors.append(unsupported(f"{path}.source", source, ("FromClaim", "FromClass")))
+    source, known = item.get("source", ""), ("FromClaim", "FromClass")
+    errors = [] if source in known else [unsupported(f"{path}.source", source, known)]
     return errors + _references(item, path, names) + _configuration(item, path)
 
 
 def _device_status(item: Object, path: str, allocated: set[Device]) -> Errors:
     errors = _device_names(item, path)
     if _device_id(item) not in allocated:
-        device = dict(zip(("Driver", "Pool", "Device", "ShareID"), _device_id(item), strict=True))
-        errors.append(invalid_value(path, device, "must be an allocated device in the claim"))
-    conditions = item.get("conditions") or []
-    if len(conditions) > MAX_DEVICE_CONDITIONS:
-        errors.append(too_many(f"{path}.conditions", len(conditions), MAX_DEVICE_CONDITIONS))
-    errors += checks.conditions(conditions, f"{path}.conditions")
+        errors.append(invalid_value(path, "/".join(_device_id(item)), "must be an allocated device in the claim"))
+    errors += checks.conditions(item.get("conditions") or [], f"{path}.conditions")
     if item.get("data") is not None:
         errors += checks.raw_object(item["data"], f"{path}.data", MAX_OPAQUE_BYTES)
-    network = item.get("networkData") or {}
-    if len(network.get("interfaceName", "").encode()) > 256:
-        errors.append(too_long(f"{path}.networkData.interfaceName", 256))
-    if len(network.get("hardwareAddress", "").encode()) > 128:
-        errors.append(too_long(f"{path}.networkData.hardwareAddress", 128))
-    return errors + checks.each(
-        network.get("ips") or [], f"{path}.networkData.ips", _address, limit=16, key=lambda text: text
-    )
-
-
-def _address(text: str, path: str) -> Errors:
-    wanted = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)"
-    if not re.fullmatch(r"[^/]+/\d+", text):
-        return [invalid_value(path, text, wanted)]
-    try:
-        # Leading zeros are read as decimal, and complained about below.
-        canonical = str(ipaddress.ip_interface(re.sub(r"\b0+(?=\d)", "", text) if ":" not in text else text))
-    except ValueError:
-        return [invalid_value(path, text, wanted)]
-    if canonical != text:
-        return [invalid_value(path, text, f'must be in canonical form ("{canonical}")')]
-    return []
+    return errors

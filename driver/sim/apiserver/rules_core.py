@@ -1,22 +1,19 @@
-"""Pods, nodes, namespaces, events, jobs: the defaults and checks that an embedded cluster needs, not all there are."""
+"""Pods, nodes, namespaces, events: the defaults and checks that an embedded cluster needs, not all there are."""
 
 from __future__ import annotations
 
 import base64
 import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks, quantity
 from driver.sim.apiserver.errors import (
     FieldError,
     StatusError,
-    duplicate,
     forbidden_field,
     invalid_value,
     not_found_value,
     required,
-    too_long,
     unsupported,
 )
 
@@ -29,16 +26,12 @@ if TYPE_CHECKING:
 _CONTAINERS = ("initContainers", "containers")
 
 
-def prepare_namespace(new: Object, _old: Object | None, _context: Context) -> None:
-    """The label with its own name."""
+def prepare_namespace(new: Object, old: Object | None, _context: Context) -> None:
+    """The label with its own name, the phase."""
     meta = new["metadata"]
     meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta.get("name", "")
-
-
-def admit_namespace(new: Object, _old: Object | None, _context: Context) -> None:
-    """The finalizer of its contents, the phase."""
-    new["spec"] = {"finalizers": ["kubernetes"]}
-    new["status"] = {"phase": "Active"}
+    if old is None:
+        new["status"] = {"phase": "Active"}
 
 
 def prepare_node(new: Object, _old: Object | None, _context: Context) -> None:
@@ -56,15 +49,12 @@ def prepare_node_status(new: Object, _old: Object | None, _context: Context) -> 
 
 def validate_node(new: Object, _old: Object | None, _context: Context) -> Errors:
     """Taints of the node."""
-    errors: Errors = []
-    taints = (new.get("spec") or {}).get("taints") or []
-    for index, taint in enumerate(taints):
-        path = f"spec.taints[{index}]"
-        errors += checks.label_name(taint.get("key", ""), f"{path}.key")
-        if taint.get("effect") not in {"NoSchedule", "PreferNoSchedule", "NoExecute"}:
-            supported = ("NoSchedule", "PreferNoSchedule", "NoExecute")
-            errors.append(unsupported(f"{path}.effect", taint.get("effect", ""), supported))
-    return errors
+    known = ("NoExecute", "NoSchedule", "PreferNoSchedule")
+    return [
+        unsupported(f"spec.taints[{index}].effect", taint.get("effect", ""), known)
+        for index, taint in enumerate((new.get("spec") or {}).get("taints") or [])
+        if taint.get("effect") not in known
+    ]
 
 
 def prepare_secret(new: Object, _old: Object | None, _context: Context) -> None:
@@ -74,46 +64,10 @@ def prepare_secret(new: Object, _old: Object | None, _context: Context) -> None:
         new.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
 
 
-def prepare_service(new: Object, _old: Object | None, _context: Context) -> None:
-    """Type and ports. Nobody serves its address, so it has none."""
-    spec = new.setdefault("spec", {})
-    spec.setdefault("type", "ClusterIP")
-    spec.setdefault("sessionAffinity", "None")
-    for port in spec.get("ports") or []:
-        port.setdefault("protocol", "TCP")
-        port.setdefault("targetPort", port.get("port", 0))
-
-
-def validate_service(new: Object, _old: Object | None, _context: Context) -> Errors:
-    """Ports."""
-    spec = new["spec"]
-    ports = spec.get("ports") or []
-    headless = spec.get("clusterIP") == "None" or spec["type"] == "ExternalName"
-    errors = [] if ports or headless else [required("spec.ports")]
-    for index, port in enumerate(ports):
-        if len(ports) > 1 and not port.get("name"):
-            errors.append(required(f"spec.ports[{index}].name"))
-        if not 0 < port.get("port", 0) < 65536:
-            detail = "must be between 1 and 65535, inclusive"
-            errors.append(invalid_value(f"spec.ports[{index}].port", port.get("port", 0), detail))
-    return errors
-
-
 def prepare_event(new: Object, _old: Object | None, _context: Context) -> None:
     """Source and involvedObject are always there."""
     new.setdefault("involvedObject", {})
     new.setdefault("source", {})
-
-
-def validate_configmap(new: Object, _old: Object | None, _context: Context) -> Errors:
-    """Keys and the total size of 1 MiB."""
-    size = 0
-    for key, value in (new.get("data") or {}).items():
-        size += len(value.encode())
-        if not key or len(key) > 253 or any(not (c.isalnum() or c in "-_.") for c in key):
-            wanted = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
-            return [invalid_value(f"data[{key}]", key, wanted)]
-    return [too_long("", 1 << 20)] if size > 1 << 20 else []
 
 
 # -- pods ------------------------------------------------------------------------------------------------------------
@@ -122,48 +76,23 @@ def validate_configmap(new: Object, _old: Object | None, _context: Context) -> E
 def default_pod_spec(spec: Object) -> None:
     """What a real server fills in, as far as somebody looks at it."""
     spec.setdefault("restartPolicy", "Always")
-    if spec.setdefault("terminationGracePeriodSeconds", 30) < 0:
-        spec["terminationGracePeriodSeconds"] = 1
-    spec.setdefault("dnsPolicy", "ClusterFirst")
-    spec.setdefault("securityContext", {})
+    spec.setdefault("terminationGracePeriodSeconds", 30)
     spec.setdefault("schedulerName", "default-scheduler")
     for key in _CONTAINERS:
         for container in spec.get(key) or []:
-            container.setdefault("resources", {})
-            container.setdefault("terminationMessagePath", "/dev/termination-log")
-            container.setdefault("terminationMessagePolicy", "File")
-            image = str(container.get("image", ""))
-            latest = ":" not in image.rsplit("/", 1)[-1] or image.endswith(":latest")
-            container.setdefault("imagePullPolicy", "Always" if latest else "IfNotPresent")
-            for port in container.get("ports") or []:
-                port.setdefault("protocol", "TCP")
-            resources = container["resources"]
+            resources = container.setdefault("resources", {})
             for name, amount in (resources.get("limits") or {}).items():
                 resources.setdefault("requests", {}).setdefault(name, amount)
 
 
-def prepare_pod(new: Object, _old: Object | None, _context: Context) -> None:
-    """Defaults of the spec."""
+def prepare_pod(new: Object, old: Object | None, context: Context) -> None:
+    """Defaults of the spec, and what admission adds to a new pod. There is no service account token: nobody uses it."""
     spec = new.setdefault("spec", {})
     default_pod_spec(spec)
-    spec.setdefault("enableServiceLinks", True)
-
-
-def admit_pod(new: Object, _old: Object | None, context: Context) -> None:
-    """What admission adds to a new pod, which is pending. There is no service account token: nobody would use it."""
-    spec = new["spec"]
+    if old is not None:
+        return
     spec.setdefault("serviceAccountName", "default")
-    spec.setdefault("serviceAccount", spec["serviceAccountName"])
-    spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
     spec.setdefault("priority", _priority(new, context))
-    tolerations = list(spec.get("tolerations") or [])
-    everything = any(not item.get("key") and item.get("operator") == "Exists" for item in tolerations)
-    tolerated = {item.get("key") for item in tolerations}
-    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-        if not everything and key not in tolerated:
-            spec.setdefault("tolerations", []).append(
-                {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
-            )
     new["status"] = {"phase": "Pending", "qosClass": quality_of_service(spec)}
 
 
@@ -215,48 +144,18 @@ def pod_spec_errors(spec: Object, path: str, *, restart: tuple[str, ...]) -> Err
         errors.append(unsupported(f"{path}.restartPolicy", spec.get("restartPolicy", ""), restart))
     claims, found = _pod_claims(spec, f"{path}.resourceClaims")
     errors += found
-    volumes, found = _volumes(spec, f"{path}.volumes")
-    errors += found
-    seen: set[str] = set()
+    volumes = {volume.get("name", "") for volume in spec.get("volumes") or []}
     for key in _CONTAINERS:
         for index, container in enumerate(spec.get(key) or []):
             where = f"{path}.{key}[{index}]"
-            errors += _container(container, where, claims) + _mounts(container, where, volumes)
+            errors += _container(container, where, claims)
             errors += _amounts(container.get("resources") or {}, f"{where}.resources")
-            name = container.get("name", "")
-            if name in seen:
-                errors.append(duplicate(f"{where}.name", name))
-            seen.add(name)
-    return errors
-
-
-def _volumes(spec: Object, path: str) -> tuple[set[str], Errors]:
-    names: set[str] = set()
-    errors: Errors = []
-    for index, volume in enumerate(spec.get("volumes") or []):
-        where = f"{path}[{index}].name"
-        name = volume.get("name", "")
-        errors += checks.dns_label(name, where) if name else [required(where)]
-        if name in names:
-            errors.append(duplicate(where, name))
-        names.add(name)
-    return names, errors
-
-
-def _mounts(container: Object, path: str, volumes: set[str]) -> Errors:
-    errors: Errors = []
-    seen: set[str] = set()
-    for index, mount in enumerate(container.get("volumeMounts") or []):
-        where = f"{path}.volumeMounts[{index}]"
-        if not mount.get("name"):
-            errors.append(required(f"{where}.name"))
-        elif mount["name"] not in volumes:
-            errors.append(not_found_value(f"{where}.name", mount["name"]))
-        if not mount.get("mountPath"):
-            errors.append(required(f"{where}.mountPath"))
-        elif mount["mountPath"] in seen:
-            errors.append(invalid_value(f"{where}.mountPath", mount["mountPath"], "must be unique"))
-        seen.add(mount.get("mountPath", ""))
+            errors += [
+                not_found_value(f"{where}.volumeMounts[{number}].name", mount.get("name", ""))
+                for number, mount in enumerate(container.get("volumeMounts") or [])
+                if mount.get("name") not in volumes
+            ]
+        errors += checks.each(spec.get(key) or [], f"{path}.{key}", key=lambda container: container.get("name", ""))
     return errors
 
 
@@ -265,63 +164,46 @@ def _amounts(resources: Object, path: str) -> Errors:
     errors: Errors = []
     limits = resources.get("limits") or {}
     for name, amount in (resources.get("requests") or {}).items():
-        where = f"{path}.requests"
         extended = "/" in name and not f".{name.partition('/')[0]}".endswith(".kubernetes.io")
-        if name in limits and extended and quantity.value(amount) != quantity.value(limits[name]):
-            errors.append(invalid_value(where, amount, f"must be equal to {name} limit of {limits[name]}"))
-        elif name in limits and quantity.value(amount) > quantity.value(limits[name]):
+        if name not in limits:
+            if extended:
+                errors.append(required(f"{path}.limits", "Limit must be set for non overcommitable resources"))
+        elif extended and quantity.value(amount) != quantity.value(limits[name]):
+            errors.append(invalid_value(f"{path}.requests", amount, f"must be equal to {name} limit of {limits[name]}"))
+        elif quantity.value(amount) > quantity.value(limits[name]):
             detail = f"must be less than or equal to {name} limit of {limits[name]}"
-            errors.append(invalid_value(where, amount, detail))
-        elif name not in limits and extended:
-            errors.append(required(f"{path}.limits", "Limit must be set for non overcommitable resources"))
+            errors.append(invalid_value(f"{path}.requests", amount, detail))
     return errors
 
 
 def _pod_claims(spec: Object, path: str) -> tuple[set[str], Errors]:
-    names: set[str] = set()
-    errors: Errors = []
-    for index, claim in enumerate(spec.get("resourceClaims") or []):
+    claims = spec.get("resourceClaims") or []
+    errors = checks.each(claims, path, key=lambda claim: claim.get("name", ""))
+    for index, claim in enumerate(claims):
         where = f"{path}[{index}]"
-        name = claim.get("name", "")
-        errors += checks.dns_label(name, f"{where}.name") if name else [required(f"{where}.name")]
-        if name in names:
-            errors.append(duplicate(f"{where}.name", name))
-        names.add(name)
+        errors += checks.dns_label(claim.get("name", ""), f"{where}.name")
         chosen = [key for key in ("resourceClaimName", "resourceClaimTemplateName") if claim.get(key) is not None]
-        if len(chosen) > 1:
-            detail = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"
-            errors.append(invalid_value(where, claim, detail))
-        elif not chosen:
+        if len(chosen) != 1:
             detail = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"
             errors.append(invalid_value(where, claim, detail))
-        for key in chosen:
-            errors += checks.dns_subdomain(claim[key], f"{where}.{key}")
-    return names, errors
+        errors += [error for key in chosen for error in checks.dns_subdomain(claim[key], f"{where}.{key}")]
+    return {claim.get("name", "") for claim in claims}, errors
 
 
 def _container(container: Object, path: str, claims: set[str]) -> Errors:
-    name = container.get("name", "")
-    errors = checks.dns_label(name, f"{path}.name") if name else [required(f"{path}.name")]
+    errors = checks.dns_label(container.get("name", ""), f"{path}.name")
     if not container.get("image"):
         errors.append(required(f"{path}.image"))
-    for index, item in enumerate(container.get("env") or []):
-        if not item.get("name"):
-            errors.append(required(f"{path}.env[{index}].name"))
-    seen: set[tuple[Any, Any]] = set()
-    for index, claim in enumerate((container.get("resources") or {}).get("claims") or []):
-        where = f"{path}.resources.claims[{index}]"
-        if not claim.get("name"):
-            errors.append(required(f"{where}.name"))
-        elif claim["name"] not in claims:
+    wanted = (container.get("resources") or {}).get("claims") or []
+    for index, claim in enumerate(wanted):
+        if claim.get("name") not in claims:
             listed = " which is empty" if not claims else ": " + ", ".join(sorted(claims))
             detail = f"must be one of the names in pod.spec.resourceClaims{listed}"
-            error = not_found_value(where, claim["name"])
-            errors.append(replace(error, body=f"{error.body}: {detail}"))
-        key = (claim.get("name"), claim.get("request"))
-        if key in seen or (claim.get("name"), None) in seen or (key[1] is None and key[0] in {k for k, _ in seen}):
-            errors.append(duplicate(where, claim.get("name")))
-        seen.add(key)
-    return errors
+            error = not_found_value(f"{path}.resources.claims[{index}]", claim.get("name", ""))
+            errors.append(f"{error}: {detail}")
+    return errors + checks.each(
+        wanted, f"{path}.resources.claims", key=lambda claim: (claim.get("name"), claim.get("request"))
+    )
 
 
 _MUTABLE = ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "nodeName", "schedulingGates")
@@ -339,55 +221,9 @@ def _pod_update(spec: Object, old: Object) -> Errors:
     if frozen(spec) != frozen(old):
         detail = (
             "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
-            "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
-            "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+            "`spec.activeDeadlineSeconds`,`spec.tolerations`,`spec.terminationGracePeriodSeconds`"
         )
         errors.append(forbidden_field("spec", detail))
     if spec.get("nodeName") != old.get("nodeName"):
         errors.append(forbidden_field("spec.nodeName", "a pod is assigned to a node with its binding subresource"))
-    if any(item not in (spec.get("tolerations") or []) for item in old.get("tolerations") or []):
-        errors.append(
-            forbidden_field("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds")
-        )
     return errors
-
-
-# -- jobs ------------------------------------------------------------------------------------------------------------
-
-
-def prepare_job(new: Object, _old: Object | None, _context: Context) -> None:
-    """Defaults of the spec."""
-    spec = new.setdefault("spec", {})
-    spec.setdefault("parallelism", 1)
-    spec.setdefault("completions", 1)
-    spec.setdefault("backoffLimit", 6)
-    spec.setdefault("completionMode", "NonIndexed")
-    spec.setdefault("suspend", False)
-    spec.setdefault("podReplacementPolicy", "TerminatingOrFailed")
-    spec.setdefault("manualSelector", False)
-    template = spec.setdefault("template", {})
-    default_pod_spec(template.setdefault("spec", {}))
-    new.setdefault("status", {})
-
-
-def admit_job(new: Object, _old: Object | None, _context: Context) -> None:
-    """The selector and the labels that tie the job to its pods."""
-    spec = new["spec"]
-    if not spec["manualSelector"]:
-        template = spec["template"]
-        uid, name = new["metadata"]["uid"], new["metadata"].get("name", "")
-        labels = template.setdefault("metadata", {}).setdefault("labels", {})
-        for prefix in ("", "batch.kubernetes.io/"):
-            labels[f"{prefix}controller-uid"], labels[f"{prefix}job-name"] = uid, name
-        spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
-
-
-def validate_job(new: Object, old: Object | None, _context: Context) -> Errors:
-    """The template of the pods."""
-    spec = new.get("spec") or {}
-    pod = (spec.get("template") or {}).get("spec") or {}
-    if old is not None:
-        before = old.get("spec") or {}
-        errors = checks.immutable(spec.get("selector"), before.get("selector"), "spec.selector")
-        return errors + checks.immutable(spec.get("template"), before.get("template"), "spec.template")
-    return pod_spec_errors(pod, "spec.template.spec", restart=("OnFailure", "Never"))

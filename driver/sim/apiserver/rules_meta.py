@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import FieldError, duplicate, forbidden_field, invalid_value, required, too_long
+from driver.sim.apiserver.errors import (
+    FieldError,
+    forbidden_field,
+    invalid_value,
+    required,
+    too_long,
+)
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.resources import Resource
@@ -33,8 +38,7 @@ def validate_meta(new: dict[str, Any], old: dict[str, Any] | None, resource: Res
         errors += checks.label_value(value, "metadata.labels")
     size = 0
     for key, value in (meta.get("annotations") or {}).items():
-        errors += [replace(e, body=e.body.replace(f'"{key.lower()}"', f'"{key}"', 1))
-                   for e in checks.label_name(key.lower(), "metadata.annotations")]  # fmt: skip
+        errors += checks.label_name(key.lower(), "metadata.annotations")
         size += len(key.encode()) + len(value.encode())
     if size > _ANNOTATIONS_LIMIT:
         errors.append(too_long("metadata.annotations", _ANNOTATIONS_LIMIT))
@@ -52,29 +56,18 @@ def validate_meta(new: dict[str, Any], old: dict[str, Any] | None, resource: Res
 
 
 def _name(name: str, path: str, resource: Resource) -> list[FieldError]:
-    if resource.path_names:
+    if resource.group == "rbac.authorization.k8s.io":
         return checks.path_segment(name, path)
-    return checks.dns_label(name, path) if resource.label_names else checks.dns_subdomain(name, path)
+    return checks.dns_label(name, path) if resource.kind == "Namespace" else checks.dns_subdomain(name, path)
 
 
 def _owners(owners: list[dict[str, Any]]) -> list[FieldError]:
-    errors: list[FieldError] = []
-    controllers = []
     path = "metadata.ownerReferences"
-    for owner in owners:
-        if not owner.get("apiVersion"):
-            errors.append(invalid_value(f"{path}.apiVersion", "", "version must not be empty"))
-        missing = [key for key in ("kind", "name", "uid") if not owner.get(key)]
-        errors += [invalid_value(f"{path}.{key}", "", "must not be empty") for key in missing]
-        if owner.get("controller"):
-            controllers.append(f"{owner.get('kind')}/{owner.get('name')}")
-    if len(controllers) > 1:
-        wanted = f'Only one reference can have Controller set to true. Found "true" in references for {controllers[0]} and {controllers[1]}'  # noqa: E501
-        errors.append(invalid_value("metadata.ownerReferences", owners, wanted))
-    uids = [owner.get("uid") for owner in owners]
-    if len(set(uids)) != len(uids):
-        errors.append(duplicate("metadata.ownerReferences", next(uid for uid in uids if uids.count(uid) > 1)))
-    return errors
+    missing = [key for owner in owners for key in ("apiVersion", "kind", "name", "uid") if not owner.get(key)]
+    errors = [invalid_value(f"{path}.{key}", "", "must not be empty") for key in missing]
+    if sum(bool(owner.get("controller")) for owner in owners) > 1:
+        errors.append(invalid_value(path, owners, "Only one reference can have Controller set to true"))
+    return errors + checks.each(owners, path, key=lambda owner: owner.get("uid"))
 
 
 def _update(meta: dict[str, Any], old: dict[str, Any]) -> list[FieldError]:
@@ -84,8 +77,6 @@ def _update(meta: dict[str, Any], old: dict[str, Any]) -> list[FieldError]:
     if old.get("deletionTimestamp"):
         added = sorted(set(meta.get("finalizers") or []) - set(old.get("finalizers") or []))
         if added:
-            listed = ", ".join(f'"{name}"' for name in added)
-            rule = "no new finalizers can be added if the object is being deleted"
-            detail = f"{rule}, found new finalizers []string{{{listed}}}"
-            errors.append(forbidden_field("metadata.finalizers", detail))
+            rule = f"no new finalizers can be added if the object is being deleted: {', '.join(added)}"
+            errors.append(forbidden_field("metadata.finalizers", rule))
     return errors

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     Errors = list[FieldError]
 
 _RESIZABLE = ("cpu", "memory")
+_KINDS = ("containers", "initContainers")
 
 
 def prepare_resize(new: Object, old: Object) -> None:
     """Undo everything but the containers' resources."""
     wanted, current = new.get("spec") or {}, old["spec"]
     spec = copy.deepcopy(current)
-    for key in ("containers", "initContainers"):
+    for key in _KINDS:
         before, after = current.get(key) or [], wanted.get(key) or []
         if [c.get("name") for c in after] != [c.get("name") for c in before]:
             spec[key] = after  # for the validation to refuse
@@ -42,45 +43,17 @@ def validate_resize(new: Object, old: Object) -> Errors:
     quality = (old.get("status") or {}).get("qosClass") or quality_of_service(before)
     if quality != quality_of_service(after):
         errors.append(invalid_value("spec", quality, "Pod QOS Class may not change as a result of resizing"))
-    running = [s for s in (old.get("status") or {}).get("containerStatuses") or [] if "running" in s.get("state", {})]
-    if running and "resources" not in running[0]:
-        errors.append(forbidden_field("spec", "Pod running on node without support for resize"))
-    order = [error for key in ("containers", "initContainers") for error in _order(after, before, key)]
-    if order:
-        return errors + order
-    for key in ("initContainers", "containers"):
-        for index, container in enumerate(before.get(key) or []):
+    for key in _KINDS:
+        old_ones, new_ones = before.get(key) or [], after.get(key) or []
+        if [c["name"] for c in old_ones] != [c["name"] for c in new_ones]:
+            errors.append(forbidden_field(f"spec.{key}", f"{key} may not be added, removed or renamed on resize"))
+            continue
+        for index, (container, changed) in enumerate(zip(old_ones, new_ones, strict=True)):
             path = f"spec.{key}[{index}].resources"
-            errors += _removed(after[key][index].get("resources") or {}, container.get("resources") or {}, path)
-    for key in ("containers", "initContainers"):
-        for index, container in enumerate(before.get(key) or []):
-            changed = after[key][index]
+            errors += _removed(changed.get("resources") or {}, container.get("resources") or {}, path)
             if _fixed(_without_claims(changed)) != _fixed(container):
-                errors.append(
-                    forbidden_field("spec", "only cpu and memory resources are mutable")
-                    if key == "containers"
-                    else forbidden_field(
-                        f"spec.initContainers[{index}]",
-                        "only cpu and memory resources for init or sidecar containers are mutable",
-                    )
-                )
-            short = key == "initContainers" and container.get("restartPolicy") != "Always"
-            policies = {policy.get("restartPolicy") for policy in changed.get("resizePolicy") or []}
-            if short and changed != container and "RestartContainer" in policies:
-                detail = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized"
-                errors.append(forbidden_field(f"spec.initContainers[{index}]", detail))
+                errors.append(forbidden_field("spec", "only cpu and memory resources are mutable"))
     return errors
-
-
-def _order(after: Object, before: Object, key: str) -> Errors:
-    new, old = after.get(key) or [], before.get(key) or []
-    if len(new) != len(old):
-        return [forbidden_field(f"spec.{key}", f"{key} may not be added or removed on resize")]
-    return [
-        forbidden_field(f"spec.{key}[{index}].name", f"{key} may not be renamed or reordered on resize")
-        for index, (one, other) in enumerate(zip(new, old, strict=True))
-        if one["name"] != other["name"]
-    ]
 
 
 def _removed(after: Object, before: Object, path: str) -> Errors:

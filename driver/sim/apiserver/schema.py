@@ -1,4 +1,4 @@
-"""The API's own schema: decoding as the real server does it (unknown fields, wrong types, pruning), and list-map keys.
+"""The API's own schema: decoding as the real server does it (unknown fields, wrong types, pruning), and merge keys.
 
 The data is the OpenAPI document of a Kubernetes release as the package kubernetes-validate has it; its code is unused.
 """
@@ -24,8 +24,6 @@ INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
 TIME = _META + "Time"
 MICRO_TIME = _META + "MicroTime"
 OPAQUE = {"io.k8s.apimachinery.pkg.runtime.RawExtension", _META + "FieldsV1"}
-_KEY_DEFAULTS = {"protocol": "TCP"}
-"""A list-map key that the server fills in; the OpenAPI document does not say so."""
 
 
 class SchemaError(Exception):
@@ -56,9 +54,6 @@ class Node:
     properties: dict[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     item: str = ""
-    atomic: bool = False
-    keys: tuple[str, ...] = ()
-    """List-map keys for server-side apply; ``("",)`` for a set."""
     merge_key: str = ""
     strategies: tuple[str, ...] = ()
 
@@ -69,9 +64,6 @@ class Schema:
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
         self._nodes: dict[str, Node] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._document
 
     def node(self, pointer: str) -> Node:
         """The type at a pointer."""
@@ -112,7 +104,7 @@ class Schema:
         if special:
             return Node(kind=special, name=pointer)
         if pointer in OPAQUE:
-            return Node(kind="opaque", name=pointer, atomic=True)
+            return Node(kind="opaque", name=pointer)
         types = raw.get("type") or []
         kind = next((t for t in ([types] if isinstance(types, str) else types) if t != "null"), "any")
         rules = _merge_rules(raw)
@@ -127,38 +119,20 @@ class Schema:
             values = raw.get("additionalProperties")
             item = f"{pointer}\x00additionalProperties" if isinstance(values, dict) else ""
             return Node(kind="map", name=pointer, item=item, **rules)
-        if kind == "string" and raw.get("format") == "byte":
-            kind = "string"
         return Node(kind=kind, name=pointer)
 
 
-ANY = Node(kind="any", atomic=True)
+ANY = Node(kind="any")
 _SPECIAL = {QUANTITY: "quantity", INT_OR_STRING: "int-or-string", TIME: "time", MICRO_TIME: "microtime"}
 
 
 def _merge_rules(raw: dict[str, Any]) -> dict[str, Any]:
     rules: dict[str, Any] = {}
-    if raw.get("x-kubernetes-list-type") == "atomic" or raw.get("x-kubernetes-map-type") == "atomic":
-        rules["atomic"] = True
-    if raw.get("x-kubernetes-list-type") == "map":
-        rules["keys"] = tuple(raw.get("x-kubernetes-list-map-keys") or ())
-    if raw.get("x-kubernetes-list-type") == "set":
-        rules["keys"] = ("",)
     if raw.get("x-kubernetes-patch-merge-key"):
         rules["merge_key"] = raw["x-kubernetes-patch-merge-key"]
     if raw.get("x-kubernetes-patch-strategy"):
         rules["strategies"] = tuple(raw["x-kubernetes-patch-strategy"].split(","))
     return rules
-
-
-def item_key(node: Node, item: Any) -> tuple[tuple[str, Any], ...]:
-    """The identity of an item of a list-map; keys that are not set are left out."""
-    found = []
-    for key in node.keys:
-        part = item.get(key, _KEY_DEFAULTS.get(key)) if isinstance(item, dict) else None
-        if part is not None:
-            found.append((key, part))
-    return tuple(found)
 
 
 @lru_cache(maxsize=1)

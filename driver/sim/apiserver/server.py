@@ -19,20 +19,19 @@ from driver.sim.apiserver.engine import Call, Engine
 from driver.sim.apiserver.errors import StatusError
 from driver.sim.apiserver.faults import Dropped, Fault, Request
 from driver.sim.apiserver.garbage import Collector
-from driver.sim.apiserver.handler import Handler, parse, status_response
-from driver.sim.apiserver.logs import Logs
-from driver.sim.apiserver.persist import StateFile
+from driver.sim.apiserver.handler import Handler, status_response
 from driver.sim.apiserver.quotas import Quotas
 from driver.sim.apiserver.rbac import Decision, Rbac
+from driver.sim.apiserver.request import parse
 from driver.sim.apiserver.resources import BY_KIND
 from driver.sim.apiserver.reviews import Reviews
-from driver.sim.apiserver.store import Change, Store
+from driver.sim.apiserver.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
-    from driver.sim.apiserver.logs import LogReader
+    from driver.sim.apiserver.handler import LogReader
     from driver.sim.apiserver.policies import Policies
 
     Object = dict[str, Any]
@@ -64,14 +63,13 @@ class ApiServer:
     def __init__(
         self,
         *,
-        state_file: Path | None = None,
         anonymous: User = access.ADMIN,
         tokens: Mapping[str, User] | None = None,
         authorize: access.Authorize | None = None,
         fault: Hook | None = None,
         gates: frozenset[str] = GATES,
         compile_cel: Callable[[str], str | None] = lambda _expression: None,
-        log_reader: LogReader | None = None,
+        read_log: LogReader = lambda _pod, _container: "",
         history: int = 10_000,
         bookmark_seconds: float = 60.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -80,37 +78,27 @@ class ApiServer:
         self.tokens: Mapping[str, User] = tokens or {}
         self.authorize = authorize
         self.fault = fault
-        self.logs = Logs()
-        """Output of containers, by pod UID and container name; read by ``pods/log``."""
         self.requests: dict[tuple[str, str], int] = {}
         """How many requests came so far, by (verb, resource)."""
-        self._log_reader = log_reader or self._read_log
         self._store = Store(history=history)
         context = Context(now=now, gates=gates, compile_cel=compile_cel)
         self._rbac = Rbac(self._store)
         self.engine = Engine(self._store, context, authorize=lambda *what: self._decide(*what).allowed)
         """The semantics without HTTP, for code in the same process that must be fast or atomic."""
-        self._state = StateFile(state_file, self._store) if state_file else None
-        if self._state:
-            self._state.load()
         self._store.listeners.append(self._rbac.changed)
         for obj in bootstrap.objects():
             self.add(obj)
-        quotas = Quotas(self._store, now)
+        quotas = Quotas(self._store)
         self._store.listeners.append(quotas.changed)
         self.engine.admission += [self._check_policies, quotas.admit]
         self._policies: Policies | None = None
-        self._tokens = access.Tokens(self._store, now)
-        reviews = Reviews(store=self._store, tokens=self._tokens, rbac=self._rbac, decide=self._decide, now=now)
+        self._tokens = access.Tokens(self._store)
+        reviews = Reviews(rbac=self._rbac, decide=self._decide)
         self._collector = Collector(self.engine)
         self._store.listeners.append(self._collector.changed)
-        self._store.listeners.append(self._pod_gone)
-        if self._state:
-            self._store.listeners.append(self._state.changed)
-        self._reviews = reviews
-        self._handler = Handler(self.engine, reviews, bookmark_seconds=bookmark_seconds, read_log=self._log_reader)
+        self._handler = Handler(self.engine, reviews, bookmark_seconds=bookmark_seconds, read_log=read_log)
         self._runner: web.ServerRunner | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._collecting: asyncio.Task[None] | None = None
         self._address = ("127.0.0.1", 0)
 
     async def __aenter__(self) -> ApiServer:
@@ -145,23 +133,17 @@ class ApiServer:
             self._runner = None
             raise
         self._address = (host, self._runner.addresses[0][1])
-        self._tasks = [asyncio.create_task(self._collector.run())]
-        if self._state:
-            self._tasks.append(asyncio.create_task(self._state.run()))
+        self._collecting = asyncio.create_task(self._collector.run())
 
     async def stop(self) -> None:
-        """End all watches, close all connections, write the state file. Nothing to do when it does not run."""
-        if self._runner is None:
+        """End all watches, close all connections. Nothing to do when it does not run."""
+        if self._runner is None or self._collecting is None:
             return
         runner, self._runner = self._runner, None
         self._store.end_watches()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._collecting.cancel()
+        await asyncio.gather(self._collecting, return_exceptions=True)
         await runner.cleanup()
-        if self._state:
-            with contextlib.suppress(OSError):
-                self._state.write()
 
     def kubeconfig(self, *, token: str = "", namespace: str = "default") -> dict[str, Any]:
         """A kubeconfig for this server, as a dict; the administrator's unless a token is given."""
@@ -172,18 +154,14 @@ class ApiServer:
         resource, meta = BY_KIND[obj["apiVersion"], obj["kind"]], obj["metadata"]
         namespace = meta.get("namespace", "default") if resource.namespaced else ""
         if self._store.get(resource.plural, (namespace, meta["name"])) is None:
-            call = Call(resource=resource, namespace=namespace, name=meta["name"], manager="kube-apiserver")
-            self.engine.create(call, obj)
+            self.engine.create(Call(resource=resource, namespace=namespace, name=meta["name"]), obj)
 
     def service_account_token(self, namespace: str, name: str, *, pod: str = "", node: str = "") -> str:
-        """A token of a service account for ten years, bound to a pod of its namespace or to a node. Raises StatusError.
+        """A token of a service account, bound to a pod of its namespace or to a node. Raises KeyError.
 
         With its pod's node, or the node, it has what a token has that the kubelet puts into a pod.
         """
-        kind, target = ("Pod", pod) if pod else ("Node", node)
-        bound = {"boundObjectRef": {"apiVersion": "v1", "kind": kind, "name": target}} if target else {}
-        request = {"spec": {"expirationSeconds": 10 * 365 * 86400, **bound}}
-        return str(self._reviews.token(namespace, name, request)["status"]["token"])
+        return self._tokens.issue(namespace, name, pod=pod, node=node)
 
     def write_kubeconfig(self, path: Path, *, token: str = "", namespace: str = "default") -> Path:
         """Write a kubeconfig for this server (JSON is YAML)."""
@@ -274,11 +252,3 @@ class ApiServer:
             return None
         found = self.fault(what)
         return await found if inspect.isawaitable(found) else found
-
-    def _read_log(self, pod: Mapping[str, Any], container: str, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
-        finished = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
-        return self.logs.read(pod["metadata"]["uid"], container, follow=follow and not finished, tail=tail)
-
-    def _pod_gone(self, collection: str, change: Change) -> None:
-        if collection == "pods" and change.new is None and change.old is not None:
-            self.logs.drop(change.old.obj["metadata"]["uid"])

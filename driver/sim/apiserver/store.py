@@ -132,23 +132,3 @@ class Store:
         for collection in self._collections.values():
             for watcher in collection.watchers:
                 watcher.queue.put_nowait(None)
-
-    def dump(self) -> dict[str, Any]:
-        """Everything that a restart needs."""
-        return {
-            "version": self.version,
-            "objects": {
-                name: [stored.obj for stored in collection.objects.values()]
-                for name, collection in self._collections.items()
-            },
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take over what ``dump`` gave. Watches from before are answered with 410."""
-        self.version = int(state["version"])
-        for name, objects in state["objects"].items():
-            collection = self.collection(name)
-            collection.forgotten = self.version
-            for obj in objects:
-                meta = obj["metadata"]
-                collection.objects[meta.get("namespace", ""), meta["name"]] = Stored(obj, int(meta["resourceVersion"]))

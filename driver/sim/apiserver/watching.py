@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from driver.sim.apiserver import tables
-from driver.sim.apiserver.engine import Engine, Selection, collection_of, view
+from driver.sim.apiserver.engine import Engine, Selection
 from driver.sim.apiserver.errors import StatusError, bad_request
 from driver.sim.apiserver.store import Change, Stored, Watcher, encode
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from driver.sim.apiserver.engine import Call
     from driver.sim.apiserver.resources import Resource
 
-INITIAL_EVENTS_END = "k8s.io/initial-events-end"
-
 
 def head_of(resource: Resource) -> bytes:
     """The beginning of an encoded object, to which ``Stored.tail`` is the rest."""
@@ -27,7 +25,7 @@ def head_of(resource: Resource) -> bytes:
 
 
 class Encoder:
-    """Turns stored objects into bytes as one client wants them: plain, as tables, or as another group's version."""
+    """Turns stored objects into bytes as one client wants them: plain, or as tables."""
 
     def __init__(self, resource: Resource, as_table: str) -> None:
         self._resource = resource
@@ -39,16 +37,10 @@ class Encoder:
         """One object, also as a table of one row."""
         if self._table:
             rows = tables.table(
-                self._resource,
-                [view(self._resource, stored.obj)],
-                stored.version,
-                include=self._table,
-                columns=self._headers,
+                self._resource, [stored.obj], stored.version, include=self._table, columns=self._headers
             )
             self._headers = False
             return encode(rows)
-        if stored.obj["apiVersion"] != self._resource.group_version:
-            return encode(view(self._resource, stored.obj))
         return self._head + stored.tail
 
     def event(self, kind: str, stored: Stored) -> bytes:
@@ -56,13 +48,13 @@ class Encoder:
         return b'{"type":"' + kind.encode() + b'","object":' + self.one(stored) + b"}\n"
 
 
-def event_for(change: Change, selection: Selection, resource: Resource) -> tuple[str, Stored] | None:
+def event_for(change: Change, selection: Selection) -> tuple[str, Stored] | None:
     """What a change is to a client that sees only its selection."""
     old, new = change.old, change.new
-    was = old is not None and selection.matches(view(resource, old.obj))
+    was = old is not None and selection.matches(old.obj)
     if new is None:
         return ("DELETED", old) if was and old is not None else None
-    now = selection.matches(view(resource, new.obj))
+    now = selection.matches(new.obj)
     if now:
         return ("MODIFIED" if was else "ADDED", new)
     if was and old is not None:
@@ -90,19 +82,10 @@ class Watch:
         self._encoder = Encoder(call.resource, as_table)
         self._bookmark_seconds = bookmarks if query.get("allowWatchBookmarks") in {"true", "1"} else 0.0
         self._timeout = _seconds(query.get("timeoutSeconds"))
-        self._initial = query.get("sendInitialEvents") in {"true", "1"}
-        if self._initial and query.get("resourceVersionMatch") != "NotOlderThan":
-            raise StatusError(
-                422,
-                "Invalid",
-                'ListOptions.meta.k8s.io "" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires '
-                "setting resourceVersionMatch to NotOlderThan",
-            )
         version = query.get("resourceVersion") or ""
         if version and not version.isdigit():
-            raise bad_request(
-                f'invalid resource version "{version}": strconv.ParseUint: parsing "{version}": invalid syntax'
-            )
+            raise bad_request(f'invalid resource version "{version}": a number is expected')
+        self._initial = query.get("sendInitialEvents") in {"true", "1"}
         self._from_now = self._initial or version in {"", "0"}
         self._version = int(version or 0)
         self._error: StatusError | None = None
@@ -117,7 +100,7 @@ class Watch:
         response = web.StreamResponse(
             headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
         )
-        collection = self._engine.store.collection(collection_of(self._call.resource))
+        collection = self._engine.store.collection(self._call.resource.plural)
         watcher = Watcher()
         if self._error is not None:
             # The real server says so in the stream, with HTTP status 200.
@@ -139,25 +122,20 @@ class Watch:
         return response
 
     def _begin(self, watcher: Watcher) -> bytes:
-        resource = self._call.resource
-        store = self._engine.store
         if self._from_now:
-            lines = [
-                self._encoder.event("ADDED", stored) for stored in self._engine.select(self._call, self._selection)
-            ]
-            if self._initial:
-                lines.append(self._bookmark(store.version, {INITIAL_EVENTS_END: "true"}))
+            found = self._engine.select(self._call, self._selection)
+            lines = [self._encoder.event("ADDED", stored) for stored in found]
+            if self._initial:  # what an informer lists by
+                lines.append(self._bookmark(self._engine.store.version, {"k8s.io/initial-events-end": "true"}))
             return b"".join(lines)
-        for change in store.collection(collection_of(resource)).history:
+        for change in self._engine.store.collection(self._call.resource.plural).history:
             if change.version > self._version:
                 watcher.queue.put_nowait(change)
         return b""
 
-    def _bookmark(self, version: int, annotations: dict[str, str] | None = None) -> bytes:
+    def _bookmark(self, version: int, annotations: Mapping[str, str] | None = None) -> bytes:
         resource = self._call.resource
-        meta: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
-        if annotations:
-            meta["annotations"] = annotations
+        meta = {"resourceVersion": str(version), "creationTimestamp": None, "annotations": annotations}
         obj = {"kind": resource.kind, "apiVersion": resource.group_version, "metadata": meta}
         return b'{"type":"BOOKMARK","object":' + encode(obj) + b"}\n"
 
@@ -177,7 +155,7 @@ class Watch:
                 continue
             lines = []
             while change is not None:
-                event = event_for(change, self._selection, self._call.resource)
+                event = event_for(change, self._selection)
                 if event is not None:
                     lines.append(self._encoder.event(*event))
                 if watcher.queue.empty():
@@ -193,5 +171,5 @@ def _seconds(text: str | None) -> float:
     if not text:
         return 1800.0
     if not text.isdigit():
-        raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+        raise bad_request(f'timeoutSeconds: a number is expected, not "{text}"')
     return float(text) or 1800.0

@@ -8,28 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from driver.kube import RESOURCE, ApiError
 from driver.sim.controllers.queue import WorkQueue
+from driver.sim.events import Recorder
 from driver.sim.scheduler.cluster import CLAIMS, PODS, TEMPLATES, Cluster, path
-from driver.sim.scheduler.events import Recorder
 from driver.sim.scheduler.objects import (
     FINALIZER,
     POD_CLAIM_ANNOTATION,
     Key,
-    allocation_of,
     base_name,
     claim_name,
-    consumer,
     controlled_by,
     controller_of,
     deleting,
     done,
-    is_reserved_for,
     key_of,
     not_needed,
     owner_reference,
     reserved_for,
     uid_of,
 )
-from driver.sim.scheduler.writes import NOT_FOUND, deallocate, patch_pod_status, update_claim
+from driver.sim.scheduler.writes import NOT_FOUND, deallocate, patch_pod_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +67,6 @@ class ClaimController:
         self._claims: WorkQueue[Key] = WorkQueue("claim")
         cluster.listen(PODS, self._pod_changed)
         cluster.listen(CLAIMS, self._claim_changed)
-        cluster.listen(TEMPLATES, self._template_changed)
 
     async def run(self) -> None:
         """Work for ever. Ends by cancellation, or with the defect that stopped it."""
@@ -113,13 +109,6 @@ class ClaimController:
             ):
                 self._pods.add(key_of(pod))
 
-    def _template_changed(self, key: Key | None) -> None:
-        for pod in self._cluster.all(PODS):
-            entries = pod["spec"].get("resourceClaims") or []
-            names = {(pod["metadata"]["namespace"], entry.get("resourceClaimTemplateName")) for entry in entries}
-            if entries and (key is None or key in names):
-                self._pods.add(key_of(pod))
-
     # --- pods: make and reserve claims ----------------------------------------------------------------------------
 
     async def _sync_pod(self, key: Key) -> None:
@@ -132,20 +121,13 @@ class ClaimController:
             try:
                 name = await self._ensure_claim(pod, entry)
             except ApiError as error:
-                await self._recorder.event(
-                    pod,
-                    "Pod",
-                    "FailedResourceClaimCreation",
-                    f"PodResourceClaim {entry['name']}: {error}",
-                    type_="Warning",
-                )
+                message = f"PodResourceClaim {entry['name']}: {error}"
+                await self._recorder.event(pod, "Warning", "FailedResourceClaimCreation", message)
                 raise
             if name is not None:
                 made[entry["name"]] = name
         if made:
-            pod = await patch_pod_status(self._cluster, pod, lambda current: _claim_statuses(current, made))
-        if pod["spec"].get("nodeName") and not done(pod):
-            await self._reserve(pod)
+            await patch_pod_status(self._cluster, pod, lambda current: _claim_statuses(current, made))
 
     async def _ensure_claim(self, pod: Object, entry: Mapping[str, Any]) -> str | None:
         """Name of the claim that was made now, or made before but not recorded in the pod; None if all is well."""
@@ -168,21 +150,6 @@ class ClaimController:
         claim = await self._cluster.api.request("POST", path(CLAIMS, namespace), body=body)
         self._cluster.put(CLAIMS, claim, created=True)
         return str(claim["metadata"]["name"])
-
-    async def _reserve(self, pod: Object) -> None:
-        """Reserve allocated claims for a pod that got its node without the scheduler."""
-        for entry in pod["spec"].get("resourceClaims") or []:
-            name = claim_name(pod, entry)
-            claim = self._cluster.get(CLAIMS, pod["metadata"]["namespace"], name) if name else None
-            if claim is None or allocation_of(claim) is None or is_reserved_for(claim, pod):
-                continue
-            if entry.get("resourceClaimTemplateName") and not controlled_by(claim, pod):
-                continue
-
-            def reserve(body: Object) -> None:
-                body["status"]["reservedFor"] = [*reserved_for(body), consumer(pod)]
-
-            await update_claim(self._cluster, claim, reserve)
 
     # --- claims: release, deallocate, delete ----------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from driver.kube import ApiError
 from driver.sim.controllers.queue import WorkQueue
+from driver.sim.events import Recorder, timestamp
 from driver.sim.scheduler import taints
 from driver.sim.scheduler.cluster import CLAIMS, PODS, RULES, SLICES, Cluster, path
-from driver.sim.scheduler.events import Recorder, timestamp
 from driver.sim.scheduler.objects import (
     Key,
     allocation_of,
@@ -190,7 +190,7 @@ class EvictionController:
             raise
 
     async def _event(self, pod: Mapping[str, Any], message: str) -> None:
-        await self._recorder.event(pod, "Pod", "DeviceTaintManagerEviction", message, type_="Normal")
+        await self._recorder.event(pod, "Normal", "DeviceTaintManagerEviction", message)
 
 
 def _moment(text: str | None) -> datetime:

@@ -10,7 +10,7 @@ from driver.sim.controllers.claims import ClaimController
 from driver.sim.controllers.eviction import EvictionController
 from driver.sim.controllers.jobs import JobController
 from driver.sim.scheduler.cluster import Cluster
-from driver.sim.scheduler.scheduler import DEFAULT_NAME, Scheduler
+from driver.sim.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,18 +25,13 @@ class ControlPlane:
         self,
         api: Api,
         *,
-        scheduler_name: str = DEFAULT_NAME,
         job_backoff: float = 1.0,
-        quirks: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``job_backoff``: seconds before the first replacement of a job's failed pod (the real one waits 10).
-
-        ``quirks``: whether the allocator copies the defects of Kubernetes 1.36 too.
-        """
+        """``job_backoff``: seconds before the first replacement of a job's failed pod (the real one waits 10)."""
         self.cluster = Cluster(api)
         self._parts = (
-            Scheduler(self.cluster, name=scheduler_name, quirks=quirks, clock=clock),
+            Scheduler(self.cluster, clock=clock),
             ClaimController(self.cluster),
             EvictionController(self.cluster, clock=clock),
             JobController(self.cluster, backoff=job_backoff, clock=clock),

@@ -1,6 +1,6 @@
 """A CDI spec as a container runtime reads it: strict fields, strict names, the version that its fields need.
 
-Rules of the CDI specification 1.1.0 and of the library that containerd 2.3 uses.
+Rules of the CDI specification 1.1.0 and of the library that containerd 2.3 uses, without network devices and Intel RDT.
 """
 
 from __future__ import annotations
@@ -68,46 +68,19 @@ class Hook(_Part):
     timeout: int | None = None
 
 
-class IntelRdt(_Part):
-    """Resource director settings; read, never applied."""
-
-    clos_id: str = Field("", alias="closID")
-    l3_cache_schema: str = Field("", alias="l3CacheSchema")
-    mem_bw_schema: str = Field("", alias="memBwSchema")
-    schemata: list[str] | None = None
-    enable_monitoring: bool = False
-
-
-class NetDevice(_Part):
-    """A network interface; read, never applied."""
-
-    host_interface_name: str
-    name: str
-
-
 class Edits(_Part):
     """What one device, or the whole spec, changes in a container."""
 
     env: list[str] = []
     device_nodes: list[DeviceNode] = []
-    net_devices: list[NetDevice] = []
     hooks: list[Hook] = []
     mounts: list[Mount] = []
-    intel_rdt: IntelRdt | None = None
     additional_gids: list[Uint32] = []
 
     @property
     def empty(self) -> bool:
         """Whether they change nothing, which is an error in a device."""
-        return not (
-            self.env
-            or self.device_nodes
-            or self.net_devices
-            or self.hooks
-            or self.mounts
-            or self.intel_rdt
-            or self.additional_gids
-        )
+        return not (self.env or self.device_nodes or self.hooks or self.mounts or self.additional_gids)
 
 
 class SpecDevice(_Part):
@@ -186,10 +159,7 @@ def check(spec: Spec) -> None:
 def minimum_version(spec: Spec) -> str:
     """The lowest CDI version that has all fields of a spec."""
     edits = list(spec.all_edits())
-    if any(e.net_devices or (e.intel_rdt and (e.intel_rdt.schemata is not None or e.intel_rdt.enable_monitoring))
-           for e in edits):  # fmt: skip
-        return "1.1.0"
-    if any(e.intel_rdt or e.additional_gids for e in edits):
+    if any(e.additional_gids for e in edits):
         return "0.7.0"
     if spec.annotations or any(d.annotations for d in spec.devices) or "." in spec.kind.partition("/")[2]:
         return "0.6.0"
@@ -222,9 +192,6 @@ def _check_edits(edits: Edits) -> None:
     for mount in edits.mounts:
         if not mount.host_path or not mount.container_path:
             raise CdiError("invalid mount, empty host or container path")
-    for names in ([n.host_interface_name for n in edits.net_devices], [n.name for n in edits.net_devices]):
-        if "" in names or len(set(names)) < len(names):
-            raise CdiError("invalid linux net device, names must be given and unique")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

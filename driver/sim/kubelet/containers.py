@@ -18,17 +18,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.kubelet import isolation
+from driver.sim.kubelet import checkpoint
 from driver.sim.kubelet.cdispec import CdiError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from driver.sim.kubelet.cdi import CdiCache, Injection
+    from driver.sim.kubelet.cdispec import Mount
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KILLED = 137
-NOT_STARTED = 128
 START_ERROR = (
     "failed to create containerd task: failed to create shim task: OCI runtime create failed: "
     "runc create failed: unable to start container process"
@@ -58,8 +58,6 @@ class Exit:
 
     code: int
     finished: float
-    start_error: str = ""
-    """Why nothing of it ever ran: a step of its making failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +85,6 @@ class Container:
     log: str
     exit_file: str
     cdi_devices: tuple[str, ...] = ()
-    not_applied: tuple[str, ...] = ()
-    """CDI edits that this machine could not make."""
 
     @property
     def running(self) -> bool:
@@ -118,11 +114,9 @@ class Container:
 class Runtime:
     """All sandboxes under ``root``. With ``outlive`` containers run on when this process is gone."""
 
-    def __init__(self, root: Path, *, cdi: CdiCache, isolate: bool = True, outlive: bool = True) -> None:
+    def __init__(self, root: Path, *, cdi: CdiCache, outlive: bool = True) -> None:
         self._root = root
         self._cdi = cdi
-        self._isolate = isolate
-        self._can_isolate: bool | None = None
         # Without it a killed process would leave its containers behind for ever.
         self._leash = () if outlive or not shutil.which("setpriv") else ("setpriv", "--pdeathsig", "USR1")
         self._boot_id = _read("/proc/sys/kernel/random/boot_id")
@@ -165,8 +159,7 @@ class Runtime:
         for path in sorted(self._dir(uid).glob("container-*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
                 record = json.loads(path.read_text())
-                for name in ("cdi_devices", "not_applied"):
-                    record[name] = tuple(record[name])
+                record["cdi_devices"] = tuple(record["cdi_devices"])
                 found.append(Container(**record))
         return found
 
@@ -187,39 +180,18 @@ class Runtime:
         env = {"PATH": PATH, **launch.env, **dict(variable.split("=", 1) for variable in injection.env)}
         try:
             _check(launch, injection, env["PATH"])
-            argv, not_applied = await self._argv(uid, identity, launch, injection, env)
-            return self._spawn(uid, identity, launch, argv, not_applied)
+            # The environment goes through `env`, the shell between would drop names that are not its own.
+            variables = [f"{name}={value}" for name, value in env.items()]
+            return self._spawn(
+                uid, identity, launch, ["env", f"--chdir={launch.workdir}", "-i", *variables, *launch.argv]
+            )
         except (CdiError, OSError) as error:
             raise CreateError(
                 "RunContainerError",
                 f"{START_ERROR}: {error}",
             ) from error
 
-    async def _argv(
-        self, uid: str, identity: str, launch: Launch, injection: Injection, env: Mapping[str, str]
-    ) -> tuple[list[str], tuple[str, ...]]:
-        # The environment goes through `env`, the shell between would drop names that are not its own.
-        argv = ["env", "-i", *(f"{name}={value}" for name, value in env.items()), *launch.argv]
-        unusual = [hook for hook in injection.hooks if hook.hook_name not in isolation.HOOKS]
-        not_applied = tuple(f"hook {hook.hook_name} {hook.path}" for hook in unusual)
-        usual = [hook for hook in injection.hooks if hook not in unusual]
-        if not injection.mounts and not injection.device_nodes and not usual:
-            return ["env", f"--chdir={launch.workdir}", *argv[1:]], not_applied
-        if self._isolate and self._can_isolate is None:
-            self._can_isolate = await isolation.possible()
-        if self._isolate and self._can_isolate:
-            base = self._dir(uid) / f"root-{identity[:12]}"
-            base.mkdir()
-            failure = _failure(self._exit_file(uid, identity))
-            return isolation.command(base, injection, launch.workdir, argv, failure=failure), not_applied
-        not_applied += tuple(f"hook {hook.hook_name} {hook.path}" for hook in usual)
-        not_applied += tuple(f"mount {mount.container_path}" for mount in injection.mounts)
-        not_applied += tuple(f"device node {node.path}" for node in injection.device_nodes)
-        return ["env", f"--chdir={launch.workdir}", *argv[1:]], not_applied
-
-    def _spawn(
-        self, uid: str, identity: str, launch: Launch, argv: Iterable[str], not_applied: tuple[str, ...]
-    ) -> Container:
+    def _spawn(self, uid: str, identity: str, launch: Launch, argv: Sequence[str]) -> Container:
         directory = self._dir(uid)
         log = self.log_file(uid, launch.name, launch.attempt)
         exit_file = self._exit_file(uid, identity)
@@ -247,10 +219,9 @@ class Runtime:
             log=str(log),
             exit_file=str(exit_file),
             cdi_devices=tuple(launch.cdi_devices),
-            not_applied=not_applied,
         )
         try:
-            _replace(directory / f"container-{launch.name}.json", asdict(container))
+            checkpoint.store(directory / f"container-{launch.name}.json", asdict(container))
         except OSError:
             os.killpg(pid, signal.SIGKILL)  # nobody would know of it after a restart
             raise
@@ -270,13 +241,13 @@ class Runtime:
         return sandbox
 
     def _write_sandbox(self, uid: str, data: Mapping[str, Any]) -> None:
-        _replace(self._dir(uid) / "sandbox.json", data)
+        checkpoint.store(self._dir(uid) / "sandbox.json", data)
 
 
 def _check(launch: Launch, injection: Injection, path: str) -> None:
     """What a runtime refuses before the first instruction of the container. Raises CdiError."""
     for mount in injection.mounts:
-        isolation.check_mount(mount)
+        check_mount(mount)
     for hook in injection.hooks:
         if not os.access(hook.path, os.X_OK):
             raise CdiError(f"error running {hook.hook_name} hook: fork/exec {hook.path}: no such file or directory")
@@ -288,20 +259,23 @@ def _check(launch: Launch, injection: Injection, path: str) -> None:
         raise CdiError(f'chdir to cwd ("{launch.workdir}") set in config.json failed: no such file or directory')
 
 
-def _failure(exit_file: Path) -> Path:
-    return exit_file.with_suffix(".failure")
+def check_mount(mount: Mount) -> None:
+    """Raise CdiError for a mount that a runtime would fail to make; none is made here."""
+    where = f'error mounting "{mount.host_path}" to rootfs at "{mount.container_path}"'
+    if not mount.container_path.startswith("/"):
+        raise CdiError(f"{where}: mount destination {mount.container_path} not absolute")
+    if mount.type == "bind" or {"bind", "rbind"} & set(mount.options):
+        if not Path(mount.host_path).exists():
+            raise CdiError(f"{where}: mount src={mount.host_path}: no such file or directory")
+    elif not mount.type or mount.type == "none":
+        raise CdiError(f'{where}: no such device (a mount of a path needs the option "bind" or "rbind")')
 
 
 def _read_exit(path: Path) -> Exit:
     try:
-        code, finished = int(path.read_text()), path.stat().st_mtime
+        return Exit(code=int(path.read_text()), finished=path.stat().st_mtime)
     except (OSError, ValueError):  # the shim was killed too
         return Exit(code=KILLED, finished=time.time())
-    try:
-        why = _failure(path).read_text(errors="replace").strip()
-    except FileNotFoundError:
-        return Exit(code=code, finished=finished)
-    return Exit(code=NOT_STARTED, finished=finished, start_error=f"{START_ERROR}: {why or f'exit status {code}'}")
 
 
 async def _wait_process(pid: int, ticks: int) -> None:
@@ -336,9 +310,3 @@ def _ticks(pid: int) -> int | None:
 
 def _read(path: str) -> str:
     return Path(path).read_text().strip()
-
-
-def _replace(path: Path, data: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(data))
-    temporary.replace(path)

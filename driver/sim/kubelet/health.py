@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from driver.sim.kubelet import checkpoint
 from driver.sim.kubelet.claiminfo import DraError, claim_name
 from driver.sim.kubelet.plugins import HEALTH_V1, go_code
 from driver.wire import dra_health_v1_pb2, dra_health_v1_pb2_grpc, dra_health_v1alpha1_pb2, dra_health_v1alpha1_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
     from driver.sim.kubelet.claiminfo import ClaimInfo, Device
     from driver.sim.kubelet.options import Options
@@ -45,14 +43,11 @@ class Health:
 
 
 class HealthCache:
-    """Health by driver and (pool, device), kept over a restart in ``state_file``."""
+    """Health by driver and (pool, device)."""
 
-    def __init__(self, *, state_file: Path | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._state_file = state_file
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._drivers: dict[str, dict[tuple[str, str], Health]] = {}
-        if state_file:
-            self._load(state_file)
 
     def update(self, driver: str, devices: Mapping[tuple[str, str], Health]) -> set[tuple[str, str]]:
         """Take a driver's full list. Returns the (pool, device)s whose health, message or timeout changed."""
@@ -68,8 +63,6 @@ class HealthCache:
             if key not in devices and health.health != "Unknown" and now - health.updated > health.timeout:
                 known[key] = Health(timeout=health.timeout, updated=now)
                 changed.add(key)
-        if changed:
-            self._save()
         return changed
 
     def get(self, driver: str, pool: str, device: str) -> Health:
@@ -79,26 +72,7 @@ class HealthCache:
 
     def clear(self, driver: str) -> None:
         """Forget a driver, whichever of its instances reported."""
-        if self._drivers.pop(driver, None) is not None:
-            self._save()
-
-    def _load(self, state_file: Path) -> None:
-        try:
-            for driver, pool, device, health in checkpoint.load(state_file) or []:
-                self._drivers.setdefault(driver, {})[pool, device] = Health(**health)
-        except (checkpoint.CorruptCheckpointError, OSError) as error:
-            logger.warning("starting without known device health: %s", error)
-
-    def _save(self) -> None:
-        if self._state_file is None:
-            return
-        rows = [
-            (driver, *key, asdict(health)) for driver, known in self._drivers.items() for key, health in known.items()
-        ]
-        try:
-            checkpoint.store(self._state_file, rows)
-        except OSError as error:
-            logger.warning("cannot save device health: %s", error)
+        self._drivers.pop(driver, None)
 
 
 class HealthWatcher:

@@ -6,24 +6,24 @@ import asyncio
 import logging
 import random
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from driver.kube import Mirror
-from driver.sim.kubelet import logs, resize
+from driver.sim.events import Recorder
 from driver.sim.kubelet.cdi import CdiCache
 from driver.sim.kubelet.containers import Runtime
-from driver.sim.kubelet.events import Recorder
 from driver.sim.kubelet.health import HealthCache, HealthWatcher
 from driver.sim.kubelet.manager import ClaimManager
 from driver.sim.kubelet.metrics import KubeletMetrics
-from driver.sim.kubelet.node import NodeReporter, capacity
+from driver.sim.kubelet.node import NodeReporter
 from driver.sim.kubelet.options import Options
 from driver.sim.kubelet.plugins import PluginStore
 from driver.sim.kubelet.pods import TERMINAL, PodContext, PodWorker
 from driver.sim.kubelet.registration import PluginManager
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from driver.kube import Api
@@ -58,12 +58,11 @@ class Kubelet:
         for directory in (self.plugins_dir, self.registry_dir):
             directory.mkdir(parents=True, exist_ok=True)
         self.metrics = KubeletMetrics()
-        self.health = HealthCache(state_file=root_dir / "dra_health_state", clock=clock)
+        self.health = HealthCache(clock=clock)
         self.cdi = CdiCache(cdi_dirs)
-        self.runtime = Runtime(
-            root_dir / "pods", cdi=self.cdi, isolate=self._options.isolate, outlive=self._options.on_shutdown == "leave"
-        )
-        self.recorder = Recorder(api=api, node_name=node_name, clock=clock)
+        self.runtime = Runtime(root_dir / "pods", cdi=self.cdi, outlive=self._options.on_shutdown == "leave")
+        now = lambda: datetime.fromtimestamp(clock(), UTC)  # noqa: E731
+        self.recorder = Recorder(api, "kubelet", clock=now, host=node_name)
         watcher = HealthWatcher(cache=self.health, options=self._options, changed=self._health_changed)
         self.plugins = PluginStore(
             api=api, node_name=node_name, options=self._options, metrics=self.metrics, run_health=watcher.run
@@ -102,8 +101,6 @@ class Kubelet:
             rng=self._rng,
             node_ip=node_ip,
             put=self.pods.put,
-            capacity=capacity(),
-            used=self._used,
         )
         self._workers: dict[str, PodWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -124,42 +121,21 @@ class Kubelet:
             finally:
                 await self._shut_down()
 
-    def read_log(self, namespace: str, pod: str, container: str | None = None, *, previous: bool = False) -> str:
-        """What a container has written so far. Raises LookupError in the words of the real kubelet."""
-        worker = next(
-            (
-                worker
-                for worker in reversed(self._workers.values())
-                if (worker.pod["metadata"]["namespace"], worker.pod["metadata"]["name"]) == (namespace, pod)
-            ),
-            None,
-        )
-        if worker is None:
+    def read_log(self, namespace: str, pod: str, container: str = "") -> str:
+        """What a container has written so far. Raises LookupError if that is not known."""
+        named = [
+            worker
+            for worker in self._workers.values()
+            if (worker.pod["metadata"]["namespace"], worker.pod["metadata"]["name"]) == (namespace, pod)
+        ]
+        if not named:
             raise LookupError(f'pod "{pod}" not found on node {self.node_name}')
-        names = [slot.name for slot in worker.slots if slot.kind == "main"]
-        if not container and len(names) > 1:
-            raise LookupError(f"a container name must be specified for pod {pod}, choose one of: [{' '.join(names)}]")
-        wanted = container or names[0]
-        slot = next((slot for slot in worker.slots if slot.name == wanted), None)
-        if slot is None:
-            raise LookupError(f'container "{wanted}" in pod "{pod}" is not valid')
-        attempt = slot.attempt - 1 if previous else slot.attempt
-        if attempt < 0:
-            raise LookupError(f'previous terminated container "{wanted}" in pod "{pod}" not found')
-        try:
-            return self.runtime.log_file(worker.uid, wanted, attempt).read_text(errors="replace")
-        except FileNotFoundError:
-            reason = slot.state.get("waiting", {}).get("reason", "ContainerCreating")
-            raise LookupError(f'container "{wanted}" in pod "{pod}" is waiting to start: {reason}') from None
-
-    def stream_log(
-        self, pod: Mapping[str, Any], container: str, follow: bool, tail: int | None
-    ) -> AsyncIterator[bytes]:
-        """The bytes behind ``pods/log``: what there is, and with ``follow`` what comes until the container ends."""
-        worker = self._workers.get(pod["metadata"]["uid"])
-        slot = next((slot for slot in worker.slots if slot.name == container), None) if worker else None
-        path = self.runtime.log_file(pod["metadata"]["uid"], container, slot.attempt if slot else 0)
-        return logs.read(path, growing=lambda: follow and slot is not None and slot.exit_code is None, tail=tail)
+        slots = [slot for slot in named[-1].slots if slot.name == container or (not container and slot.kind == "main")]
+        if len(slots) != 1:
+            names = " ".join(slot.name for slot in named[-1].slots)
+            raise LookupError(f"a container name must be specified for pod {pod}, choose one of: [{names}]")
+        path = self.runtime.log_file(named[-1].uid, slots[0].name, slots[0].attempt)
+        return path.read_text(errors="replace") if path.exists() else ""
 
     async def _wipe_slices(self) -> None:
         await self.node.ready.wait()
@@ -187,8 +163,6 @@ class Kubelet:
                 worker.update(pod)
         for uid in self._workers.keys() - current.keys():
             self._workers[uid].gone()
-        for worker in self._workers.values():
-            worker.resize()  # what did not fit may do so now that others have ended
 
     def _start_worker(self, uid: str, worker: PodWorker) -> None:
         task = asyncio.create_task(worker.run(), name=f"pod {worker.name}")
@@ -208,14 +182,6 @@ class Kubelet:
                 self._pods_changed.set()
 
         task.add_done_callback(done)
-
-    def _used(self, but: str) -> resize.Amounts:
-        """CPU and memory that all pods take but one."""
-        total = resize.requests(())
-        for uid, worker in self._workers.items():
-            for name, amount in worker.requests.items() if uid != but else ():
-                total[name] += amount
-        return total
 
     def _spawn_orphan_killer(self, uid: str) -> None:
         async def kill() -> None:

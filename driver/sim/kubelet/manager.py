@@ -8,7 +8,7 @@ got prepared is unprepared like any other.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from driver.kube import ApiError, claim_path
 from driver.sim.kubelet import checkpoint
@@ -30,37 +30,13 @@ if TYPE_CHECKING:
 
     from driver.kube import Api
     from driver.sim.kubelet.metrics import KubeletMetrics
-
-
-class DraPlugin(Protocol):
-    """What the manager calls; ``driver.sim.kubelet.plugins.Plugin`` is the real one."""
-
-    @property
-    def driver(self) -> str:
-        """Name of the driver."""
-        ...
-
-    async def prepare(self, claims: list[dra.Claim]) -> dra.NodePrepareResourcesResponse:
-        """Call NodePrepareResources. Raises DraError with the gRPC status as text."""
-        ...
-
-    async def unprepare(self, claims: list[dra.Claim]) -> dra.NodeUnprepareResourcesResponse:
-        """Call NodeUnprepareResources. Raises DraError with the gRPC status as text."""
-        ...
-
-
-class Plugins(Protocol):
-    """Finds a registered plugin."""
-
-    def get(self, driver: str) -> DraPlugin:
-        """Return the instance to call. Raises DraError if none is registered."""
-        ...
+    from driver.sim.kubelet.plugins import Plugin, PluginStore
 
 
 class ClaimManager:
     """The claims of the node's pods, by namespace and name, with a checkpoint in ``state_file``."""
 
-    def __init__(self, *, api: Api, plugins: Plugins, state_file: Path, metrics: KubeletMetrics) -> None:
+    def __init__(self, *, api: Api, plugins: PluginStore, state_file: Path, metrics: KubeletMetrics) -> None:
         self._api = api
         self._plugins = plugins
         self._state_file = state_file
@@ -137,14 +113,14 @@ class ClaimManager:
 
     async def _prepare(self, pod: Mapping[str, Any]) -> None:
         # First everything that can be refused without a trace: a pod that fails here can be deleted without a driver.
-        candidates: list[tuple[ClaimInfo, dict[str, DraPlugin]]] = []
+        candidates: list[tuple[ClaimInfo, dict[str, Plugin]]] = []
         for entry in pod_claims(pod):
             name, check_owner = claim_name(pod, entry)
             if name is not None:
                 fresh = check_claim(pod, await self._fetch(pod, name), check_owner=check_owner)
                 candidates.append((fresh, {driver: self._plugins.get(driver) for driver in fresh.drivers}))
 
-        batches: dict[int, tuple[DraPlugin, list[dra.Claim]]] = {}
+        batches: dict[int, tuple[Plugin, list[dra.Claim]]] = {}
         wanted: dict[str, ClaimInfo] = {}
         for fresh, plugins in candidates:
             info = self._reference(fresh, pod["metadata"]["uid"])
@@ -180,7 +156,7 @@ class ClaimManager:
         self._store("checkpoint ResourceClaim cache")
         return info
 
-    async def _prepare_batch(self, plugin: DraPlugin, claims: list[dra.Claim], wanted: Mapping[str, ClaimInfo]) -> None:
+    async def _prepare_batch(self, plugin: Plugin, claims: list[dra.Claim], wanted: Mapping[str, ClaimInfo]) -> None:
         try:
             response = await plugin.prepare(claims)
         except DraError as error:

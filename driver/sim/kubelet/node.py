@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KUBELET_VERSION = "v1.36.2"
-HEARTBEAT = 300.0
-"""Seconds after which a condition that did not change is written again, as the real kubelet does."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -36,7 +34,6 @@ class NodeReporter:
         self._clock = clock
         self._ip = node_ip
         self._labels = labels
-        self._written = float("-inf")
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -58,11 +55,9 @@ class NodeReporter:
                 raise
             body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self._name, "labels": self._all_labels()}}
             node = await self._api.request("POST", "/api/v1/nodes", body=body)
-        now = self._clock()
-        status = node_status(node, now=timestamp(now), ip=self._ip, name=self._name)
-        if not _same(node.get("status") or {}, status) or now - self._written > HEARTBEAT:
+        status = node_status(node, now=timestamp(self._clock()), ip=self._ip, name=self._name)
+        if any((node.get("status") or {}).get(key) != value for key, value in status.items()):
             await self._api.request("PATCH", f"{path}/status", body={"status": status}, content_type=MERGE_PATCH)
-            self._written = now
 
     def _all_labels(self) -> dict[str, str]:
         return {
@@ -81,53 +76,26 @@ def capacity() -> dict[str, str]:
 
 def node_status(node: Mapping[str, Any], *, now: str, ip: str, name: str) -> dict[str, Any]:
     """What the kubelet owns of a Node's status; conditions of others are kept."""
-    old = {condition["type"]: condition for condition in (node.get("status") or {}).get("conditions") or []}
-    own = {
-        "MemoryPressure": ("False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        "DiskPressure": ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        "PIDPressure": ("False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        "Ready": ("True", "KubeletReady", "kubelet is posting ready status"),
+    old = (node.get("status") or {}).get("conditions") or []
+    known: Mapping[str, Any] = next((c for c in old if c["type"] == "Ready" and c["status"] == "True"), {})
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "KubeletReady",
+        "message": "kubelet is posting ready status",
+        "lastTransitionTime": known.get("lastTransitionTime") or now,
     }
-    conditions = [dict(condition) for kind, condition in old.items() if kind not in own]
-    for kind, (status, reason, message) in own.items():
-        known = old.get(kind, {})
-        since = known.get("lastTransitionTime") if known.get("status") == status else None
-        conditions.append(
-            {
-                "type": kind,
-                "status": status,
-                "reason": reason,
-                "message": message,
-                "lastHeartbeatTime": now,
-                "lastTransitionTime": since or now,
-            }
-        )
     return {
         "addresses": [{"type": "InternalIP", "address": ip}, {"type": "Hostname", "address": name}],
         "capacity": capacity(),
         "allocatable": capacity(),
-        "conditions": conditions,
+        "conditions": [*(c for c in old if c["type"] != "Ready"), ready],
         "nodeInfo": {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
-            "bootID": "",
             "containerRuntimeVersion": "process://1",
             "kernelVersion": platform.release(),
-            "kubeProxyVersion": "",
             "kubeletVersion": KUBELET_VERSION,
-            "machineID": "",
             "operatingSystem": "linux",
             "osImage": "embedded node",
-            "systemUUID": "",
         },
     }
-
-
-def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    def bare(status: Mapping[str, Any]) -> dict[str, Any]:
-        conditions = {
-            condition["type"]: {key: value for key, value in condition.items() if key != "lastHeartbeatTime"}
-            for condition in status.get("conditions") or []
-        }
-        return {**{key: status.get(key) for key in new}, "conditions": conditions}
-
-    return bare(old) == bare(new)

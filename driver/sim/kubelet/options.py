@@ -57,8 +57,6 @@ class Options:
 
     on_shutdown: Literal["stop", "leave"] = "stop"
     """What happens to containers when ``Kubelet.run`` is cancelled; those left are adopted by the next kubelet."""
-    isolate: bool = True
-    """Apply CDI mounts and device nodes in a mount namespace where this process may; otherwise they are only noted."""
     images: Mapping[str, Image] = field(default_factory=dict)
     """Known images, by reference with or without tag. Any other one sleeps unless it is given a command."""
     container_env: Mapping[str, str] = field(default_factory=dict)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SERVICES = ("v1.DRAPlugin", "v1beta1.DRAPlugin")
+SERVICES = ("v1.DRAPlugin",)
 HEALTH_V1 = "v1.DRAResourceHealth"
 
 
@@ -59,10 +59,6 @@ class Plugin:
         response: dra.NodePrepareResourcesResponse = await self._call(
             "NodePrepareResources", request, dra.NodePrepareResourcesResponse
         )
-        if self.service == "v1beta1.DRAPlugin":  # the same messages, but for one field that it does not have
-            for result in response.claims.values():
-                for device in result.devices:
-                    device.ClearField("share_id")
         return response
 
     async def unprepare(self, claims: list[dra.Claim]) -> dra.NodeUnprepareResourcesResponse:

@@ -17,11 +17,11 @@ from driver.sim.kubelet.podstatus import WRITE_RETRY, StatusWriter, pod_path
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
 
     from driver.kube import Api
-    from driver.sim.kubelet.containers import Exit, Runtime
-    from driver.sim.kubelet.events import Recorder
+    from driver.sim.events import Recorder
+    from driver.sim.kubelet.containers import Runtime
     from driver.sim.kubelet.health import HealthCache
     from driver.sim.kubelet.manager import ClaimManager
     from driver.sim.kubelet.options import Options
@@ -48,10 +48,6 @@ class PodContext:
     node_ip: str
     put: Callable[[dict[str, Any]], None]
     """Takes the server's answer to a write into the mirror of pods."""
-    capacity: Mapping[str, str]
-    """What the node has of "cpu" and "memory"."""
-    used: Callable[[str], resize.Amounts]
-    """What all pods but that of this UID take of it."""
 
 
 class PodWorker:
@@ -66,9 +62,6 @@ class PodWorker:
         self._context = context
         self._options = context.options
         self._sandbox = False
-        self._resize_pending: tuple[str, str] = ("", "")
-        self._restarts = {slot.name: asyncio.Event() for slot in self.slots}
-        """Set for a container that has to restart because it was resized."""
         self._gone = asyncio.Event()
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
@@ -97,34 +90,18 @@ class PodWorker:
             self.resize()
         self._update_stopping()
 
-    @property
-    def requests(self) -> resize.Amounts:
-        """What the pod takes of the node's cpu and memory."""
-        return resize.requests(slot.spec for slot in self.slots if slot.kind != "init" and not self.terminated)
-
     def resize(self) -> None:
-        """Give containers what the spec says by now, all of them or none. Their devices stay as they are."""
+        """Give containers what the spec says by now. Nothing of them restarts, and their devices stay as they are."""
         spec = self.pod["spec"]
-        wanted = {c["name"]: c for c in [*(spec.get("initContainers") or []), *spec["containers"]]}
-        changed = [slot for slot in self.slots if slot.spec.get("resources") != wanted[slot.name].get("resources")]
-        before, self._resize_pending = self._resize_pending, ("", "")
+        wanted = {
+            c["name"]: c.get("resources") or {} for c in [*(spec.get("initContainers") or []), *spec["containers"]]
+        }
+        changed = [slot for slot in self.slots if (slot.spec.get("resources") or {}) != wanted[slot.name]]
         if not changed or self.terminated:
-            return
-        kept = (wanted[slot.name] for slot in self.slots if slot.kind != "init")
-        reason, message = resize.refusal(
-            resize.requests(kept), used=self._context.used(self.uid), capacity=self._context.capacity
-        )
-        if reason:
-            self._resize_pending = (reason, message)
-            if before != self._resize_pending:
-                self._event("Warning", "ResizeDeferred", f"Pod resize {reason}: {resize.summary(self.pod, message)}")
-                self._dirty.set()
             return
         self._event("Normal", "ResizeStarted", f"Pod resize started: {resize.summary(self.pod)}")
         for slot in changed:
-            if slot.running and resize.restarts(slot.spec, wanted[slot.name]):
-                self._restarts[slot.name].set()
-            slot.spec = {**slot.spec, "resources": wanted[slot.name].get("resources") or {}}
+            slot.spec = {**slot.spec, "resources": wanted[slot.name]}
         self._event("Normal", "ResizeCompleted", f"Pod resize completed: {resize.summary(self.pod)}")
         self._dirty.set()
 
@@ -234,39 +211,22 @@ class PodWorker:
     async def _keep(self, slot: Slot, up: asyncio.Event | None = None) -> None:
         """Start a container, and again as its policy says. Returns when it stays ended."""
         delay = 0.0
-        resized = self._restarts[slot.name]
         while True:
             if not slot.running:
-                if not resized.is_set() and not self._may_start(slot):
+                if not self._may_start(slot):
                     return
-                if slot.exit_code is not None and not resized.is_set():
+                if slot.exit_code is not None:
                     await self._back_off(slot, delay)
                     delay = min(delay * 2 or self._options.crash_backoff, self._options.crash_backoff_max)
-                resized.clear()
                 await self._start(slot)
             if up:
                 up.set()
             container = slot.process
-            exit_ = await self._end(slot)
+            exit_ = await container.wait()
             slot.ended(exit_)
             self._dirty.set()
             if exit_.finished - container.started > self._options.crash_backoff_reset:
                 delay = 0.0
-
-    async def _end(self, slot: Slot) -> Exit:
-        """Wait for the end of a container, or end it when a resize wants that."""
-        ended = asyncio.ensure_future(slot.process.wait())
-        resized = asyncio.ensure_future(self._restarts[slot.name].wait())
-        try:
-            await asyncio.wait({ended, resized}, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                return ended.result()
-            self._event("Normal", "Killing", f"Container {slot.name} resize requires restart", slot)
-            return await slot.process.stop(self._grace())
-        finally:
-            ended.cancel()
-            resized.cancel()
-            await asyncio.gather(ended, resized, return_exceptions=True)
 
     async def _back_off(self, slot: Slot, delay: float) -> None:
         if not delay:
@@ -294,9 +254,6 @@ class PodWorker:
                 slot.started(container)
                 self._event("Normal", "Created", "Container created", slot)
                 self._event("Normal", "Started", "Container started", slot)
-                if container.not_applied:
-                    what = ", ".join(container.not_applied)
-                    self._event("Normal", "CDIEditsNotApplied", f"Not possible on this machine: {what}", slot)
                 self._dirty.set()
                 return
             slot.waiting(reason, message)
@@ -385,7 +342,6 @@ class PodWorker:
                 for slot in self.slots
                 if slot.kind == "main"
             },
-            resize_pending=self._resize_pending,
         )
         if status["phase"] in TERMINAL and not self.terminated:
             status["phase"] = before or "Pending"  # the end is told when the devices have been given back
@@ -400,14 +356,9 @@ class PodWorker:
             self._stopping.set()
 
     def _event(self, kind: str, reason: str, message: str, slot: Slot | None = None) -> None:
-        self._context.recorder.record(
-            self.pod,
-            kind,
-            reason,
-            message,
-            container=slot.name if slot else "",
-            init=bool(slot and slot.kind != "main"),
-        )
+        kinds = "containers" if slot and slot.kind == "main" else "initContainers"
+        field = f"spec.{kinds}{{{slot.name}}}" if slot else ""
+        self._context.recorder.record(self.pod, kind, reason, message, field=field)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + 0.5 * self._context.rng.random())

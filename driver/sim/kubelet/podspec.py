@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver.sim.kubelet import resize
 from driver.sim.kubelet.options import Image
 
 if TYPE_CHECKING:
@@ -71,12 +70,11 @@ class Slot:
 
     def ended(self, exit_: Exit) -> None:
         """Note the end of the container."""
-        reason = "StartError" if exit_.start_error else "Completed" if exit_.code == 0 else "Error"
+        reason = "Completed" if exit_.code == 0 else "Error"
         self.state = {
             "terminated": {
                 "exitCode": exit_.code,
                 "reason": reason,
-                **({"message": exit_.start_error} if exit_.start_error else {}),
                 "startedAt": timestamp(self.process.started),
                 "finishedAt": timestamp(exit_.finished),
                 "containerID": f"process://{self.process.id}",
@@ -209,12 +207,8 @@ def pod_status(
     terminal: bool,
     node_ip: str,
     resources: Mapping[str, list[Status]],
-    resize_pending: tuple[str, str] = ("", ""),
 ) -> Status:
-    """The parts of ``status`` that the kubelet owns; ``resources`` is allocatedResourcesStatus by container.
-
-    ``resize_pending``: reason and message of why the spec's cpu and memory are not what the containers have.
-    """
+    """The parts of ``status`` that the kubelet owns; ``resources`` is allocatedResourcesStatus by container."""
     old = pod.get("status") or {}
     status: Status = {
         "phase": phase(pod, all_slots, terminal=terminal),
@@ -239,7 +233,6 @@ def pod_status(
         now=now,
         sandbox=sandbox,
         phase_=status["phase"],
-        resize_pending=resize_pending,
     )
     return status
 
@@ -270,38 +263,24 @@ def container_status(slot: Slot, resources: list[Status] | None) -> Status:
 
 
 def conditions(
-    old: Iterable[Mapping[str, Any]],
-    all_slots: Sequence[Slot],
-    *,
-    now: float,
-    sandbox: bool,
-    phase_: str,
-    resize_pending: tuple[str, str] = ("", ""),
+    old: Iterable[Mapping[str, Any]], all_slots: Sequence[Slot], *, now: float, sandbox: bool, phase_: str
 ) -> list[Status]:
     """The kubelet's conditions beside those of others; a transition time changes only with the status."""
     before = {condition["type"]: dict(condition) for condition in old}
     unready = [slot.name for slot in all_slots if slot.kind == "main" and not slot.running]
     incomplete = [slot.name for slot in all_slots if not _initialized(slot)]
-    not_ready: Status = {"status": "False", "reason": "ContainersNotReady"}
-    not_ready["message"] = f"containers with unready status: [{' '.join(unready)}]"
-    initialized: Status = {"status": "True"}
-    if phase_ in {"Succeeded", "Failed"}:
-        reason = "PodCompleted" if phase_ == "Succeeded" else "PodFailed"
-        not_ready = {"status": "False", "reason": reason}
-        initialized = {"status": "True", "reason": "PodCompleted"} if phase_ == "Succeeded" else initialized
-    if incomplete and phase_ != "Succeeded":
-        message = f"containers with incomplete status: [{' '.join(incomplete)}]"
-        initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": message}
-    ready: Status = {"status": "True"} if not unready and not incomplete else not_ready
+    ready: Status = {"status": "True"}
+    if unready or incomplete:
+        ended = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase_)
+        ready = {"status": "False", "reason": ended or "ContainersNotReady"}
+        ready |= {} if ended else {"message": f"containers with unready status: [{' '.join(unready)}]"}
     own = {
         "PodReadyToStartContainers": {"status": "True" if sandbox else "False"},
-        "Initialized": initialized,
+        "Initialized": {"status": "False" if incomplete and phase_ != "Succeeded" else "True"},
         "Ready": ready,
         "ContainersReady": ready,
     }
-    if resize_pending[0]:
-        own[resize.PENDING] = {"status": "True", "reason": resize_pending[0], "message": resize_pending[1]}
-    result = [condition for kind, condition in before.items() if kind not in {*own, *resize.CONDITIONS}]
+    result = [condition for kind, condition in before.items() if kind not in own]
     for kind, condition in own.items():
         known = before.get(kind, {})
         since = known.get("lastTransitionTime") if known.get("status") == condition["status"] else None

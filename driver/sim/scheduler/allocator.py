@@ -7,10 +7,10 @@ What a driver's author should know of it:
 * an allocated device that left the slices, or changed its ``consumesCounters``, no longer counts as it did;
 * a pool whose counters are overdrawn gives no device that consumes counters.
 
-Its defects are copied only with ``quirks``: counters of a device that is refused *after* the counter check (taint,
-constraint, capacity) stay taken for the rest of the attempt, and those of a shared device are not given back when the
-search steps back, both of which hides solutions; distinctAttribute forgets values. Never copied: its counters mix up
-pools of one name from different drivers.
+Its defects are copied too: counters of a device that is refused *after* the counter check (taint, constraint, capacity)
+stay taken for the rest of the attempt, and those of a shared device are not given back when the search steps back, both
+of which hides solutions; distinctAttribute forgets values. Not copied: its counters mix up pools of one name from
+different drivers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.scheduler import capacity, cel, nodes, quantities, taints
+from driver.sim.scheduler import capacity, cel, quantities, taints
 from driver.sim.scheduler.constraints import Constraint
 from driver.sim.scheduler.pools import Candidate, Counters, DeviceId, Pool, gather
 from driver.sim.scheduler.requests import MAX_RESULTS, Request, RequestError, alternatives, key
@@ -87,7 +87,6 @@ def allocate(
     share_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     clock: Callable[[], float] = time.monotonic,
     timeout: float = FILTER_TIMEOUT,
-    quirks: bool = True,
 ) -> list[dict[str, Any]]:
     """Return a ``status.allocation`` for each claim, all or nothing.
 
@@ -98,15 +97,14 @@ def allocate(
     try:
         wanted = [alternatives(claim, classes) for claim in claims]
         constraints = [
-            [Constraint(c, quirks=quirks) for c in (claim["spec"].get("devices") or {}).get("constraints") or []]
-            for claim in claims
+            [Constraint(c) for c in (claim["spec"].get("devices") or {}).get("constraints") or []] for claim in claims
         ]
     except (RequestError, ValueError) as error:
         raise AllocationError(str(error)) from error
-    search = _Search(node, claims, pools, wanted, constraints, InUse.by(allocated), share_id)
-    search.give_up_at = clock() + timeout
-    search.clock = clock
-    search.quirks = quirks
+    out_of_time = clock() + timeout
+    search = _Search(
+        node, claims, pools, wanted, constraints, InUse.by(allocated), share_id, lambda: clock() > out_of_time
+    )
     if not search.run():
         if any(pool.invalid for pool in pools):
             reasons = "; ".join(f"{p.driver}/{p.name}: {p.invalid}" for p in pools if p.invalid)
@@ -127,10 +125,6 @@ class _TooManyError(Exception):
 class _Search:
     """Depth-first search with backtracking over claims, requests, alternatives and devices."""
 
-    give_up_at: float
-    clock: Callable[[], float]
-    quirks: bool
-
     def __init__(
         self,
         node: Mapping[str, Any],
@@ -140,9 +134,10 @@ class _Search:
         constraints: Sequence[Sequence[Constraint]],
         in_use: InUse,
         share_id: Callable[[], str],
+        out_of_time: Callable[[], bool],
     ) -> None:
         self.node, self.claims, self.pools, self.wanted = node, claims, pools, wanted
-        self.constraints, self.in_use, self.share_id = constraints, in_use, share_id
+        self.constraints, self.in_use, self.share_id, self.out_of_time = constraints, in_use, share_id, out_of_time
         self.chosen: list[list[Chosen]] = [[] for _ in claims]
         self.picked: dict[tuple[int, int], int] = {}
         self._devices = [(pool, device) for pool in pools if pool.usable for device in pool.devices]
@@ -227,7 +222,7 @@ class _Search:
         return False
 
     def _device(self, c: int, r: int, request: Request, d: int, start: int) -> bool:
-        if self.clock() > self.give_up_at:
+        if self.out_of_time():
             raise AllocationError(f"node {self.node['metadata']['name']}: timed out trying to allocate devices")
         count = self._count(request)
         if request.everything and count == 0:
@@ -264,7 +259,6 @@ class _Search:
             return False
         charged = self._charge(pool, device)
         if taints.blocking(device.taints, request.tolerations):
-            self._give_back(pool, {} if self.quirks else charged)
             return False
         for number, constraint in enumerate(self.constraints[c]):
             if constraint.add(request.name, request.subrequest, device):
@@ -276,7 +270,6 @@ class _Search:
                 )
             for added in self.constraints[c][:number]:
                 added.remove(request.name, request.subrequest)
-            self._give_back(pool, {} if self.quirks else charged)
             return False
         fits = not self._over_capacity(request, device)  # of "all" devices it was checked before others were taken
         consumed: dict[str, str] = {}
@@ -294,20 +287,19 @@ class _Search:
         finally:
             if not done:
                 self.chosen[c].pop()
-                if fits or not self.quirks:
-                    self._release(c, request, pool, device, charged, shares=fits)
+                if fits:
+                    self._release(c, request, pool, device, charged)
         return done
 
-    def _release(
-        self, c: int, request: Request, pool: Pool, device: Candidate, charged: Counters, *, shares: bool
-    ) -> None:
+    def _release(self, c: int, request: Request, pool: Pool, device: Candidate, charged: Counters) -> None:
         for constraint in self.constraints[c]:
             constraint.remove(request.name, request.subrequest)
-        if not device.shared:
-            self._taken[device.id].remove(c)
-        elif shares:
+        if device.shared:
             self._shares[device.id].pop()
-        self._give_back(pool, {} if self.quirks and device.shared else charged)
+            return
+        self._taken[device.id].remove(c)
+        for counter, amount in charged.items():
+            self._free[pool.driver, pool.name][counter] += amount
 
     # --- what is known about one device -------------------------------------------------------------------------
 
@@ -377,10 +369,6 @@ class _Search:
             free[counter] -= amount
         return device.counters
 
-    def _give_back(self, pool: Pool, counters: Counters) -> None:
-        for counter, amount in counters.items():
-            self._free[pool.driver, pool.name][counter] += amount
-
     def _free_counters(self, pool: Pool) -> Counters:
         free = self._free.get((pool.driver, pool.name))
         if free is None:
@@ -417,4 +405,4 @@ class _Search:
                         return False
                 except cel.CelError as error:
                     raise AllocationError(f"{where}: CEL runtime error: {error}") from error
-        return not device.slice.get("perDeviceNodeSelection") or nodes.selects(self.node, device.spec)
+        return True

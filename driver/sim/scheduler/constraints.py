@@ -15,10 +15,10 @@ SCALARS = ("string", "int", "bool", "version")
 class Constraint:
     """Follows the devices chosen so far. Once it says no, more devices will not make it say yes.
 
-    With ``quirks``, distinctAttribute compares as Kubernetes 1.36 does: it keeps only the last value of each request.
+    distinctAttribute compares as Kubernetes 1.36 does: it keeps only the last value of each request.
     """
 
-    def __init__(self, spec: Mapping[str, Any], *, quirks: bool) -> None:
+    def __init__(self, spec: Mapping[str, Any]) -> None:
         """Take an entry of ``spec.devices.constraints``. Raises ValueError for a kind that it does not know."""
         self._requests = frozenset(spec.get("requests") or ())
         self._distinct = spec.get("matchAttribute") is None
@@ -26,7 +26,6 @@ class Constraint:
         if not name:
             raise ValueError("empty constraint (unsupported constraint type?)")
         self.attribute: str = name
-        self._forgetful = quirks and self._distinct
         self._count = 0
         self._values: list[tuple[str, tuple[str, Any]]] = []
 
@@ -43,7 +42,7 @@ class Constraint:
             return False
         if self._count and any((value == known) is self._distinct for _, known in self._values):
             return False
-        if self._forgetful:
+        if self._distinct:
             self._forget(request)
         self._values.append((request, value))
         self._count += 1
@@ -54,7 +53,7 @@ class Constraint:
         if not self.applies(request, subrequest):
             return
         self._count -= 1
-        if self._forgetful:
+        if self._distinct:
             self._forget(request)
         else:
             self._values.pop()

@@ -87,35 +87,14 @@ def special_claim(pod: Mapping[str, Any], requests: Sequence[Mapping[str, Any]])
 
 
 def _requests_and_mappings(pod: Mapping[str, Any], resources: Iterable[str], mapping: Mapping[str, str]) -> Backed:
-    containers = _containers(pod)
-    inits = len(pod["spec"].get("initContainers") or [])
-    short = [i for i in range(inits) if containers[i].get("restartPolicy") != "Always"]
+    """A request of its own for each container: devices that an init container leaves are not used again."""
     result = Backed()
     for resource in resources:
-        own: dict[int, dict[str, Any]] = {}
-        for index in range(len(containers)):
-            amount = _amount(containers[index], resource)
-            if index not in short and amount > 0:
-                own[index] = _request(index, containers[index], resource, mapping[resource], amount)
-                result.mappings.append(_mapping(containers[index], resource, own[index]["name"]))
-        result.requests.extend(own.values())
-        # Init containers use devices of the containers after them before they get any of their own; of what they need
-        # beyond that only the largest part is asked for, as they run one after the other.
-        extra: dict[int, dict[str, Any]] = {}
-        reused: list[dict[str, str]] = []
-        for index in short:
-            missing = _amount(containers[index], resource)
-            for later in sorted(i for i in own if i >= index):
-                if missing > 0:
-                    reused.append(_mapping(containers[index], resource, own[later]["name"]))
-                    missing -= own[later]["exactly"]["count"]
-            if missing > 0:
-                extra[index] = _request(index, containers[index], resource, mapping[resource], missing)
-        if extra:
-            largest = max(extra.values(), key=lambda request: int(request["exactly"]["count"]))
-            result.requests.append(largest)
-            reused += [_mapping(containers[index], resource, largest["name"]) for index in extra]
-        result.mappings.extend(reused)
+        for index, container in enumerate(_containers(pod)):
+            if (amount := _amount(container, resource)) > 0:
+                request = _request(index, container, resource, mapping[resource], amount)
+                result.requests.append(request)
+                result.mappings.append(_mapping(container, resource, request["name"]))
     result.requests.sort(key=lambda request: str(request["name"]))
     return result
 

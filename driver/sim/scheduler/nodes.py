@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 
 def selects(node: Mapping[str, Any], scope: Mapping[str, Any]) -> bool:
@@ -44,11 +44,6 @@ def _requirement(values: Mapping[str, str], requirement: Mapping[str, Any]) -> b
             return key in values
         case "DoesNotExist":
             return key not in values
-        case "Gt" | "Lt" as operator:
-            value = values.get(key, "")
-            if not value.lstrip("-").isdigit():
-                return False
-            return int(value) > int(wanted[0]) if operator == "Gt" else int(value) < int(wanted[0])
         case _:
             return False
 
@@ -57,17 +52,3 @@ def bound_to(name: str) -> dict[str, Any]:
     """The selector that an allocation of a node's own devices carries."""
     requirement = {"key": "metadata.name", "operator": "In", "values": [name]}
     return {"nodeSelectorTerms": [{"matchFields": [requirement]}]}
-
-
-def merged(selectors: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """One term with the requirements of all selectors (each has one term), None if there are none."""
-    term: dict[str, list[Any]] = {}
-    for selector in selectors:
-        for source in selector.get("nodeSelectorTerms") or []:
-            for kind in ("matchFields", "matchExpressions"):
-                for requirement in source.get(kind) or []:
-                    known = term.setdefault(kind, [])
-                    if requirement not in known:
-                        known.append(requirement)
-    term = {kind: requirements for kind, requirements in term.items() if requirements}
-    return {"nodeSelectorTerms": [term]} if term else None

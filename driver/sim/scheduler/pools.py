@@ -64,11 +64,6 @@ class Pool:
         """Whether anything may be allocated from the pool."""
         return not self.incomplete and not self.invalid
 
-    @property
-    def late(self) -> bool:
-        """Pools with binding conditions are tried last."""
-        return any(device.spec.get("bindingConditions") for device in self.devices)
-
 
 class InvalidPoolError(Exception):
     """A pool whose slices contradict each other."""
@@ -99,7 +94,7 @@ def gather(
         seen = {s["metadata"]["name"] for s in current}
         others = [s for s in everything if s["metadata"]["name"] not in seen]
         pools.append(_build(driver, name, current, others, rules))
-    return sorted(pools, key=lambda pool: (pool.late, pool.driver, pool.name))
+    return sorted(pools, key=lambda pool: (pool.driver, pool.name))
 
 
 def newest(slices: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -170,11 +165,7 @@ def _candidates(
 
 
 def _relevant(node: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
-    if spec.get("sharedCounters"):
-        return True
-    if spec.get("perDeviceNodeSelection"):
-        return any(nodes.selects(node, device) for device in spec.get("devices") or [])
-    return nodes.selects(node, spec)
+    return bool(spec.get("sharedCounters")) or nodes.selects(node, spec)
 
 
 def _pool_id(slice_: Mapping[str, Any]) -> tuple[str, str]:

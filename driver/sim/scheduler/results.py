@@ -48,9 +48,6 @@ def _result(choice: Chosen) -> dict[str, Any]:
         result["adminAccess"] = True
     if choice.request.tolerations:
         result["tolerations"] = [dict(toleration) for toleration in choice.request.tolerations]
-    for field in ("bindingConditions", "bindingFailureConditions"):
-        if choice.device.spec.get(field):
-            result[field] = list(choice.device.spec[field])
     if choice.share_id is not None:
         result["shareID"] = choice.share_id
     if choice.consumed:
@@ -88,13 +85,4 @@ def _claim_config(claim: Mapping[str, Any], requests: Sequence[Request]) -> list
 
 
 def _node_selector(node_name: str, chosen: Sequence[Chosen]) -> dict[str, Any] | None:
-    selectors = []
-    for choice in chosen:
-        scope = choice.device.slice
-        if scope.get("perDeviceNodeSelection"):
-            scope = choice.device.spec
-        if scope.get("nodeName") or choice.device.spec.get("bindsToNode"):
-            return nodes.bound_to(node_name)
-        if scope.get("nodeSelector"):
-            selectors.append(scope["nodeSelector"])
-    return nodes.merged(selectors)
+    return nodes.bound_to(node_name) if any(choice.device.slice.get("nodeName") for choice in chosen) else None

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from driver.kube import ApiError
+from driver.sim.events import Recorder, timestamp
 from driver.sim.scheduler import binding, extended, fit, nodes
 from driver.sim.scheduler.allocator import AllocationError, UnschedulableError, allocate
 from driver.sim.scheduler.cluster import CLAIMS, CLASSES, NODES, PODS, RULES, SLICES, Cluster, path
-from driver.sim.scheduler.events import Recorder, timestamp
 from driver.sim.scheduler.objects import (
     EXTENDED_RESOURCE_ANNOTATION,
     Key,
@@ -78,13 +78,10 @@ class Scheduler:
         cluster: Cluster,
         *,
         name: str = DEFAULT_NAME,
-        quirks: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``quirks``: whether to copy the defects of the Kubernetes 1.36 allocator too."""
         self._cluster = cluster
         self._name = name
-        self._quirks = quirks
         self._clock = clock
         self._recorder = Recorder(cluster.api, name, clock=clock)
         self._attempts: dict[str, _Attempt] = {}
@@ -147,9 +144,6 @@ class Scheduler:
         try:
             claims = self._claims(pod)
             await self._discard_special(pod)
-            for claim in claims:
-                if allocation_of(claim) and binding.failed(claim):
-                    raise UnschedulableError(f"device binding failed: claim={claim['metadata']['name']}")
             plan = await self._plan(pod, claims)
         except WaitingError as reason:
             logger.debug("pod %s/%s waits: %s", *key_of(pod), reason)
@@ -159,12 +153,9 @@ class Scheduler:
             await self._report(pod, str(reason))
             await self._release_unused(pod, claims)
             return
-        if plan is None:
-            return
-        bound = await binding.bind(self._cluster, pod, plan, now=timestamp(self._clock()))
-        if bound:
-            message = f"Successfully assigned {'/'.join(key_of(pod))} to {plan.node}"
-            await self._recorder.event(pod, "Pod", "Scheduled", message, type_="Normal")
+        await binding.bind(self._cluster, pod, plan, now=timestamp(self._clock()))
+        message = f"Successfully assigned {'/'.join(key_of(pod))} to {plan.node}"
+        await self._recorder.event(pod, "Normal", "Scheduled", message)
 
     def _claims(self, pod: Mapping[str, Any]) -> list[dict[str, Any]]:
         namespace, found = pod["metadata"]["namespace"], []
@@ -187,7 +178,7 @@ class Scheduler:
             found.append(claim)
         return found
 
-    async def _plan(self, pod: Mapping[str, Any], claims: Sequence[dict[str, Any]]) -> Plan | None:
+    async def _plan(self, pod: Mapping[str, Any], claims: Sequence[dict[str, Any]]) -> Plan:
         candidates = self._cluster.all(NODES)
         if not candidates:
             raise UnschedulableError("no nodes available to schedule pods")
@@ -202,8 +193,6 @@ class Scheduler:
             if any(not nodes.matches(node, a.get("nodeSelector")) for a in map(allocation_of, claims) if a):
                 refusals["resourceclaim not available on the node"] += 1
                 continue
-            if not self._ready_to_bind(claims):
-                return None
             to_allocate = [claim for claim in claims if allocation_of(claim) is None]
             special = [extended.special_claim(pod, backed.requests)] if backed else []
             try:
@@ -220,10 +209,6 @@ class Scheduler:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(refusals.items()))
         raise UnschedulableError(f"0/{len(candidates)} nodes are available: {reasons}.")
 
-    def _ready_to_bind(self, claims: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether no allocated device still has to be attached to the node (binding conditions)."""
-        return all(binding.ready(claim) for claim in claims if allocation_of(claim))
-
     async def _allocate(self, node: Mapping[str, Any], claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         every = self._cluster.all(CLAIMS)
         # In a thread, as a search without a solution may take seconds; the objects of a mirror are never changed.
@@ -235,7 +220,6 @@ class Scheduler:
             slices=self._cluster.all(SLICES),
             rules=self._cluster.all(RULES),
             allocated=[claim for claim in every if allocation_of(claim)],
-            quirks=self._quirks,
         )
 
     async def _discard_special(self, pod: Mapping[str, Any]) -> None:
@@ -262,7 +246,7 @@ class Scheduler:
             return None if conditions is None else {"conditions": conditions}
 
         await patch_pod_status(self._cluster, pod, change)
-        await self._recorder.event(pod, "Pod", "FailedScheduling", message, type_="Warning")
+        await self._recorder.event(pod, "Warning", "FailedScheduling", message)
 
     async def _release_unused(self, pod: Mapping[str, Any], claims: Sequence[dict[str, Any]]) -> None:
         """Give back one allocation that this pod cannot use and nobody else does, so that it may be made elsewhere."""

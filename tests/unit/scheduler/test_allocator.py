@@ -260,14 +260,9 @@ class TestCounters:
         four["taints"] = [{"key": "k", "effect": "NoSchedule"}]
         return slices
 
-    def test_counters_of_a_refused_device_are_given_back(self):
-        results = run([claim(exactly(count=4))], self.tainted_four(), quirks=False)
-
-        assert names(results[0]) == ["gpu-0-three", "gpu-0-one-0", "gpu-0-one-1", "gpu-0-one-2"]
-
     def test_kubernetes_1_36_forgets_to_give_them_back(self):
         with pytest.raises(UnschedulableError):
-            run([claim(exactly(count=4))], self.tainted_four(), quirks=True)
+            run([claim(exactly(count=4))], self.tainted_four())
 
     def test_admin_access_needs_free_counters(self):
         whole = allocated(claim(), run(claim(), ONE_GPU)[0])

@@ -65,20 +65,6 @@ def test_each_container_gets_its_request():
     assert mappings_of(wanted) == [("a", "container-0-request-0"), ("b", "container-2-request-0")]
 
 
-def test_init_containers_reuse_devices_and_ask_for_the_largest_rest():
-    inits = [container("small", 2), container("large", 4), container("sidecar", 1, restartPolicy="Always")]
-
-    wanted, _ = backed(pod(container("main", 1), inits=inits), NODE, MAPPING)
-
-    assert requests_of(wanted) == {
-        "container-1-request-0": 2,
-        "container-2-request-0": 1,
-        "container-3-request-0": 1,
-    }
-    assert ("small", "container-2-request-0") in mappings_of(wanted)
-    assert ("large", "container-1-request-0") in mappings_of(wanted)
-
-
 def test_a_device_plugin_of_the_node_comes_first():
     with_plugin = NODE | {"status": {"allocatable": {GPU: "8"}}}
 

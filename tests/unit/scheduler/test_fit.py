@@ -45,7 +45,6 @@ def test_a_cordoned_node_does_not_fit():
         ({"nodeSelector": {"gpus": "4"}}, False),
         (affinity("In", "4", "8"), True),
         (affinity("NotIn", "8"), False),
-        (affinity("Gt", "4"), True),
         (affinity("Lt", "4"), False),
         (affinity("Exists"), True),
         (affinity("DoesNotExist"), False),

@@ -23,12 +23,6 @@ def test_devices_come_by_driver_pool_slice_name_and_position():
     assert [ids(pool) for pool in gather(NODE, slices)] == [["z"], ["a0", "a1"], ["b1", "b0"]]
 
 
-def test_pools_with_binding_conditions_come_last():
-    slices = [slice_of([device("far", bindingConditions=["attached"])], pool="a"), slice_of([device("near")], pool="b")]
-
-    assert [ids(pool) for pool in gather(NODE, slices)] == [["near"], ["far"]]
-
-
 def test_only_the_newest_generation_counts():
     slices = [slice_of([device("old")], name="1"), slice_of([device("new")], name="2", generation=2)]
 
@@ -88,19 +82,6 @@ def test_unknown_counters_make_a_pool_invalid():
     assert invalid(consuming("d", counter_set="gpu-1")) == "counter set gpu-1 not found"
     assert invalid(consuming("d", counter="engines")) == "counter engines not found in counter set gpu-0"
     assert invalid(consuming("d")) == ""
-
-
-def test_slices_reach_nodes_by_selector_for_all_or_per_device():
-    term = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["z1"]}]}
-    slices = [
-        slice_of([device("by-label")], pool="1", nodeSelector={"nodeSelectorTerms": [term]}),
-        slice_of([device("for-all")], pool="2", allNodes=True),
-        slice_of([device("one", nodeName="node-a")], pool="3", perDeviceNodeSelection=True),
-        slice_of([device("other", nodeName="node-b")], pool="4", perDeviceNodeSelection=True),
-        slice_of([device("elsewhere")], pool="5", nodeName="node-b"),
-    ]
-
-    assert [ids(pool) for pool in gather(NODE, slices)] == [["by-label"], ["for-all"], ["one"]]
 
 
 def test_taint_rules_are_added_to_the_devices_that_they_select():

@@ -57,28 +57,3 @@ def test_devices_for_all_nodes_bind_to_none():
     (result,) = run(claim(), [slice_of([device("a")], allNodes=True)])
 
     assert "nodeSelector" not in result
-
-
-def test_a_device_that_binds_to_its_node_binds_the_allocation():
-    (result,) = run(claim(), [slice_of([device("a", bindsToNode=True)], allNodes=True)])
-
-    assert result["nodeSelector"]["nodeSelectorTerms"][0]["matchFields"][0]["values"] == ["node-a"]
-
-
-def test_node_selectors_of_the_slices_are_merged():
-    requirement = {"key": "zone", "operator": "In", "values": ["z1"]}
-    selector = {"nodeSelectorTerms": [{"matchExpressions": [requirement]}]}
-    slices = [slice_of([device(n)], pool=n, nodeSelector=selector) for n in ("a", "b")]
-
-    (result,) = run(claim(exactly(count=2)), slices)
-
-    assert result["nodeSelector"] == selector
-
-
-def test_binding_conditions_are_copied():
-    fabric = device("a", bindingConditions=["attached"], bindingFailureConditions=["failed"])
-
-    (result,) = run(claim(), [slice_of([fabric])])
-
-    (entry,) = result["devices"]["results"]
-    assert (entry["bindingConditions"], entry["bindingFailureConditions"]) == (["attached"], ["failed"])

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from driver.kube.client import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, Api, ApiError
+from driver.kube.client import MERGE_PATCH, Api, ApiError
 from tests.eventually import eventually
 
+APPLY_PATCH = "application/apply-patch+yaml"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 CORE = "/api/v1"
 DRA = "/apis/resource.k8s.io/v1"
@@ -41,9 +42,6 @@ class Cluster:
 
     async def strategic(self, path: str, body: Object) -> Object:
         return await self.api.request("PATCH", path, body=body, content_type=STRATEGIC_PATCH)
-
-    async def json_patch(self, path: str, body: list[Object]) -> Object:
-        return await self.api.request("PATCH", path, body=body, content_type=JSON_PATCH)
 
     async def apply(self, path: str, body: Object, manager: str, *, force: bool = False) -> Object:
         params = {"fieldManager": manager, "force": str(force).lower()}

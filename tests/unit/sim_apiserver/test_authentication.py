@@ -1,12 +1,9 @@
 """Bearer tokens: whose they are, what they are bound to, and when they end."""
 
-from datetime import UTC, datetime, timedelta
-
 import aiohttp
 import pytest
 
-from driver.kube.client import Api
-from driver.sim.apiserver import ANONYMOUS, ApiServer
+from driver.sim.apiserver import ANONYMOUS
 from tests.unit.sim_apiserver.cluster import CORE, NODES, PODS, SLICES, Cluster, pod, refused
 
 ACCOUNTS = f"{CORE}/namespaces/default/serviceaccounts"
@@ -16,15 +13,6 @@ EXTRA = "authentication.kubernetes.io/"
 
 async def who(cluster: Cluster) -> dict:
     return (await cluster.create(WHO_AM_I, {}))["status"]["userInfo"]
-
-
-async def token(cluster: Cluster, account: str = "driver", **spec) -> str:
-    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-    return (await cluster.create(f"{ACCOUNTS}/{account}/token", request))["status"]["token"]
-
-
-def bound(kind: str, name: str, **more) -> dict:
-    return {"boundObjectRef": {"apiVersion": "v1", "kind": kind, "name": name, **more}}
 
 
 @pytest.fixture
@@ -63,21 +51,18 @@ async def test_anybody_may_ask_for_health_and_version(server) -> None:
             assert (await response.json())["message"] == 'forbidden: User "system:anonymous" cannot get path "/api"'
 
 
-async def test_a_token_stands_for_its_service_account(cluster, account, login) -> None:
-    found = await who(await login(await token(cluster)))
+async def test_a_token_stands_for_its_service_account(server, account, login) -> None:
+    found = await who(await login(server.service_account_token("default", "driver")))
     assert found["username"] == "system:serviceaccount:default:driver"
     assert found["uid"] == account
     assert found["groups"] == ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]
-    [credential] = found["extra"].pop(f"{EXTRA}credential-id")
-    assert credential.startswith("JTI=")
     assert found["extra"] == {}
 
 
-async def test_a_pods_token_names_pod_and_node(cluster, account, login) -> None:
+async def test_a_pods_token_names_pod_and_node(server, cluster, account, login) -> None:
     node = await cluster.create(NODES, {"metadata": {"name": "node-1"}})
     created = await cluster.create(PODS, pod(serviceAccountName="driver", nodeName="node-1"))
-    found = await who(await login(await token(cluster, **bound("Pod", "pod"))))
-    del found["extra"][f"{EXTRA}credential-id"]
+    found = await who(await login(server.service_account_token("default", "driver", pod="pod")))
     assert found["extra"] == {
         f"{EXTRA}pod-name": ["pod"],
         f"{EXTRA}pod-uid": [created["metadata"]["uid"]],
@@ -90,59 +75,12 @@ async def test_a_token_ends_with_what_it_is_bound_to(server, cluster, account, l
     await cluster.create(NODES, {"metadata": {"name": "node-1"}})
     await cluster.create(PODS, pod(serviceAccountName="driver"))
     users = [
-        await login(await token(cluster, **bound("Pod", "pod"))),
-        await login(await token(cluster, **bound("Node", "node-1"))),
-        await login(await token(cluster)),
+        await login(server.service_account_token("default", "driver", pod="pod")),
+        await login(server.service_account_token("default", "driver", node="node-1")),
+        await login(server.service_account_token("default", "driver")),
     ]
     for user, path in zip(users, (f"{PODS}/pod", f"{NODES}/node-1", f"{ACCOUNTS}/driver"), strict=True):
         await who(user)
         await cluster.delete(path)
         async with refused(401):
             await who(user)
-
-
-async def test_a_token_ends_when_its_time_is_up(tmp_path) -> None:
-    clock = datetime.now(UTC)
-    async with ApiServer(now=lambda: clock) as server:
-        server.add({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "driver"}})
-        async with await Api.connect(server.write_kubeconfig(tmp_path / "admin")) as api:
-            short = await token(Cluster(api), expirationSeconds=600)
-        async with await Api.connect(server.write_kubeconfig(tmp_path / "driver", token=short)) as api:
-            await who(Cluster(api))
-            clock += timedelta(seconds=601)
-            async with refused(401):
-                await who(Cluster(api))
-
-
-async def test_a_token_for_somebody_else_is_not_taken(cluster, account, login) -> None:
-    other = await login(await token(cluster, audiences=["https://example.com"]))
-    async with refused(401):
-        await who(other)
-
-
-@pytest.mark.parametrize(
-    ("name", "spec", "status", "message"),
-    [
-        ("driver", {"expirationSeconds": 599}, 422, "may not specify a duration less than 10 minutes"),
-        ("driver", bound("Pod", "other"), 400, "to pod running with different serviceaccount name"),
-        ("driver", bound("Pod", "pod", uid="another"), 409, "might have been deleted and then recreated"),
-        ("driver", bound("ConfigMap", "c"), 400, "cannot bind token to object of type /v1, Kind=ConfigMap"),
-        ("driver", bound("Node", "nowhere"), 404, 'nodes "nowhere" not found'),
-        ("nobody", {}, 404, 'serviceaccounts "nobody" not found'),
-    ],
-)
-async def test_requests_for_tokens_are_checked(cluster, account, name, spec, status, message) -> None:
-    await cluster.create(PODS, pod(serviceAccountName="driver"))
-    await cluster.create(PODS, pod("other"))
-    async with refused(status) as refusal:
-        await token(cluster, name, **spec)
-    assert message in refusal.message
-
-
-async def test_token_reviews_say_whose_a_token_is(cluster, account) -> None:
-    path = "/apis/authentication.k8s.io/v1/tokenreviews"
-    good = await cluster.create(path, {"spec": {"token": await token(cluster)}})
-    assert good["status"]["authenticated"]
-    assert good["status"]["user"]["username"] == "system:serviceaccount:default:driver"
-    bad = await cluster.create(path, {"spec": {"token": "nonsense"}})
-    assert bad["status"] == {"user": {}, "error": "invalid bearer token"}

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from driver.kube.client import Api
 from driver.sim import identity
 from tests.eventually import PATIENCE
 from tests.needs import KUBECTL, NO_KUBECTL
-from tests.unit.sim_apiserver.cluster import Cluster, claim, pod, resource_slice
+from tests.unit.sim_apiserver.cluster import claim, pod, resource_slice
 
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason=NO_KUBECTL)
 
@@ -91,14 +90,6 @@ async def test_an_unknown_field_is_refused(kubectl) -> None:
     assert 'unknown field "dta"' in await kubectl("apply", "-f", "-", stdin=bad, code=1)
 
 
-async def test_logs(server, kubectl, tmp_path) -> None:
-    await kubectl("apply", "-f", "-", stdin=MANIFEST)
-    async with await Api.connect(tmp_path / "kubeconfig") as api:
-        uid = (await Cluster(api).get("/api/v1/namespaces/default/pods/pod"))["metadata"]["uid"]
-    server.logs.append(uid, "main", "hello\n")
-    assert await kubectl("logs", "pod") == "hello\n"
-
-
 async def test_create_namespace(kubectl) -> None:
     assert await kubectl("create", "namespace", "team") == "namespace/team created\n"
 
@@ -106,10 +97,6 @@ async def test_create_namespace(kubectl) -> None:
 async def test_run_and_wait(kubectl) -> None:
     await kubectl("run", "one", "--image=busybox", "--restart=Never")
     await kubectl("wait", "pod/one", "--for=jsonpath={.status.phase}=Pending", "--timeout=60s")
-
-
-async def test_explain(kubectl) -> None:
-    assert "FIELD: sharedCounters" in await kubectl("explain", "resourceslice.spec.sharedCounters")
 
 
 async def test_the_plain_manifests_are_rehearsed_and_applied(kubectl) -> None:
@@ -131,12 +118,8 @@ async def test_can_i(server, kubectl) -> None:
     assert identity.username() in await kubectl("auth", "whoami", driver)
 
 
-async def test_roles_quotas_and_tokens(kubectl) -> None:
+async def test_roles(kubectl) -> None:
     await kubectl("create", "role", "reader", "--verb=get", "--resource=pods")
     await kubectl("create", "rolebinding", "reader", "--role=reader", "--user=jane")
     assert await kubectl("auth", "can-i", "get", "pods", "--as=jane") == "yes\n"
-    await kubectl("create", "quota", "quota", "--hard=pods=1")
-    await kubectl("run", "one", "--image=busybox", "--restart=Never")
-    assert "exceeded quota: quota" in await kubectl("run", "two", "--image=busybox", "--restart=Never", code=1)
     await kubectl("create", "serviceaccount", "driver")
-    assert (await kubectl("create", "token", "driver")).count(".") == 2

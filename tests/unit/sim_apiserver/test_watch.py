@@ -11,7 +11,7 @@ from driver.kube.client import ApiError
 from driver.kube.watch import Mirror
 from driver.sim.apiserver import ApiServer
 from tests.eventually import PATIENCE, eventually
-from tests.unit.sim_apiserver.cluster import CLAIMS, CONFIGMAPS, SLICES, claim, refused, resource_slice
+from tests.unit.sim_apiserver.cluster import CLAIMS, CONFIGMAPS, SLICES, claim, resource_slice
 
 
 @asynccontextmanager
@@ -90,11 +90,6 @@ async def test_a_streaming_list_ends_with_a_marked_bookmark(server, cluster) -> 
         assert brief(await event()) == ("ADDED", "slice")
         marked = await event()
     assert marked["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
-
-
-async def test_a_streaming_list_must_say_which_version_it_wants(cluster) -> None:
-    async with refused(422):
-        await cluster.get(SLICES, watch="true", sendInitialEvents="true")
 
 
 async def test_a_watch_from_too_long_ago_is_expired(cluster, tmp_path) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from driver.sim.kubelet.cdi import CdiCache
 from driver.sim.kubelet.cdispec import CdiError, read
-from driver.sim.kubelet.isolation import check_mount, script, top_mount_points
+from driver.sim.kubelet.containers import check_mount
 from tests.eventually import eventually
+from tests.gpu.isolation import script, top_mount_points
 from tests.unit.sim_kubelet.fakes import write_spec
 
 KIND = "k8s.gpu.example.com/claim"

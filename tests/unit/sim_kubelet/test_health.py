@@ -53,21 +53,6 @@ def test_a_device_that_is_no_longer_reported_is_a_change_once_it_timed_out():
     assert (early, cache.update("d", {})) == (set(), {KEY})
 
 
-def test_health_survives_a_restart(tmp_path):
-    clock = Clock()
-    HealthCache(state_file=tmp_path / "state", clock=clock).update("d", {KEY: HEALTHY})
-
-    again = HealthCache(state_file=tmp_path / "state", clock=clock)
-
-    assert again.get("d", *KEY).health == "Healthy"
-
-
-def test_a_broken_state_file_is_no_reason_not_to_start(tmp_path):
-    (tmp_path / "state").write_text("{")
-
-    assert HealthCache(state_file=tmp_path / "state").get("d", *KEY) == Health()
-
-
 def test_no_timeout_means_thirty_seconds():
     message = dra_health_v1_pb2.NodeWatchResourcesResponse(devices=[device_health(1, timeout=0)])
 

@@ -419,16 +419,6 @@ async def test_an_image_that_is_not_known_sleeps(cluster, run_kubelet):
     await cluster.phase("Running")
 
 
-async def test_logs_can_be_followed(cluster, run_kubelet):
-    kubelet = run_kubelet()
-    await cluster.create_pod(pod(script="echo one; sleep 0.3; echo two"))
-    running = await cluster.phase("Running")
-
-    chunks = [chunk async for chunk in kubelet.now.stream_log(running, "main", True, None)]
-
-    assert b"".join(chunks) == b"one\ntwo\n"
-
-
 async def test_nothing_is_written_when_nothing_changes(cluster, run_kubelet):
     run_kubelet(resync=0.05)
     await cluster.create_pod(pod())

@@ -45,7 +45,6 @@ def test_phase(policy, states, expected):
     [
         (Exit(code=0, finished=2), "Completed"),
         (Exit(code=1, finished=2), "Error"),
-        (Exit(code=128, finished=2, start_error="mount failed"), "StartError"),
     ],
 )
 def test_a_status_says_how_a_container_ended(end, reason):
@@ -56,7 +55,6 @@ def test_a_status_says_how_a_container_ended(end, reason):
 
     terminated = ending.state["terminated"]
     assert (terminated["exitCode"], terminated["reason"]) == (end.code, reason)
-    assert terminated.get("message", "") == end.start_error
 
 
 def test_a_deleted_pod_that_would_always_restart_ends_by_its_exit_codes():

@@ -256,13 +256,13 @@ async def test_slices_stay_when_the_driver_is_back_in_time(run_kubelet, make_plu
 
 async def test_the_first_known_entry_of_the_plugins_list_is_the_service_used(cluster, run_kubelet, make_plugin):
     plugin = make_plugin()
-    plugin.info.supported_versions[:] = ["v9.DRAPlugin", "v1beta1.DRAPlugin", "v1.DRAPlugin"]
+    plugin.info.supported_versions[:] = ["v9.DRAPlugin", "v1.DRAPlugin"]
     await plugin.start()
     kubelet = run_kubelet()
 
     await eventually(lambda: plugin.registered)
 
-    assert kubelet.now.plugins.get(DRIVER).service == "v1beta1.DRAPlugin"
+    assert kubelet.now.plugins.get(DRIVER).service == "v1.DRAPlugin"
 
 
 async def test_metrics_have_the_names_and_labels_of_the_real_kubelet(cluster, run_kubelet, make_plugin):
@@ -284,20 +284,3 @@ async def test_metrics_have_the_names_and_labels_of_the_real_kubelet(cluster, ru
     assert f'dra_resource_claims_in_use{{driver_name="{DRIVER}"}} 1.0' in text
     assert 'dra_resource_claims_in_use{driver_name="<any>"} 1.0' in text
     assert f'plugin_manager_total_plugins{{socket_path="{plugin.registrar}",state="actual_state_of_world"}} 1.0' in text
-
-
-async def test_a_plugin_that_only_knows_v1beta1_is_called_so_and_has_no_share_ids(cluster, run_kubelet, make_plugin):
-    plugin = make_plugin()
-    plugin.info.supported_versions[:] = ["v1beta1.DRAPlugin"]
-    plugin.service_name = "k8s.io.kubelet.pkg.apis.dra.v1beta1.DRAPlugin"
-    plugin.share_id = "11111111-1111-1111-1111-111111111111"
-    await plugin.start()
-    kubelet = run_kubelet()
-    await eventually(lambda: plugin.registered)
-    await cluster.create_claim()
-    await cluster.create_pod(pod(claims={"gpu": "claim-1"}))
-
-    await cluster.phase("Running")
-
-    assert plugin.count("prepare") == 1
-    assert [device.share_id for device in kubelet.now.claims.claims["default", "claim-1"].drivers[DRIVER]] == [None]

@@ -17,8 +17,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from driver.sim.kubelet.cdispec import CdiError
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -125,18 +123,6 @@ def top_mount_points(mountinfo: str) -> list[str]:
         if point != "/" and not any(point == other or point.startswith(f"{other}/") for other in ("/dev", *top)):
             top.append(point)
     return top
-
-
-def check_mount(mount: Mount) -> None:
-    """Raise CdiError for a mount that a runtime would fail to make."""
-    where = f'error mounting "{mount.host_path}" to rootfs at "{mount.container_path}"'
-    if not mount.container_path.startswith("/"):
-        raise CdiError(f"{where}: mount destination {mount.container_path} not absolute")
-    if _is_bind(mount):
-        if not Path(mount.host_path).exists():
-            raise CdiError(f"{where}: mount src={mount.host_path}: no such file or directory")
-    elif not mount.type or mount.type == "none":
-        raise CdiError(f'{where}: no such device (a mount of a path needs the option "bind" or "rbind")')
 
 
 def _is_bind(mount: Mount) -> bool:
