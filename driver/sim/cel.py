@@ -7,7 +7,7 @@ and optionals are the same for both.
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_optional, ext_strings
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from driver.sim.scheduler import quantities
+from driver.sim import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,11 +88,11 @@ QuantityMessage, SemverMessage = _message_classes()
 
 def quantity_value(text: str) -> Any:
     """A quantity as CEL sees it."""
-    return _quantity_of(quantities.parse(text))
+    return _quantity_of(quantity.parse(text))
 
 
-def _quantity_of(value: Decimal) -> Any:
-    return QuantityMessage(text=format(value.normalize(), "f"))
+def _quantity_of(value: Fraction) -> Any:
+    return QuantityMessage(text=str(value))
 
 
 def semver_value(text: str) -> Any:
@@ -100,21 +100,25 @@ def semver_value(text: str) -> Any:
     return SemverMessage(text=str(semver.Version.parse(text)))
 
 
-def _amount(value: Any) -> Decimal:
-    return Decimal(value) if isinstance(value, int) else Decimal(value.text)
+def _amount(value: Any) -> Fraction:
+    return Fraction(value if isinstance(value, int) else value.text)
 
 
 def _compare(left: Any, right: Any) -> int:
     if isinstance(left, QuantityMessage) and isinstance(right, QuantityMessage):
-        return int(_amount(left).compare(_amount(right)))
+        return _sign(_amount(left) - _amount(right))
     if isinstance(left, SemverMessage) and isinstance(right, SemverMessage):
         return semver.Version.parse(left.text).compare(right.text)
     raise ValueError("no such overload")
 
 
+def _sign(number: Fraction) -> int:
+    return (number > 0) - (number < 0)
+
+
 def _as_integer(value: Any) -> int:
     number = _amount(value)
-    if number != number.to_integral_value():
+    if number.denominator != 1:
         raise ValueError(f"cannot convert value {value.text} to integer")
     return int(number)
 
@@ -129,7 +133,7 @@ def _sub(left: Any, right: Any) -> Any:
 
 def _is_quantity(text: str) -> bool:
     try:
-        quantities.parse(text)
+        quantity.parse(text)
     except ValueError:
         return False
     return True
@@ -165,8 +169,8 @@ def _functions() -> tuple[cel.FunctionDecl, ...]:
         function("compareTo", *compared(whole, _compare)),
         function("isGreaterThan", *compared(flag, lambda a, b: _compare(a, b) > 0)),
         function("isLessThan", *compared(flag, lambda a, b: _compare(a, b) < 0)),
-        function("sign", (whole, [quantity], lambda a: int(_amount(a).compare(Decimal(0))))),
-        function("isInteger", (flag, [quantity], lambda a: _amount(a) == _amount(a).to_integral_value())),
+        function("sign", (whole, [quantity], lambda a: _sign(_amount(a)))),
+        function("isInteger", (flag, [quantity], lambda a: _amount(a).denominator == 1)),
         function("asInteger", (whole, [quantity], _as_integer)),
         function("asApproximateFloat", (kind.DOUBLE, [quantity], lambda a: float(_amount(a)))),
         function("add", (quantity, [quantity, quantity], _add), (quantity, [quantity, whole], _add)),

@@ -104,31 +104,16 @@ class Tokens:
         return collection, (namespace, name), str(stored.obj["metadata"]["uid"])
 
 
-def impersonated(user: User, headers: Mapping[str, str], groups: list[str], authorize: Authorize) -> User:
+def impersonated(user: User, name: str, authorize: Authorize) -> User:
     """The user in whose name ``user`` asks (``kubectl --as``). Raises StatusError 403."""
-    name = headers.get("Impersonate-User", "")
-    if not name:
-        return user
-    extra = {
-        key.lower().removeprefix("impersonate-extra-"): (value,)
-        for key, value in headers.items()
-        if key.lower().startswith("impersonate-extra-")
-    }
     prefix, account = "system:serviceaccount:", name.split(":")
+    wanted = ("impersonate", "", "users", "", "", name)
+    other = User(name=name, groups=(_AUTHENTICATED,))
     if name.startswith(prefix) and len(account) == 4:
-        wanted = [("", "serviceaccounts", "", account[2], account[3])]
-        other = service_account_user(account[2], account[3], headers.get("Impersonate-Uid", ""), extra)
-    else:
-        wanted = [("", "users", "", "", name)]
-        other = User(name=name, groups=(_AUTHENTICATED,), extra=extra, uid=headers.get("Impersonate-Uid", ""))
-    wanted += [("", "groups", "", "", group) for group in groups]
-    wanted += [("authentication.k8s.io", "userextras", key, "", value) for key, (value,) in extra.items()]
-    for group, resource, subresource, namespace, target in wanted:
-        if not authorize(user, "impersonate", group, resource, subresource, namespace, target):
-            raise forbidden_request(user.name, "impersonate", group, resource, subresource, namespace, target)
-    if groups:
-        own = () if _AUTHENTICATED in groups else (_AUTHENTICATED,)
-        other = User(name=other.name, groups=(*groups, *own), extra=extra, uid=other.uid)
+        wanted = ("impersonate", "", "serviceaccounts", "", account[2], account[3])
+        other = service_account_user(account[2], account[3], "", {})
+    if not authorize(user, *wanted):
+        raise forbidden_request(user.name, *wanted)
     return other
 
 

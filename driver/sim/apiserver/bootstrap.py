@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 _READ = ["get", "list", "watch"]
 _WRITE = ["create", "delete", "deletecollection", "patch", "update"]
-_AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 _HEALTH = ["/livez", "/readyz", "/healthz", "/version", "/version/"]
 _DISCOVERY = [*_HEALTH, "/openapi", "/openapi/*", "/api", "/api/*", "/apis", "/apis/*"]
 _EVERYBODY = ("system:authenticated", "system:unauthenticated")
@@ -26,11 +25,9 @@ def objects() -> Iterator[Object]:
         yield {**head, "metadata": {"name": name}, "value": value}
     for name, rules in _ROLES.items():
         yield _role(name, rules=rules)
-    for role, of in (("view", "edit"), ("edit", "admin"), ("admin", "")):
-        labels = {f"{_AGGREGATE}{of}": "true"} if of else {}
-        selector = {"matchLabels": {f"{_AGGREGATE}{role}": "true"}}
-        yield _role(role, labels, aggregationRule={"clusterRoleSelectors": [selector]})
-        yield _role(f"system:aggregate-to-{role}", {f"{_AGGREGATE}{role}": "true"}, rules=_AGGREGATED[role])
+    label = {"rbac.authorization.k8s.io/aggregate-to-edit": "true"}
+    yield _role("edit", aggregationRule={"clusterRoleSelectors": [{"matchLabels": label}]})
+    yield _role("system:aggregate-to-edit", label, rules=_EDIT)
     for name, groups in _BINDINGS.items():
         yield {
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -66,34 +63,16 @@ _BINDINGS: dict[str, tuple[str, ...]] = {
     "system:public-info-viewer": _EVERYBODY,
 }
 
-# The parts of Kubernetes 1.36's roles for users that are about kinds that this server has.
-_AGGREGATED: dict[str, list[Object]] = {
-    "view": [
-        _rule(_READ, "", "pods serviceaccounts services services/status configmaps"),
-        _rule(_READ, "", "resourcequotas pods/status resourcequotas/status namespaces/status pods/log"),
-        _rule(_READ, "", "namespaces"),
-        _rule(_READ, ",events.k8s.io", "events"),
-        _rule(_READ, "apps", "daemonsets daemonsets/status"),
-        _rule(_READ, "batch", "jobs jobs/status"),
-        _rule(_READ, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
-        _rule(_READ, "networking.k8s.io", "networkpolicies"),
-        _rule(_READ, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
-    ],
-    "edit": [
-        _rule(_READ, "", "secrets"),
-        _rule(["impersonate"], "", "serviceaccounts"),
-        _rule(_WRITE, "", "pods"),
-        _rule(["create"], "", "pods/eviction"),
-        _rule(_WRITE, "", "serviceaccounts services configmaps secrets"),
-        _rule(_WRITE, ",events.k8s.io", "events"),
-        _rule(_WRITE, "apps", "daemonsets"),
-        _rule(_WRITE, "batch", "jobs"),
-        _rule(_WRITE, "policy", "poddisruptionbudgets"),
-        _rule(_WRITE, "networking.k8s.io", "networkpolicies"),
-        _rule(_READ + _WRITE, "coordination.k8s.io", "leases"),
-        _rule(_WRITE, "resource.k8s.io", "resourceclaims resourceclaimtemplates"),
-    ],
-    "admin": [
-        _rule(_READ + _WRITE, "rbac.authorization.k8s.io", "roles rolebindings"),
-    ],
-}
+# The parts of Kubernetes 1.36's role "edit", what "view" has included, that are about kinds that this server has.
+_EDIT: list[Object] = [
+    _rule(_READ + _WRITE, "", "pods serviceaccounts services configmaps secrets"),
+    _rule(_READ, "", "resourcequotas namespaces pods/log pods/status"),
+    _rule(["impersonate"], "", "serviceaccounts"),
+    _rule(["create"], "", "pods/eviction"),
+    _rule(_READ + _WRITE, "", "events"),
+    _rule(_READ + _WRITE, "apps", "daemonsets"),
+    _rule(_READ + _WRITE, "batch", "jobs"),
+    _rule(_READ + _WRITE, "coordination.k8s.io", "leases"),
+    _rule(_READ, "resource.k8s.io", "resourceclaims/status"),
+    _rule(_READ + _WRITE, "resource.k8s.io", "resourceclaims resourceclaimtemplates"),
+]

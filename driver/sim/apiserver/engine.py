@@ -194,12 +194,7 @@ class Engine:
             raise not_found(NAMESPACES, call.namespace)
         if namespace.obj["metadata"].get("deletionTimestamp"):
             why = f"unable to create new content in namespace {call.namespace} because it is being terminated"
-            cause = {
-                "reason": "NamespaceTerminating",
-                "message": f"namespace {call.namespace} is being terminated",
-                "field": "metadata.namespace",
-            }
-            raise forbidden(call.resource, name, why, cause)
+            raise forbidden(call.resource, name, why)
 
     # -- updating ------------------------------------------------------------------------------------------------
 
@@ -346,18 +341,12 @@ class Engine:
             raise invalid(call.resource, call.name, [required("target.name")])
         uid = (body.get("metadata") or {}).get("uid")
         if uid and uid != current.obj["metadata"]["uid"]:
-            raise conflict(
-                call.resource,
-                call.name,
-                _other_uid(uid, current.obj["metadata"]["uid"]),
-            )
+            raise conflict(call.resource, call.name, _other_uid(uid, current.obj["metadata"]["uid"]))
         if current.obj["metadata"].get("deletionTimestamp"):
             raise conflict(call.resource, call.name, f"pod {call.name} is being deleted, cannot be assigned to a host")
         assigned = current.obj["spec"].get("nodeName")
         if assigned:
-            why = f'pod {call.name} is already assigned to node "{assigned}"'
-            raise StatusError(409, "Conflict", f'Operation cannot be fulfilled on pods/binding "{call.name}": {why}',
-                              {"name": call.name, "kind": "pods/binding"})  # fmt: skip
+            raise conflict(call.resource, call.name, f'pod {call.name} is already assigned to node "{assigned}"')
         obj = copy.deepcopy(current.obj)
         obj["spec"]["nodeName"] = node
         conditions = [c for c in obj.setdefault("status", {}).get("conditions", []) if c["type"] != "PodScheduled"]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _CODES = {"Unauthorized": 401, "Forbidden": 403, "RequestEntityTooLarge": 413, "Invalid": 422}
 _VARIABLES = ("object", "oldObject", "request", "namespaceObject")
 _STRING = r"""[rR]?(?:\"(?:[^"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')"""
-_VARIABLE = re.compile(r"undeclared reference to 'variables\.(\w+)' \(in container ''\)")
 _VARIABLE = re.compile(rf"{_STRING}|(?<![\w.])variables\s*\.\s*(?P<name>[A-Za-z_]\w*)")
 
 
@@ -98,14 +97,14 @@ def _scope() -> cel.Env:
     return environment(dict.fromkeys(_VARIABLES, cel.Type.DYN))
 
 
-def program(spec: Object) -> Program:
-    """The program of a spec; the same spec is compiled once."""
-    return _program(json.dumps(spec, sort_keys=True))
-
-
 @lru_cache(maxsize=64)
 def _program(spec: str) -> Program:
     return Program(json.loads(spec))
+
+
+def program(spec: Object) -> Program:
+    """The program of a spec; the same spec is compiled once."""
+    return _program(json.dumps(spec, sort_keys=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +114,86 @@ class _Compiled:
 
 
 @dataclass(frozen=True, slots=True)
-class _Denial:
-    message: str
-    reason: str = "Invalid"
+class _Asked:
+    """One request, as policies look at it."""
+
+    call: Call
+    operation: str
+    new: Object | None
+    old: Object | None
+    namespace: Object | None
+    """The namespace that it is in, or is about."""
+
+    @property
+    def name(self) -> str:
+        """The name that the request is about: none, if it deletes a collection."""
+        if self.call.verb == "deletecollection":
+            return ""
+        return self.call.name or str((self.new or self.old or {})["metadata"].get("name", ""))
+
+    def selected_by(self, match: Object, *, everything: bool = False) -> bool:
+        """``everything``: whether no rules at all select every request, as in a binding."""
+        rules = match.get("resourceRules") or []
+        if not any(map(self._covered, rules)) and not (everything and not rules):
+            return False
+        if any(map(self._covered, match.get("excludeResourceRules") or [])):
+            return False
+        if self.namespace and not _labelled(match.get("namespaceSelector"), self.namespace):
+            return False
+        selector = match.get("objectSelector")
+        return not selector or any(_labelled(selector, obj) for obj in (self.new, self.old) if obj)
+
+    def _covered(self, rule: Object) -> bool:
+        resource = self.call.resource
+        scope = "Namespaced" if resource.namespaced else "Cluster"
+        asked = {"operations": self.operation, "apiGroups": resource.group, "apiVersions": resource.version}
+        return (
+            rule.get("scope", "*") in {"*", scope}
+            and all("*" in rule[key] or value in rule[key] for key, value in asked.items())
+            and (not rule.get("resourceNames") or self.name in rule["resourceNames"])
+            and any(
+                wanted.partition("/")[0] in {"*", resource.plural}
+                and wanted.partition("/")[2] in {"*", self.call.subresource}
+                for wanted in rule["resources"]
+            )
+        )
+
+    def data(self) -> Object:
+        """The variables of the expressions."""
+        call, resource = self.call, self.call.resource
+        version = {"group": resource.group, "version": resource.version}
+        request: Object = {
+            "kind": {**version, "kind": resource.kind},
+            "resource": {**version, "resource": resource.plural},
+            "name": self.name,
+            "operation": self.operation,
+            "dryRun": call.dry_run,
+            "options": {},
+            "userInfo": user_info(call.user),
+        }
+        request |= {"namespace": call.namespace} if call.namespace else {}
+        request |= {"subResource": call.subresource} if call.subresource else {}
+        namespace = None if resource.kind == "Namespace" else self.namespace
+        return {"object": self.new, "oldObject": self.old, "namespaceObject": namespace, "request": request}
+
+    def denials(self, spec: Object) -> Iterator[tuple[str, str]]:
+        """What a policy has against it: message and reason."""
+        expressions, fails = program(spec), spec["failurePolicy"] == "Fail"
+        activation = _scope().Activation(self.data())
+        try:
+            if not all(expressions.value(condition, activation) for condition in expressions.conditions):
+                return
+        except CelError as error:
+            if fails:
+                yield str(error), "Invalid"
+            return
+        for expression, message, item in expressions.validations:
+            try:
+                if expressions.value(expression, activation) is not True:
+                    yield _message(message, item, activation), item.get("reason") or "Invalid"
+            except CelError as error:
+                if fails:
+                    yield str(error), "Invalid"
 
 
 class Policies:
@@ -125,31 +201,29 @@ class Policies:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._programs: dict[str, tuple[Any, Program]] = {}
 
     def admit(self, call: Call, operation: str, new: Object | None, old: Object | None) -> None:
         """Raise StatusError for the first denial; add the warnings of others to the call's."""
+        if call.resource.group == "admissionregistration.k8s.io":
+            return  # so that a policy can always be repaired
+        stored = self._store.get("namespaces", ("", call.namespace))
+        namespace = (new or old) if call.resource.kind == "Namespace" else stored.obj if stored else None
+        asked = _Asked(call, operation, new, old, namespace)
         denials: list[StatusError] = []
-        for policy in self._all("validatingadmissionpolicies"):
-            spec, name = policy["spec"], policy["metadata"]["name"]
-            if not self._selects(spec["matchConstraints"], call, operation, new, old):
+        for binding in self._all("validatingadmissionpolicybindings"):
+            policy = self._store.get("validatingadmissionpolicies", ("", binding["spec"]["policyName"]))
+            if policy is None or not asked.selected_by(policy.obj["spec"]["matchConstraints"]):
                 continue
-            for binding in self._all("validatingadmissionpolicybindings"):
-                bound = binding["spec"]
-                if bound["policyName"] != name:
-                    continue
-                if "matchResources" in bound and not self._selects(
-                    bound["matchResources"], call, operation, new, old, everything=True
-                ):
-                    continue
-                for denial in self._denials(policy, call, operation, new, old):
-                    where = f"'{name}' with binding '{binding['metadata']['name']}'"
-                    if "Warn" in bound["validationActions"]:
-                        warning = f"Validation failed for ValidatingAdmissionPolicy {where}: {denial.message}"
-                        call.warnings.append(warning)
-                    if "Deny" in bound["validationActions"]:
-                        text = f"ValidatingAdmissionPolicy {where} denied request: {denial.message}"
-                        denials.append(_refusal(call, text, denial.reason, new))
+            if not asked.selected_by(binding["spec"].get("matchResources") or {}, everything=True):
+                continue
+            actions = binding["spec"]["validationActions"]
+            where = f"'{binding['spec']['policyName']}' with binding '{binding['metadata']['name']}'"
+            for message, reason in asked.denials(policy.obj["spec"]):
+                if "Warn" in actions:
+                    call.warnings.append(f"Validation failed for ValidatingAdmissionPolicy {where}: {message}")
+                if "Deny" in actions:
+                    text = f"ValidatingAdmissionPolicy {where} denied request: {message}"
+                    denials.append(_refusal(asked, text, reason))
         if denials:
             raise denials[0]
 
@@ -157,85 +231,9 @@ class Policies:
         objects = self._store.collection(collection).objects
         return [objects[key].obj for key in sorted(objects)]
 
-    # -- matching ------------------------------------------------------------------------------------------------
 
-    def _selects(
-        self,
-        match: Object,
-        call: Call,
-        operation: str,
-        new: Object | None,
-        old: Object | None,
-        *,
-        everything: bool = False,
-    ) -> bool:
-        """``everything``: whether no rules at all select every request, as in a binding."""
-        if call.resource.group == "admissionregistration.k8s.io":
-            return False  # so that a policy can always be repaired
-        name = _name(call, new or old)
-
-        def covered(rule: Object) -> bool:
-            return _rule_matches(rule, call, operation, name)
-
-        rules = match.get("resourceRules") or []
-        if not any(map(covered, rules)) and not (everything and not rules):
-            return False
-        if any(map(covered, match.get("excludeResourceRules") or [])):
-            return False
-        namespace = self._namespace(call, new or old)
-        if namespace is not None and not match_label_selector(
-            match.get("namespaceSelector") or {}, namespace["metadata"].get("labels") or {}
-        ):
-            return False
-        selector = match.get("objectSelector") or {}
-        return not selector or any(
-            match_label_selector(selector, obj["metadata"].get("labels") or {}) for obj in (new, old) if obj
-        )
-
-    def _namespace(self, call: Call, obj: Object | None) -> Object | None:
-        if call.resource.kind == "Namespace":
-            return obj
-        if not call.resource.namespaced:
-            return None
-        stored = self._store.get("namespaces", ("", call.namespace))
-        return stored.obj if stored else None
-
-    # -- evaluation ----------------------------------------------------------------------------------------------
-
-    def _denials(
-        self, policy: Object, call: Call, operation: str, new: Object | None, old: Object | None
-    ) -> Iterator[_Denial]:
-        program = self._program(policy)
-        fails = policy["spec"]["failurePolicy"] == "Fail"
-        namespace = None if call.resource.kind == "Namespace" else self._namespace(call, new or old)
-        data = {
-            "object": new,
-            "oldObject": old,
-            "namespaceObject": namespace,
-            "request": _request(call, operation, new),
-        }
-        activation = _scope().Activation(data)
-        try:
-            if not all(program.value(condition, activation) for condition in program.conditions):
-                return
-        except CelError as error:
-            if fails:
-                yield _Denial(str(error))
-            return
-        for expression, message, item in program.validations:
-            try:
-                if program.value(expression, activation) is not True:
-                    yield _Denial(_message(message, item, activation), item.get("reason") or "Invalid")
-            except CelError as error:
-                if fails:
-                    yield _Denial(str(error))
-
-    def _program(self, policy: Object) -> Program:
-        meta = policy["metadata"]
-        found = self._programs.get(meta["name"])
-        if found is None or found[0] != (meta["uid"], meta["resourceVersion"]):
-            found = self._programs[meta["name"]] = (meta["uid"], meta["resourceVersion"]), program(policy["spec"])
-        return found[1]
+def _labelled(selector: Object | None, obj: Object) -> bool:
+    return match_label_selector(selector or {}, obj["metadata"].get("labels") or {})
 
 
 def _message(expression: _Compiled, item: Object, activation: cel.Activation) -> str:
@@ -245,62 +243,8 @@ def _message(expression: _Compiled, item: Object, activation: cel.Activation) ->
     return item.get("message", "").strip() or f"failed expression: {item['expression'].strip()}"
 
 
-def _refusal(call: Call, text: str, reason: str, new: Object | None) -> StatusError:
-    meta = (new or {}).get("metadata") or {}
-    name = _name(call, new) or meta.get("generateName") or "Unknown"
-    refusal = forbidden(call.resource, name, text, {"message": text})
+def _refusal(asked: _Asked, text: str, reason: str) -> StatusError:
+    name = asked.name or ((asked.new or {}).get("metadata") or {}).get("generateName") or "Unknown"
+    refusal = forbidden(asked.call.resource, name, text, {"message": text})
     refusal.reason, refusal.code = reason, _CODES[reason]
     return refusal
-
-
-def _name(call: Call, obj: Object | None) -> str:
-    """The name that the request is about: none, if it deletes a collection."""
-    if call.verb == "deletecollection":
-        return ""
-    return call.name or str(((obj or {}).get("metadata") or {}).get("name", ""))
-
-
-def _rule_matches(rule: Object, call: Call, operation: str, name: str) -> bool:
-    resource = call.resource
-
-    def listed(key: str, value: str) -> bool:
-        return "*" in rule[key] or value in rule[key]
-
-    if rule.get("scope", "*") not in {"*", "Namespaced" if resource.namespaced else "Cluster"}:
-        return False
-    if not (listed("operations", operation) and listed("apiGroups", resource.group)):
-        return False
-    if not listed("apiVersions", resource.version):
-        return False
-    names = rule.get("resourceNames")
-    return (not names or name in names) and any(
-        _resource_matches(wanted, resource.plural, call.subresource) for wanted in rule["resources"]
-    )
-
-
-def _resource_matches(wanted: str, plural: str, subresource: str) -> bool:
-    kind, _, sub = wanted.partition("/")
-    return kind in {"*", plural} and (sub == subresource or (sub == "*"))
-
-
-def _request(call: Call, operation: str, new: Object | None) -> Object:
-    resource = call.resource
-    kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
-    where = {"group": resource.group, "version": resource.version, "resource": resource.plural}
-    name = _name(call, new)
-    request: Object = {
-        "kind": kind,
-        "resource": where,
-        "requestKind": kind,
-        "requestResource": where,
-        "name": name,
-        "operation": operation,
-        "dryRun": call.dry_run,
-        "options": {},
-        "userInfo": user_info(call.user),
-    }
-    if call.namespace:
-        request["namespace"] = call.namespace
-    if call.subresource:
-        request["subResource"] = request["requestSubResource"] = call.subresource
-    return request

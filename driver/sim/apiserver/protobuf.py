@@ -33,8 +33,6 @@ _TYPES = {
     "AccessReviewSpec": _QUESTION,
     "ResourceAttributes": "1:namespace:s 2:verb:s 3:group:s 4:version:s 5:resource:s 6:subresource:s 7:name:s",
     "PathAttributes": "1:path:s 2:verb:s",
-    "SelfSubjectRulesReview": f"{_META} 2:spec:RulesReviewSpec 3:-:s",
-    "RulesReviewSpec": "1:namespace:s",
     "SelfSubjectReview": f"{_META} 2:-:s",
     "Role": f"{_META} 2:rules:*PolicyRule",
     "ClusterRole": f"{_META} 2:rules:*PolicyRule",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from driver.sim.apiserver import quantity
+from driver.sim import quantity
 from driver.sim.apiserver.errors import forbidden
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Quotas:
         asked = _usage(call.resource.plural, call.resource.group, new)
         for quota in self._quotas(call.namespace):
             hard, used = _hard(quota), self._used(quota)
-            exceeded = sorted(n for n in asked if n in hard and used[n] + asked[n] > quantity.value(hard[n]))
+            exceeded = sorted(n for n in asked if n in hard and used[n] + asked[n] > quantity.parse(hard[n]))
             if exceeded:
                 why = f"exceeded quota: {quota['metadata']['name']}"
                 for word, amounts in (("requested", asked), ("used", used), ("limited", hard)):

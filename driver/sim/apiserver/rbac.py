@@ -90,10 +90,6 @@ class Rbac:
                 return Decision(True, f"RBAC: allowed by {name}")
         return Decision(False)
 
-    def rules(self, user: User, namespace: str) -> list[Object]:
-        """All rules that apply to a user in a namespace; an administrator has the one of everything."""
-        return [rule for _, rules in self._sources(user, namespace) for rule in rules]
-
     def _sources(self, user: User, namespace: str) -> Iterator[tuple[str, list[Object]]]:
         """Each binding that applies to a user, by name, and the rules that it gives."""
         for (where, name), binding in [*self._all("clusterrolebindings"), *self._all("rolebindings")]:

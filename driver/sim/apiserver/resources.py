@@ -166,7 +166,7 @@ RESOURCES: tuple[Resource, ...] = (
     ),
     *(
         _row("authorization.k8s.io/v1", kind, **_CLUSTER, stored=False)
-        for kind in ("SelfSubjectAccessReview", "SelfSubjectRulesReview", "SubjectAccessReview")
+        for kind in ("SelfSubjectAccessReview", "SubjectAccessReview")
     ),
     _row("authentication.k8s.io/v1", "SelfSubjectReview", **_CLUSTER, stored=False),
 )  # fmt: skip

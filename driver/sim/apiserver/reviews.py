@@ -28,8 +28,6 @@ class Reviews:
         if kind == "SelfSubjectReview":
             return {**body, "status": {"userInfo": user_info(user)}}
         spec = body.get("spec") or {}
-        if kind == "SelfSubjectRulesReview":
-            return {**body, "status": self._rules(user, spec.get("namespace", ""))}
         if kind == "SubjectAccessReview":
             user = User(name=spec.get("user", ""), groups=tuple(spec.get("groups") or ()))
         return {**body, "status": self._access(spec, user)}
@@ -44,14 +42,6 @@ class Reviews:
             keys = ("verb", "group", "resource", "subresource", "namespace", "name")
             decision = self.decide(user, *((resource or {}).get(key, "") for key in keys))
         return {"allowed": decision.allowed} | ({"reason": decision.reason} if decision.reason else {})
-
-    def _rules(self, user: User, namespace: str) -> Object:
-        rules = self.rbac.rules(user, namespace)
-        return {
-            "incomplete": False,
-            "resourceRules": [rule for rule in rules if rule.get("resources")],
-            "nonResourceRules": [rule for rule in rules if rule.get("nonResourceURLs")],
-        }
 
 
 def user_info(user: User) -> Object:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver import checks, quantity
+from driver.sim import quantity
+from driver.sim.apiserver import checks
 from driver.sim.apiserver.errors import FieldError, invalid_value
 from driver.sim.apiserver.rules_core import default_pod_spec, pod_spec_errors
 from driver.sim.apiserver.selectors import match_label_selector
@@ -64,6 +65,6 @@ def validate_daemon_set(new: Object, old: Object | None, _context: Context) -> E
 def validate_quota(new: Object, _old: Object | None, _context: Context) -> Errors:
     """Names and amounts of what is limited."""
     hard = ((new.get("spec") or {}).get("hard") or {}).items()
-    negative = [(name, amount) for name, amount in hard if quantity.value(amount) < 0]
+    negative = [(name, amount) for name, amount in hard if quantity.parse(amount) < 0]
     errors = [error for name, _ in hard for error in checks.label_name(name, f"spec.hard[{name}]")]
     return errors + [invalid_value(f"spec.hard[{name}]", amount, "must not be negative") for name, amount in negative]

@@ -40,16 +40,9 @@ _REFERENCE = "must be the name of a request in the claim or the name of a reques
 
 def _default_claim_spec(spec: Object, context: Context) -> None:
     for request in (spec.get("devices") or {}).get("requests") or []:
-        if "DRAPrioritizedList" not in context.gates:
-            request.pop("firstAvailable", None)
-        parts = list(request.get("firstAvailable") or [])
-        if "exactly" in request:
-            parts.append(request["exactly"])
-        for part in parts:
-            if not part.get("allocationMode"):
-                part["allocationMode"] = "ExactCount"
-            if part["allocationMode"] == "ExactCount" and not part.get("count"):
-                part["count"] = 1
+        for part in [*(request.get("firstAvailable") or []), *([request["exactly"]] if "exactly" in request else [])]:
+            if part.setdefault("allocationMode", "ExactCount") == "ExactCount":
+                part.setdefault("count", 1)
             if "DRADeviceTaints" not in context.gates:
                 part.pop("tolerations", None)
             if "DRAConsumableCapacity" not in context.gates:
@@ -123,9 +116,7 @@ def validate_class(new: Object, old: Object | None, context: Context) -> Errors:
 
 
 def _extended_resource_name(name: str) -> bool:
-    if "/" not in name or "kubernetes.io/" in name or name.startswith("requests."):
-        return False
-    return not checks.label_name(f"requests.{name}", "")
+    return "/" in name and "kubernetes.io/" not in name and not checks.label_name(f"requests.{name}", "")
 
 
 def _request_names(spec: Object) -> dict[str, set[str]]:

@@ -6,7 +6,8 @@ import base64
 import copy
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver import checks, quantity
+from driver.sim import quantity
+from driver.sim.apiserver import checks
 from driver.sim.apiserver.errors import (
     FieldError,
     StatusError,
@@ -168,9 +169,9 @@ def _amounts(resources: Object, path: str) -> Errors:
         if name not in limits:
             if extended:
                 errors.append(required(f"{path}.limits", "Limit must be set for non overcommitable resources"))
-        elif extended and quantity.value(amount) != quantity.value(limits[name]):
+        elif extended and quantity.parse(amount) != quantity.parse(limits[name]):
             errors.append(invalid_value(f"{path}.requests", amount, f"must be equal to {name} limit of {limits[name]}"))
-        elif quantity.value(amount) > quantity.value(limits[name]):
+        elif quantity.parse(amount) > quantity.parse(limits[name]):
             detail = f"must be less than or equal to {name} limit of {limits[name]}"
             errors.append(invalid_value(f"{path}.requests", amount, detail))
     return errors
@@ -194,6 +195,8 @@ def _container(container: Object, path: str, claims: set[str]) -> Errors:
     errors = checks.dns_label(container.get("name", ""), f"{path}.name")
     if not container.get("image"):
         errors.append(required(f"{path}.image"))
+    if container.get("restartPolicy"):
+        errors.append(forbidden_field(f"{path}.restartPolicy", "this embedded cluster has no sidecars"))
     wanted = (container.get("resources") or {}).get("claims") or []
     for index, claim in enumerate(wanted):
         if claim.get("name") not in claims:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver import checks, quantity
+from driver.sim import quantity
+from driver.sim.apiserver import checks
 from driver.sim.apiserver.errors import (
     FieldError,
     forbidden_field,
@@ -217,13 +218,13 @@ def _request_policy(capacity: str, policy: Object, path: str) -> Errors:
 
 
 def _valid_values(capacity: str, values: list[str], default: str, path: str) -> Errors:
-    numbers = [quantity.value(item) for item in values]
+    numbers = [quantity.parse(item) for item in values]
     errors = checks.each(numbers, path, limit=MAX_VALID_VALUES, key=lambda number: number)
     if numbers != sorted(numbers):
         errors.append(invalid_value(path, values, "values must be sorted in ascending order"))
-    if max(numbers) > quantity.value(capacity):
+    if max(numbers) > quantity.parse(capacity):
         errors.append(invalid_value(path, values, f"option is larger than capacity value: {capacity}"))
-    if quantity.value(default) not in numbers:
+    if quantity.parse(default) not in numbers:
         errors.append(invalid_value(path, default, "default value is not valid according to the requestPolicy"))
     return errors
 
@@ -231,7 +232,7 @@ def _valid_values(capacity: str, values: list[str], default: str, path: str) -> 
 def _valid_range(capacity: str, span: Object, default: str, path: str) -> Errors:
     if span.get("min") is None:
         return [required(f"{path}.min", "required when validRange is defined")]
-    value = quantity.value
+    value = quantity.parse
     low, high, step = span["min"], span.get("max", capacity), span.get("step")
     errors: Errors = []
     if not value(low) <= value(high) <= value(capacity):

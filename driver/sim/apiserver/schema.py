@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from driver.sim.apiserver import quantity
+from driver.sim import quantity
 
 RELEASE = "1.36.0"
 _REF = "#/$defs/"
@@ -169,6 +169,14 @@ def _go_name(node: Node) -> str:
 
 _JSON_NAMES = {str: "string", bool: "bool", int: "number", float: "number", dict: "object", list: "array"}
 _INT64 = 2**63
+_SCALARS: dict[str, tuple[str, Any]] = {
+    "string": ("string", str),
+    "integer": ("int64", int),
+    "number": ("float64", int | float),
+    "boolean": ("bool", bool),
+    "int-or-string": ("intstr.IntOrString", int | str),
+}
+"""By kind: its name in Go, and the types that it may have in JSON."""
 
 
 class _Decoder:
@@ -189,7 +197,9 @@ class _Decoder:
             if node.kind == "opaque" and value is not None and not isinstance(value, dict):
                 return value  # the rules say what a raw extension may be
             return _copy(value)
-        return getattr(self, "_" + node.kind.replace("-", "_"))(node, value, path)
+        if node.kind in _SCALARS:
+            return self._scalar(node, value, path)
+        return getattr(self, f"_{node.kind}")(node, value, path)
 
     def _object(self, node: Node, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
@@ -231,31 +241,13 @@ class _Decoder:
         item = self._types.item(node)
         return [self.walk(item, child, f"{path}[{index}]") for index, child in enumerate(value)]
 
-    def _string(self, _node: Node, value: Any, path: str) -> Any:
-        if not isinstance(value, str):
-            self._wrong(path, value, "string")
-        return value
-
-    def _integer(self, _node: Node, value: Any, path: str) -> Any:
-        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    def _scalar(self, node: Node, value: Any, path: str) -> Any:
+        wanted, types = _SCALARS[node.kind]
+        if node.kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
             return int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not -_INT64 <= value < _INT64:
-            self._wrong(path, value, "int64")
-        return value
-
-    def _number(self, _node: Node, value: Any, path: str) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self._wrong(path, value, "float64")
-        return value
-
-    def _boolean(self, _node: Node, value: Any, path: str) -> Any:
-        if not isinstance(value, bool):
-            self._wrong(path, value, "bool")
-        return value
-
-    def _int_or_string(self, _node: Node, value: Any, path: str) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            self._wrong(path, value, "intstr.IntOrString")
+        good = isinstance(value, types) and isinstance(value, bool) is (node.kind == "boolean")
+        if not good or (node.kind == "integer" and not -_INT64 <= value < _INT64):
+            self._wrong(path, value, wanted)
         return value
 
     def _quantity(self, _node: Node, value: Any, _path: str) -> Any:

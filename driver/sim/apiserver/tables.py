@@ -81,8 +81,7 @@ def _event(obj: Object, now: datetime) -> list[Any]:
 def _pod(obj: Object, now: datetime) -> list[Any]:
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    sidecars = {c.get("name") for c in spec.get("initContainers") or [] if c.get("restartPolicy") == "Always"}
-    counted = {c.get("name") for c in spec.get("containers") or []} | sidecars
+    counted = {c.get("name") for c in spec.get("containers") or []}
     ready = sum(bool(item.get("ready")) for item in statuses if item.get("name") in counted)
     restarts = sum(item.get("restartCount", 0) for item in statuses)
     return [

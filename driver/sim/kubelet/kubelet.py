@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -44,14 +43,10 @@ class Kubelet:
         root_dir: Path,
         cdi_dirs: Sequence[Path],
         options: Options | None = None,
-        node_ip: str = "127.0.0.1",
-        node_labels: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
-        rng: random.Random | None = None,
     ) -> None:
         self._api = api
         self._options = options or Options()
-        self._rng = rng or random.Random()  # noqa: S311
         self.node_name = node_name
         self.plugins_dir = root_dir / "plugins"
         self.registry_dir = root_dir / "plugins_registry"
@@ -73,14 +68,7 @@ class Kubelet:
         self._plugin_manager = PluginManager(
             registry_dir=self.registry_dir, store=self.plugins, options=self._options, metrics=self.metrics
         )
-        self.node = NodeReporter(
-            api=api,
-            name=node_name,
-            period=self._options.node_status_period,
-            clock=clock,
-            node_ip=node_ip,
-            labels=node_labels or {},
-        )
+        self.node = NodeReporter(api=api, name=node_name, period=self._options.node_status_period, clock=clock)
         self.started = asyncio.Event()
         """Set when the slices of the node have been deleted, as at each start; what is published from here on stays."""
         self._pods_changed = asyncio.Event()
@@ -98,8 +86,6 @@ class Kubelet:
             recorder=self.recorder,
             options=self._options,
             clock=clock,
-            rng=self._rng,
-            node_ip=node_ip,
             put=self.pods.put,
         )
         self._workers: dict[str, PodWorker] = {}

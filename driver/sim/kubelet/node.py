@@ -19,21 +19,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KUBELET_VERSION = "v1.36.2"
+NODE_IP = "127.0.0.1"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class NodeReporter:
     """Keeps one Node up to date; ``ready`` is set once it exists."""
 
-    def __init__(
-        self, *, api: Api, name: str, period: float, clock: Callable[[], float], node_ip: str, labels: Mapping[str, str]
-    ) -> None:
+    def __init__(self, *, api: Api, name: str, period: float, clock: Callable[[], float]) -> None:
         self._api = api
         self._name = name
         self._period = period
         self._clock = clock
-        self._ip = node_ip
-        self._labels = labels
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -55,7 +52,7 @@ class NodeReporter:
                 raise
             body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self._name, "labels": self._all_labels()}}
             node = await self._api.request("POST", "/api/v1/nodes", body=body)
-        status = node_status(node, now=timestamp(self._clock()), ip=self._ip, name=self._name)
+        status = node_status(node, now=timestamp(self._clock()), name=self._name)
         if any((node.get("status") or {}).get(key) != value for key, value in status.items()):
             await self._api.request("PATCH", f"{path}/status", body={"status": status}, content_type=MERGE_PATCH)
 
@@ -64,7 +61,6 @@ class NodeReporter:
             "kubernetes.io/hostname": self._name,
             "kubernetes.io/os": "linux",
             "kubernetes.io/arch": _ARCHITECTURES.get(platform.machine(), platform.machine()),
-            **self._labels,
         }
 
 
@@ -74,7 +70,7 @@ def capacity() -> dict[str, str]:
     return {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": "110"}
 
 
-def node_status(node: Mapping[str, Any], *, now: str, ip: str, name: str) -> dict[str, Any]:
+def node_status(node: Mapping[str, Any], *, now: str, name: str) -> dict[str, Any]:
     """What the kubelet owns of a Node's status; conditions of others are kept."""
     old = (node.get("status") or {}).get("conditions") or []
     known: Mapping[str, Any] = next((c for c in old if c["type"] == "Ready" and c["status"] == "True"), {})
@@ -86,7 +82,7 @@ def node_status(node: Mapping[str, Any], *, now: str, ip: str, name: str) -> dic
         "lastTransitionTime": known.get("lastTransitionTime") or now,
     }
     return {
-        "addresses": [{"type": "InternalIP", "address": ip}, {"type": "Hostname", "address": name}],
+        "addresses": [{"type": "InternalIP", "address": NODE_IP}, {"type": "Hostname", "address": name}],
         "capacity": capacity(),
         "allocatable": capacity(),
         "conditions": [*(c for c in old if c["type"] != "Ready"), ready],

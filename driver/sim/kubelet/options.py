@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-SLEEPER = ("sleep", "infinity")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """What an image brings along: argument vectors as in an image's configuration."""
-
-    entrypoint: tuple[str, ...] = ()
-    command: tuple[str, ...] = SLEEPER
-    """Used only when the container gives neither ``command`` nor ``args``."""
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +46,6 @@ class Options:
 
     on_shutdown: Literal["stop", "leave"] = "stop"
     """What happens to containers when ``Kubelet.run`` is cancelled; those left are adopted by the next kubelet."""
-    images: Mapping[str, Image] = field(default_factory=dict)
-    """Known images, by reference with or without tag. Any other one sleeps unless it is given a command."""
-    container_env: Mapping[str, str] = field(default_factory=dict)
-    """Put into every container before its own environment."""
 
     @classmethod
     def quick(cls, **changes: Any) -> Options:

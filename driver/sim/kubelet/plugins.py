@@ -44,7 +44,7 @@ class Plugin:
         self.driver = driver
         self.endpoint = endpoint
         self.services = services
-        self.service = choose_service(services)
+        self.service = check_services(driver, endpoint, services)
         self.connected = False
         self._closed = False
         self._options = options
@@ -264,27 +264,15 @@ def connect(path: str, options: Options) -> grpc.aio.Channel:
     )
 
 
-def choose_service(services: tuple[str, ...]) -> str:
-    """The first entry of the plugin's list that the kubelet knows. Raises ValueError."""
-    if not services:
-        raise ValueError("empty list of supported gRPC services (aka supported versions)")
+def check_services(driver: str, endpoint: str, services: tuple[str, ...]) -> str:
+    """The first entry of a plugin's list that the kubelet knows. Raises ValueError, the text is for the plugin."""
     for service in services:
         if service in SERVICES:
             return service
-    raise ValueError(
-        f"none of services supported by the plugin ({_quoted(services)}) are supported by the kubelet "
-        f"({_quoted(SERVICES)})"
-    )
-
-
-def check_services(driver: str, endpoint: str, services: tuple[str, ...]) -> None:
-    """Raise ValueError for a list that has nothing for the kubelet."""
-    try:
-        choose_service(services)
-    except ValueError as error:
-        raise ValueError(
-            f"invalid supported gRPC versions of DRA driver plugin {driver} at endpoint {endpoint}: {error}"
-        ) from error
+    why = f"none of services supported by the plugin ({_quoted(services)}) are supported by the kubelet"
+    if not services:
+        why = "empty list of supported gRPC services (aka supported versions)"
+    raise ValueError(f"invalid supported gRPC versions of DRA driver plugin {driver} at endpoint {endpoint}: {why}")
 
 
 def go_code(code: grpc.StatusCode) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ from driver.sim.kubelet import podspec, resize
 from driver.sim.kubelet.claiminfo import DraError
 from driver.sim.kubelet.containers import CreateError, Launch
 from driver.sim.kubelet.health import allocated_resources_status
+from driver.sim.kubelet.node import NODE_IP
 from driver.sim.kubelet.podstatus import WRITE_RETRY, StatusWriter, pod_path
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable, Coroutine
 
     from driver.kube import Api
@@ -44,8 +45,6 @@ class PodContext:
     recorder: Recorder
     options: Options
     clock: Callable[[], float]
-    rng: random.Random
-    node_ip: str
     put: Callable[[dict[str, Any]], None]
     """Takes the server's answer to a write into the mirror of pods."""
 
@@ -158,25 +157,15 @@ class PodWorker:
             return
         if not self._sandbox:
             await self._create_sandbox()
-        sidecars: list[asyncio.Task[None]] = []
-        try:
+        for slot in self.slots:
+            if slot.kind == "init":
+                await self._keep(slot)
+                if slot.exit_code != 0:
+                    return
+        async with asyncio.TaskGroup() as group:
             for slot in self.slots:
-                if slot.kind == "init":
-                    await self._keep(slot)
-                    if slot.exit_code != 0:
-                        return
-                elif slot.kind == "sidecar":
-                    up = asyncio.Event()
-                    sidecars.append(asyncio.create_task(self._keep(slot, up), name=f"{self.name}/{slot.name}"))
-                    await up.wait()
-            async with asyncio.TaskGroup() as group:
-                for slot in self.slots:
-                    if slot.kind == "main":
-                        group.create_task(self._keep(slot), name=f"{self.name}/{slot.name}")
-        finally:
-            for task in sidecars:
-                task.cancel()
-            await asyncio.gather(*sidecars, return_exceptions=True)
+                if slot.kind == "main":
+                    group.create_task(self._keep(slot), name=f"{self.name}/{slot.name}")
 
     def _may_start(self, slot: Slot) -> bool:
         code = slot.exit_code
@@ -208,7 +197,7 @@ class PodWorker:
                 return
             await self._pause(self._options.resync)
 
-    async def _keep(self, slot: Slot, up: asyncio.Event | None = None) -> None:
+    async def _keep(self, slot: Slot) -> None:
         """Start a container, and again as its policy says. Returns when it stays ended."""
         delay = 0.0
         while True:
@@ -219,8 +208,6 @@ class PodWorker:
                     await self._back_off(slot, delay)
                     delay = min(delay * 2 or self._options.crash_backoff, self._options.crash_backoff_max)
                 await self._start(slot)
-            if up:
-                up.set()
             container = slot.process
             exit_ = await container.wait()
             slot.ended(exit_)
@@ -262,11 +249,11 @@ class PodWorker:
             await self._pause(self._options.backoff)
 
     def _launch(self, slot: Slot) -> Launch:
-        env = podspec.environment(self.pod, slot.spec, self._options.container_env, node_ip=self._context.node_ip)
+        env = podspec.environment(self.pod, slot.spec, node_ip=NODE_IP)
         return Launch(
             name=slot.name,
             attempt=slot.attempt + 1 if slot.container else 0,
-            argv=podspec.argv(slot.spec, self._options.images, env),
+            argv=podspec.argv(slot.spec, env),
             env=env,
             workdir=slot.spec.get("workingDir") or "/",
             cdi_devices=self._context.claims.cdi_devices(self.pod, slot.spec),
@@ -274,11 +261,10 @@ class PodWorker:
 
     async def _stop_containers(self) -> None:
         grace = self._grace()
-        for kinds in ({"main", "init"}, {"sidecar"}):
-            running = [slot for slot in self.slots if slot.running and slot.kind in kinds]
-            for slot in running:
-                self._event("Normal", "Killing", f"Stopping container {slot.name}", slot)
-            await asyncio.gather(*(self._stop(slot, grace) for slot in running))
+        running = [slot for slot in self.slots if slot.running]
+        for slot in running:
+            self._event("Normal", "Killing", f"Stopping container {slot.name}", slot)
+        await asyncio.gather(*(self._stop(slot, grace) for slot in running))
 
     async def _stop(self, slot: Slot, grace: float) -> None:
         slot.ended(await slot.process.stop(grace))
@@ -334,7 +320,7 @@ class PodWorker:
             now=self._context.clock(),
             sandbox=self._sandbox,
             terminal=self.terminated,
-            node_ip=self._context.node_ip,
+            node_ip=NODE_IP,
             resources={
                 slot.name: allocated_resources_status(
                     self.pod, slot.spec, self._context.claims.claims, self._context.health
@@ -361,7 +347,7 @@ class PodWorker:
         self._context.recorder.record(self.pod, kind, reason, message, field=field)
 
     def _jittered(self, seconds: float) -> float:
-        return seconds * (1 + 0.5 * self._context.rng.random())
+        return seconds * (1 + 0.5 * random.random())  # noqa: S311
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until somebody changes the pod."""

@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver.sim.kubelet.options import Image
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from driver.sim.kubelet.containers import Container, Exit
 
-Kind = Literal["main", "init", "sidecar"]
+Kind = Literal["main", "init"]
 Status = dict[str, Any]
 
+SLEEPER = ("sleep", "infinity")
 _REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
 _MAP_FIELD = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 """Conditions that the kubelet writes; all others belong to somebody else and are kept."""
@@ -99,36 +98,23 @@ def slots(pod: Mapping[str, Any]) -> list[Slot]:
     main = pod["spec"]["containers"]
     reason = "PodInitializing" if init else "ContainerCreating"
     return [
-        *(
-            Slot(
-                spec=spec,
-                kind="sidecar" if spec.get("restartPolicy") == "Always" else "init",
-                state={"waiting": {"reason": "PodInitializing"}},
-            )
-            for spec in init
-        ),
+        *(Slot(spec=spec, kind="init", state={"waiting": {"reason": "PodInitializing"}}) for spec in init),
         *(Slot(spec=spec, kind="main", state={"waiting": {"reason": reason}}) for spec in main),
     ]
 
 
 def should_restart(policy: str, kind: Kind, exit_code: int) -> bool:
     """Whether a container that ended starts again."""
-    if kind == "sidecar":
-        return True
     if kind == "init":
         return exit_code != 0 and policy != "Never"
     return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
 
 
-def environment(
-    pod: Mapping[str, Any], container: Mapping[str, Any], base: Mapping[str, str], *, node_ip: str
-) -> dict[str, str]:
+def environment(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_ip: str) -> dict[str, str]:
     """The container's variables before CDI. Raises ConfigError for a source that does not exist here."""
-    env = {"HOME": "/root", "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"], **base}
-    for source in container.get("envFrom") or []:
-        kind = next((key for key in ("configMapRef", "secretRef") if key in source), "envFrom")
-        if not (source.get(kind) or {}).get("optional"):
-            raise ConfigError(f"{kind} is not supported by the embedded kubelet")
+    env = {"HOME": "/root", "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"]}
+    if container.get("envFrom"):
+        raise ConfigError("envFrom is not supported by the embedded kubelet")
     for variable in container.get("env") or []:
         name = variable["name"]
         source = variable.get("valueFrom")
@@ -137,9 +123,7 @@ def environment(
         elif "fieldRef" in source:
             env[name] = field_value(pod, source["fieldRef"]["fieldPath"], node_ip=node_ip)
         else:
-            kind, reference = next(iter(source.items()))
-            if not (reference or {}).get("optional"):
-                raise ConfigError(f"variable {name}: {kind} is not supported by the embedded kubelet")
+            raise ConfigError(f"variable {name}: {next(iter(source))} is not supported by the embedded kubelet")
     return env
 
 
@@ -155,13 +139,10 @@ def field_value(pod: Mapping[str, Any], path: str, *, node_ip: str) -> str:
         "spec.nodeName": spec.get("nodeName", ""),
         "spec.serviceAccountName": spec.get("serviceAccountName", "default"),
         "status.hostIP": node_ip,
-        "status.hostIPs": node_ip,
         "status.podIP": node_ip,
-        "status.podIPs": node_ip,
     }
     if path not in known:
-        raise ConfigError(f"unsupported fieldPath: {path}; known are {', '.join(known)}, metadata.labels['<key>'] "
-                          "and metadata.annotations['<key>']")  # fmt: skip
+        raise ConfigError(f"unsupported fieldPath: {path}; known are {', '.join(known)}, labels and annotations")
     return str(known[path])
 
 
@@ -170,13 +151,10 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     return _REFERENCE.sub(lambda m: "$" if m[1] == "$" else env.get(m[2], m[0]), text)
 
 
-def argv(container: Mapping[str, Any], images: Mapping[str, Image], env: Mapping[str, str]) -> list[str]:
-    """What to execute: ``command`` replaces the image's entrypoint, ``args`` its command."""
-    reference = container.get("image") or ""
-    image = images.get(reference) or images.get(_without_tag(reference)) or Image()
-    command, args = container.get("command"), container.get("args")
-    words = [*command, *(args or [])] if command else [*image.entrypoint, *(args or image.command)]
-    return [expand(word, env) for word in words]
+def argv(container: Mapping[str, Any], env: Mapping[str, str]) -> list[str]:
+    """What to execute; no image has a command of its own, so without one the container sleeps."""
+    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    return [expand(word, env) for word in words or SLEEPER]
 
 
 def phase(pod: Mapping[str, Any], all_slots: Sequence[Slot], *, terminal: bool) -> str:
@@ -289,12 +267,4 @@ def conditions(
 
 
 def _initialized(slot: Slot) -> bool:
-    if slot.kind == "init":
-        return slot.exit_code == 0
-    return slot.kind == "main" or slot.running or bool(slot.last_state) or slot.exit_code is not None
-
-
-def _without_tag(reference: str) -> str:
-    name = reference.partition("@")[0]
-    head, colon, tag = name.rpartition(":")
-    return head if colon and "/" not in tag else name
+    return slot.kind == "main" or slot.exit_code == 0

@@ -18,19 +18,19 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.scheduler import capacity, cel, quantities, taints
+from driver.sim import quantity
+from driver.sim.scheduler import capacity, cel, taints
 from driver.sim.scheduler.constraints import Constraint
-from driver.sim.scheduler.pools import Candidate, Counters, DeviceId, Pool, gather
+from driver.sim.scheduler.pools import Candidate, Counters, DeviceId, InUse, Pool, gather
 from driver.sim.scheduler.requests import MAX_RESULTS, Request, RequestError, alternatives, key
 from driver.sim.scheduler.results import Chosen, allocation_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from decimal import Decimal
+    from fractions import Fraction
 
 FILTER_TIMEOUT = 10.0
 """Seconds that the search may take for one node."""
@@ -42,38 +42,6 @@ class UnschedulableError(Exception):
 
 class AllocationError(Exception):
     """Scheduling of the pod is aborted: a broken selector, an unknown class, no time left."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InUse:
-    """What allocated claims hold."""
-
-    exclusive: frozenset[DeviceId] = frozenset()
-    shared: Mapping[DeviceId, Mapping[str, Decimal]] = field(default_factory=dict)
-    """Consumed capacity of devices that allow several allocations."""
-
-    @classmethod
-    def by(cls, claims: Iterable[Mapping[str, Any]]) -> InUse:
-        """Sum up the allocations of all claims; those with admin access hold nothing."""
-        exclusive: set[DeviceId] = set()
-        shared: dict[DeviceId, dict[str, Decimal]] = {}
-        for claim in claims:
-            allocation = (claim.get("status") or {}).get("allocation") or {}
-            for result in (allocation.get("devices") or {}).get("results") or []:
-                if result.get("adminAccess"):
-                    continue
-                device = DeviceId(result["driver"], result["pool"], result["device"])
-                if result.get("shareID") is None:
-                    exclusive.add(device)
-                    continue
-                sums = shared.setdefault(device, {})
-                for name, amount in (result.get("consumedCapacity") or {}).items():
-                    sums[name] = sums.get(name, quantities.parse(0)) + quantities.parse(amount)
-        return cls(exclusive=frozenset(exclusive), shared=shared)
-
-    def holds(self, device: DeviceId) -> bool:
-        """Whether any part of the device is allocated."""
-        return device in self.exclusive or device in self.shared
 
 
 def allocate(
@@ -143,7 +111,7 @@ class _Search:
         self._devices = [(pool, device) for pool in pools if pool.usable for device in pool.devices]
         self._matches: dict[tuple[int, int], bool] = {}
         self._taken: dict[DeviceId, list[int]] = {}
-        self._shares: dict[DeviceId, list[dict[str, Decimal]]] = {}
+        self._shares: dict[DeviceId, list[dict[str, Fraction]]] = {}
         self._free: dict[tuple[str, str], Counters] = {}
         self._all: dict[int, list[tuple[Pool, Candidate]]] = {}
 
@@ -277,7 +245,7 @@ class _Search:
             self._taken.setdefault(device.id, []).append(c)
         elif fits:
             consumed = capacity.consumed(device.spec, request.capacities)
-            amounts = {name: quantities.parse(amount) for name, amount in consumed.items()}
+            amounts = {name: quantity.parse(amount) for name, amount in consumed.items()}
             self._shares.setdefault(device.id, []).append(amounts)
         share = self.share_id() if device.shared else None
         self.chosen[c].append(Chosen(request=request, device=device, share_id=share, consumed=consumed))
@@ -343,10 +311,10 @@ class _Search:
         return device.id in self.in_use.exclusive or bool(taken)
 
     def _over_capacity(self, request: Request, device: Candidate) -> str:
-        used: dict[str, Decimal] = dict(self.in_use.shared.get(device.id, {}))
+        used: dict[str, Fraction] = dict(self.in_use.shared.get(device.id, {}))
         for share in self._shares.get(device.id, ()):
             for name, amount in share.items():
-                used[name] = used.get(name, quantities.parse(0)) + amount
+                used[name] = used.get(name, quantity.parse(0)) + amount
         return capacity.refusal(device.spec, request.capacities, used)
 
     def _needs_counters(self, device: Candidate) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.scheduler import quantities
+from driver.sim import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from decimal import Decimal
+    from fractions import Fraction
 
 
 def requested(request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -23,7 +23,7 @@ def consumed(device: Mapping[str, Any], requests: Mapping[str, Any]) -> dict[str
     }
 
 
-def refusal(device: Mapping[str, Any], requests: Mapping[str, Any], used: Mapping[str, Decimal]) -> str:
+def refusal(device: Mapping[str, Any], requests: Mapping[str, Any], used: Mapping[str, Fraction]) -> str:
     """Why the request cannot be had from the device with ``used`` already taken, empty if it can.
 
     This also holds for exclusive devices: there a request only sets a minimum.
@@ -35,7 +35,7 @@ def refusal(device: Mapping[str, Any], requests: Mapping[str, Any], used: Mappin
         entry = capacities[name]
         if _violates(amount, entry.get("requestPolicy")):
             return f"capacity {name}: {amount} is not allowed by the device's request policy"
-        if quantities.parse(amount) + used.get(name, 0) > quantities.parse(entry["value"]):
+        if quantity.parse(amount) + used.get(name, 0) > quantity.parse(entry["value"]):
             return f"insufficient capacity {name}"
     return ""
 
@@ -44,18 +44,18 @@ def _consumed(wanted: Any, entry: Mapping[str, Any]) -> str:
     policy = entry.get("requestPolicy") or {}
     if wanted is None:
         return str(policy.get("default") or entry["value"])
-    amount = quantities.parse(wanted)
+    amount = quantity.parse(wanted)
     bounds = policy.get("validRange") or {}
     if bounds.get("min") is not None:
-        if amount < quantities.parse(bounds["min"]):
+        if amount < quantity.parse(bounds["min"]):
             return str(bounds["min"])
         if bounds.get("step") is None:
             return str(wanted)
-        lowest, step = (quantities.whole(quantities.parse(bounds[key])) for key in ("min", "step"))
-        steps = -((lowest - quantities.whole(amount)) // step)
-        return quantities.format_binary(lowest + steps * step)
+        lowest, step = (quantity.whole(quantity.parse(bounds[key])) for key in ("min", "step"))
+        steps = -((lowest - quantity.whole(amount)) // step)
+        return quantity.binary(lowest + steps * step)
     for valid in policy.get("validValues") or []:  # ascending, says the API
-        if amount <= quantities.parse(valid):
+        if amount <= quantity.parse(valid):
             return str(valid)
     return str(wanted)
 
@@ -63,15 +63,15 @@ def _consumed(wanted: Any, entry: Mapping[str, Any]) -> str:
 def _violates(amount: str, policy: Mapping[str, Any] | None) -> bool:
     if not policy:
         return False
-    value = quantities.parse(amount)
-    if policy.get("default") is not None and value == quantities.parse(policy["default"]):
+    value = quantity.parse(amount)
+    if policy.get("default") is not None and value == quantity.parse(policy["default"]):
         return False
     if bounds := policy.get("validRange"):
-        if bounds.get("max") is not None and value > quantities.parse(bounds["max"]):
+        if bounds.get("max") is not None and value > quantity.parse(bounds["max"]):
             return True
         if bounds.get("step") is None:
             return False
-        lowest, step = (quantities.whole(quantities.parse(bounds[key])) for key in ("min", "step"))
-        return (quantities.whole(value) - lowest) % step != 0
+        lowest, step = (quantity.whole(quantity.parse(bounds[key])) for key in ("min", "step"))
+        return (quantity.whole(value) - lowest) % step != 0
     valid = policy.get("validValues") or []
-    return bool(valid) and value not in {quantities.parse(v) for v in valid}
+    return bool(valid) and value not in {quantity.parse(v) for v in valid}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.scheduler import quantities
+from driver.sim import quantity
 from driver.sim.scheduler.objects import EXTENDED_RESOURCE_ANNOTATION, owner_reference
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def backed(pod: Mapping[str, Any], node: Mapping[str, Any], mapping: Mapping[str
     allocatable = (node.get("status") or {}).get("allocatable") or {}
     through_devices: list[str] = []
     for resource in sorted(wanted(pod)):
-        has = quantities.parse(allocatable.get(resource, 0)) > 0
+        has = quantity.parse(allocatable.get(resource, 0)) > 0
         if resource in mapping and not has:
             through_devices.append(resource)
         elif not has:
@@ -110,7 +110,7 @@ def _requests(container: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _amount(container: Mapping[str, Any], resource: str) -> int:
-    return int(quantities.parse(_requests(container).get(resource, 0)))
+    return int(quantity.parse(_requests(container).get(resource, 0)))
 
 
 def _request(index: int, container: Mapping[str, Any], resource: str, class_name: str, count: int) -> dict[str, Any]:

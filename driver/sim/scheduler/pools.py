@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from driver.sim.scheduler import nodes, quantities, taints
+from driver.sim import quantity
+from driver.sim.scheduler import nodes, taints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from decimal import Decimal
+    from fractions import Fraction
 
 
 class DeviceId(NamedTuple):
@@ -23,7 +24,39 @@ class DeviceId(NamedTuple):
         return "/".join(self)
 
 
-Counters = dict[tuple[str, str], "Decimal"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InUse:
+    """What allocated claims hold."""
+
+    exclusive: frozenset[DeviceId] = frozenset()
+    shared: Mapping[DeviceId, Mapping[str, Fraction]] = field(default_factory=dict)
+    """Consumed capacity of devices that allow several allocations."""
+
+    @classmethod
+    def by(cls, claims: Iterable[Mapping[str, Any]]) -> InUse:
+        """Sum up the allocations of all claims; those with admin access hold nothing."""
+        exclusive: set[DeviceId] = set()
+        shared: dict[DeviceId, dict[str, Fraction]] = {}
+        for claim in claims:
+            allocation = (claim.get("status") or {}).get("allocation") or {}
+            for result in (allocation.get("devices") or {}).get("results") or []:
+                if result.get("adminAccess"):
+                    continue
+                device = DeviceId(result["driver"], result["pool"], result["device"])
+                if result.get("shareID") is None:
+                    exclusive.add(device)
+                    continue
+                sums = shared.setdefault(device, {})
+                for name, amount in (result.get("consumedCapacity") or {}).items():
+                    sums[name] = sums.get(name, quantity.parse(0)) + quantity.parse(amount)
+        return cls(exclusive=frozenset(exclusive), shared=shared)
+
+    def holds(self, device: DeviceId) -> bool:
+        """Whether any part of the device is allocated."""
+        return device in self.exclusive or device in self.shared
+
+
+Counters = dict[tuple[str, str], "Fraction"]
 """Amount by (counter set, counter)."""
 
 
@@ -136,7 +169,7 @@ def _counters(slices: Sequence[Mapping[str, Any]]) -> Counters:
                 raise InvalidPoolError(f"duplicate counter set name {counter_set['name']}")
             sets.add(counter_set["name"])
             for counter, amount in counter_set["counters"].items():
-                found[counter_set["name"], counter] = quantities.parse(amount["value"])
+                found[counter_set["name"], counter] = quantity.parse(amount["value"])
     return found
 
 
@@ -153,7 +186,7 @@ def _candidates(
             for counter, amount in consumed["counters"].items():
                 if (counter_set, counter) not in available:
                     raise InvalidPoolError(f"counter {counter} not found in counter set {counter_set}")
-                counters[counter_set, counter] = quantities.parse(amount["value"])
+                counters[counter_set, counter] = quantity.parse(amount["value"])
         identity = DeviceId(spec["driver"], spec["pool"]["name"], device["name"])
         yield Candidate(
             id=identity,

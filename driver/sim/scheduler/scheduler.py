@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from driver.kube import ApiError
@@ -38,36 +39,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_NAME = "default-scheduler"
-BACKOFF = (0.05, 5.0)
-"""First and longest pause in seconds before a pod is tried again whose writes failed."""
+BACKOFF = 0.1
+"""Seconds before a pod is tried again whose writes failed."""
 
 
 class WaitingError(Exception):
     """The pod cannot be scheduled yet, for a reason that is normal and soon over: nothing is reported."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Attempt:
-    """What is remembered of a pod that is not bound yet."""
-
-    seen: tuple[Any, ...] = ()
-    failures: int = 0
-    not_before: float = 0.0
-
-
-@dataclass(slots=True, kw_only=True)
-class _Waker:
-    """Counts changes that may help a waiting pod."""
-
-    changes: int = 0
-    event: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def all_pods(self, _key: Key | None) -> None:
-        self.changes += 1
-        self.event.set()
-
-    def one_pod(self, _key: Key | None) -> None:
-        self.event.set()
 
 
 class Scheduler:
@@ -84,50 +61,45 @@ class Scheduler:
         self._name = name
         self._clock = clock
         self._recorder = Recorder(cluster.api, name, clock=clock)
-        self._attempts: dict[str, _Attempt] = {}
-        self._waker = _Waker()
-        for resource in (CLAIMS, CLASSES, NODES, RULES, SLICES):
-            cluster.listen(resource, self._waker.all_pods)
-        cluster.listen(PODS, self._waker.one_pod)
+        self._seen: dict[str, tuple[Any, ...]] = {}
+        """By UID of a pod that is not bound: what was there at the last try."""
+        self._changes = 0
+        """Of what may help any waiting pod."""
+        self._event = asyncio.Event()
+        for resource in (CLAIMS, CLASSES, NODES, PODS, RULES, SLICES):
+            cluster.listen(resource, partial(self._changed, resource))
 
     async def run(self) -> None:
         """Schedule for ever. The cluster's own ``run`` must be running too."""
         await self._cluster.synced()
         while True:
-            self._waker.event.clear()
-            await self.schedule_pending()
-            try:
-                async with asyncio.timeout(self._next_retry()):
-                    await self._waker.event.wait()
-            except TimeoutError:
-                pass
+            self._event.clear()
+            again = not await self.schedule_pending()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BACKOFF if again else None):
+                    await self._event.wait()
 
-    async def schedule_pending(self) -> None:
-        """Try each pod that waits, unless nothing has changed for it since the last try."""
-        pods = [pod for pod in self._cluster.all(PODS) if self._mine(pod)]
-        self._attempts = {uid: a for uid, a in self._attempts.items() if uid in {uid_of(p) for p in pods}}
+    async def schedule_pending(self) -> bool:
+        """Try each pod that waits, unless nothing has changed for it since the last try. False if a write failed."""
+        good, pods = True, [pod for pod in self._cluster.all(PODS) if self._mine(pod)]
+        self._seen = {uid: seen for uid, seen in self._seen.items() if uid in {uid_of(pod) for pod in pods}}
         for pod in sorted(pods, key=_queue_order):
-            attempt = self._attempts.setdefault(uid_of(pod), _Attempt())
-            now = asyncio.get_running_loop().time()
-            seen = (self._waker.changes, (pod.get("status") or {}).get("resourceClaimStatuses"), pod["spec"])
-            if attempt.not_before > now or (attempt.seen == seen and not attempt.failures):
+            seen = (self._changes, (pod.get("status") or {}).get("resourceClaimStatuses"), pod["spec"])
+            if self._seen.get(uid_of(pod)) == seen:
                 continue
-            attempt.seen = seen
             try:
                 await self._schedule(pod)
             except ApiError as error:
-                attempt.failures += 1
-                pause = min(BACKOFF[0] * 2 ** min(attempt.failures, 10), BACKOFF[1])
-                attempt.not_before = now + max(pause, error.retry_after or 0)
                 level = logging.DEBUG if error.status in {CONFLICT, NOT_FOUND} else logging.WARNING
                 logger.log(level, "pod %s/%s: %s; trying again", *key_of(pod), error)
+                good = False
             else:
-                attempt.failures, attempt.not_before = 0, 0.0
+                self._seen[uid_of(pod)] = seen
+        return good
 
-    def _next_retry(self) -> float | None:
-        now = asyncio.get_running_loop().time()
-        pauses = [max(a.not_before - now, 0.0) for a in self._attempts.values() if a.failures]
-        return min(pauses, default=None)
+    def _changed(self, resource: str, _key: Key | None) -> None:
+        self._changes += resource != PODS
+        self._event.set()
 
     def _mine(self, pod: Mapping[str, Any]) -> bool:
         spec = pod["spec"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from driver.sim.scheduler import quantities
+from driver.sim import quantity
 from driver.sim.scheduler.allocator import AllocationError, UnschedulableError, allocate
 
 RECORDED = json.loads(gzip.decompress((Path(__file__).parent / "kubernetes-1.36.2.json.gz").read_bytes()))
@@ -26,7 +26,7 @@ def normal(allocations):
             if "shareID" in result:
                 result["shareID"] = "S"
             for name, amount in result.get("consumedCapacity", {}).items():
-                result["consumedCapacity"][name] = str(quantities.parse(amount))
+                result["consumedCapacity"][name] = str(quantity.parse(amount))
     return allocations
 
 

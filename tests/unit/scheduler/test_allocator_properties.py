@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driver.sim.scheduler import quantities
+from driver.sim import quantity
 from driver.sim.scheduler.allocator import UnschedulableError
 from tests.unit.scheduler.builders import allocated, claim, device, exactly, run, slice_of
 
@@ -90,7 +90,7 @@ def test_nothing_is_ever_given_twice(found, wanted):
     capacity = Counter()
     for result in given_:
         if "shareID" in result:
-            capacity[result["device"]] += quantities.parse(result["consumedCapacity"]["memory"])
+            capacity[result["device"]] += quantity.parse(result["consumedCapacity"]["memory"])
     assert all(amount <= CAPACITY for amount in capacity.values())
     counters = Counter()
     for name in {r["device"] for r in given_}:

@@ -1,6 +1,7 @@
 import pytest
 
-from driver.sim.scheduler import capacity, quantities
+from driver.sim import quantity
+from driver.sim.scheduler import capacity
 
 
 def shared(value="80Gi", **policy):
@@ -44,7 +45,7 @@ def test_refuses_a_capacity_that_the_device_lacks():
 
 
 def test_refuses_more_than_is_left():
-    used = {"memory": quantities.parse("50Gi")}
+    used = {"memory": quantity.parse("50Gi")}
 
     assert capacity.refusal(shared(**RANGE), {"memory": "30Gi"}, used) == ""
     assert capacity.refusal(shared(**RANGE), {"memory": "31Gi"}, used) == "insufficient capacity memory"
@@ -52,4 +53,4 @@ def test_refuses_more_than_is_left():
 
 @pytest.mark.parametrize(("value", "text"), [(0, "0"), (1000, "1000"), (1024, "1Ki"), (3 << 30, "3Gi"), (1536, "1536")])
 def test_formats_binary_quantities(value, text):
-    assert quantities.format_binary(value) == text
+    assert quantity.binary(value) == text

@@ -247,16 +247,6 @@ async def test_restarts_on_failure_until_success(cluster, run_kubelet, root):
     assert succeeded["status"]["containerStatuses"][0]["restartCount"] == 2
 
 
-async def test_a_sidecar_runs_beside_the_containers_and_ends_after_them(cluster, run_kubelet):
-    run_kubelet()
-    sidecar = {"name": "side", "image": "busybox", "command": ["sleep", "100"], "restartPolicy": "Always"}
-    await cluster.create_pod(pod(script="true", initContainers=[sidecar]))
-
-    succeeded = await cluster.phase("Succeeded")
-
-    assert "terminated" in succeeded["status"]["initContainerStatuses"][0]["state"]
-
-
 async def test_a_running_pod_is_ready(cluster, run_kubelet):
     run_kubelet()
     await cluster.create_pod(pod())

@@ -3,7 +3,6 @@
 import pytest
 
 from driver.sim.kubelet.containers import Container, Exit
-from driver.sim.kubelet.options import Image
 from driver.sim.kubelet.podspec import ConfigError, Slot, argv, conditions, environment, expand, phase, should_restart
 
 WAITING = {"waiting": {"reason": "ContainerCreating"}}
@@ -80,7 +79,6 @@ def test_a_pod_is_pending_until_its_init_containers_are_done():
         ("Never", "main", 1, False),
         ("Always", "init", 0, False),
         ("Never", "init", 1, False),
-        ("Never", "sidecar", 0, True),
     ],
 )
 def test_restart(policy, kind, code, expected):
@@ -111,7 +109,7 @@ def test_known_references_are_expanded():
 def test_variables_may_use_those_before_them():
     container = {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}]}
 
-    assert environment(pod(), container, {}, node_ip="")["B"] == "12"
+    assert environment(pod(), container, node_ip="")["B"] == "12"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_downward_api(source, value):
     body["metadata"]["labels"] = {"app": "x"}
     container = {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": source}}}]}
 
-    assert environment(body, container, {}, node_ip="10.0.0.1")["A"] == value
+    assert environment(body, container, node_ip="10.0.0.1")["A"] == value
 
 
 @pytest.mark.parametrize(
@@ -136,20 +134,16 @@ def test_downward_api(source, value):
 )
 def test_sources_that_do_not_exist_here_are_errors(container):
     with pytest.raises(ConfigError):
-        environment(pod(), container, {}, node_ip="")
+        environment(pod(), container, node_ip="")
 
 
 @pytest.mark.parametrize(
     ("container", "expected"),
     [
-        ({"image": "tool:1"}, ["tool", "serve"]),
-        ({"image": "tool:1", "args": ["check"]}, ["tool", "check"]),
-        ({"image": "tool:1", "command": ["sh"]}, ["sh"]),
-        ({"image": "host:5000/other"}, ["sleep", "infinity"]),
-        ({"image": "other", "args": ["true"]}, ["true"]),
+        ({"command": ["sh"], "args": ["-c"]}, ["sh", "-c"]),
+        ({"args": ["true"]}, ["true"]),
+        ({}, ["sleep", "infinity"]),
     ],
 )
-def test_command_and_args_replace_those_of_the_image(container, expected):
-    images = {"tool": Image(entrypoint=("tool",), command=("serve",))}
-
-    assert argv(container, images, {}) == expected
+def test_a_container_without_a_command_sleeps(container, expected):
+    assert argv(container, {}) == expected

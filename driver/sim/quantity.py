@@ -21,17 +21,17 @@ _NANO = 10**9
 PATTERN_ERROR = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def _parse(text: str) -> tuple[Fraction, str]:
     """Value and suffix family: ``binary``, ``decimal`` or ``exponent``. Raises ValueError."""
     match = _PATTERN.fullmatch(text)
     if match is None or not (match[2] or match[3]):
         raise ValueError(PATTERN_ERROR)
-    sign, whole, part, binary, decimal, exponent = match.groups()
-    number = Fraction(int((whole or "0") + (part or "")), 10 ** len(part or ""))
+    sign, whole_part, part, binary_suffix, decimal, exponent = match.groups()
+    number = Fraction(int((whole_part or "0") + (part or "")), 10 ** len(part or ""))
     family = "decimal"
-    if binary:
-        number *= 1024 ** _BINARY[binary]
+    if binary_suffix:
+        number *= 1024 ** _BINARY[binary_suffix]
         family = "binary"
     elif exponent is not None:
         number *= Fraction(10) ** int(exponent)
@@ -42,20 +42,19 @@ def _parse(text: str) -> tuple[Fraction, str]:
     return (-number if sign == "-" else number), family
 
 
-def value(quantity: str | float) -> Fraction:
+def parse(quantity: str | float) -> Fraction:
     """The exact value. Raises ValueError for what is not a quantity."""
     return _parse(str(quantity))[0]
 
 
-def add(first: str, second: str) -> str:
-    """The canonical sum, written as ``first`` is."""
-    number, family = _parse(first)
-    return _format(number + value(second), family)
+def whole(value: Fraction) -> int:
+    """The value rounded up to whole units, as ``Quantity.Value()`` of the real API does."""
+    return ceil(value)
 
 
-def text(number: Fraction, *, binary: bool = False) -> str:
-    """A number as a quantity, with decimal or binary suffixes."""
-    return _format(number, "binary" if binary else "decimal")
+def binary(number: int) -> str:
+    """A whole number with the largest binary suffix that loses nothing."""
+    return _format(Fraction(number), "binary")
 
 
 @lru_cache(maxsize=4096)
@@ -65,15 +64,13 @@ def canonical(text: str) -> str:
 
 
 def _format(number: Fraction, family: str) -> str:
-    if family == "binary" and (number.denominator != 1 or abs(number) < 1024):
-        # A fraction of a binary suffix is written in decimal, as apimachinery does.
-        family = "decimal" if number.denominator != 1 else family
-    if family == "binary":
+    if family == "binary" and number.denominator == 1:
         mantissa, power = int(number), 0
         while mantissa and power < 6 and mantissa % 1024 == 0:
             mantissa //= 1024
             power += 1
         return f"{mantissa}{_BINARY_SUFFIX.get(power, '')}"
+    # A fraction of a binary suffix is written in decimal, as apimachinery does.
     mantissa, exponent = int(number * _NANO), -9
     while mantissa and (exponent < 18 or family == "exponent") and mantissa % 1000 == 0:
         mantissa //= 1000
