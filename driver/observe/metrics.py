@@ -101,7 +101,10 @@ class Metrics:
         )
         build = Info("gpu_dra_build", "Version of the driver.", registry=self.registry)
         build.info({"version": version("gpu-dra-driver"), "driver_name": driver_name})
-        # Series exist from the start, so that a rate() sees the first event.
+        self._begin_series()
+
+    def _begin_series(self) -> None:
+        """Series exist from the start, so that a rate() sees the first event."""
         for operation in ("prepare", "unprepare"):
             self.in_flight.labels(operation)
             for result in ("success", "error"):

@@ -59,67 +59,75 @@ def _unfinished(name: str) -> str:
 
 
 def _plugin(driver: str) -> tuple[Rule, ...]:
-    def file(name: str, what: str, check: Check | None = None) -> Rule:
-        return Rule(name=name, what=what, check=check)
-
-    def directory(name: str, what: str, *inside: Rule) -> Rule:
-        return Rule(name=name, what=what, kind=stat.S_IFDIR, inside=inside)
-
     return (
-        directory(
+        *_directories(driver),
+        _file(re.escape(CONDITIONS_FILE), "the devices' conditions", _with_keys("schema", "bootID", "conditions")),
+        _file(rf"{re.escape(CONDITIONS_FILE)}\.damaged", "damaged conditions"),
+        _file(rf"\.{re.escape(CONDITIONS_FILE)}(\.[0-9]+|{files.TEMPORARY})", "unfinished conditions"),
+        _file(re.escape(NAMES_FILE), "the GPUs' names", _with_keys("schema", "bootID", "names")),
+        _file(rf"\.{re.escape(NAMES_FILE)}(\.new|{files.TEMPORARY})", "unfinished names"),
+        _file(re.escape(STATE_FILE), "the state of fake hardware", _object),
+        _file(rf"{re.escape(STATE_FILE)}\.damaged", "a damaged state of fake hardware"),
+        _file(rf"\.{re.escape(STATE_FILE)}\.lock", "the fake hardware's lock"),
+        _file(rf"\.{re.escape(STATE_FILE)}(\.new|{files.TEMPORARY})", "an unfinished state of fake hardware"),
+        _file(rf"\.leaving-{_UID}\.lock", "a lock of drain-check"),
+        Rule(name=rf"dra(-{_UID})?\.sock", what="a DRA socket", kind=stat.S_IFSOCK),
+    )
+
+
+def _directories(driver: str) -> tuple[Rule, ...]:
+    return (
+        _directory(
             layout.CLAIMS,
             "the directory of records",
-            file(rf"{_UID}\.json", "a claim's record", _record_of(driver)),
-            file(_unfinished(rf"{_UID}\.json"), "an unfinished record"),
-            file(rf"{_UID}(\.[0-9a-f]{{8}})?\.tmp", "an unfinished record of a former version"),
-            file(r"\.lock", "a lock"),
-            file(r"\.[-A-Za-z0-9_]+\.lock", "a GPU's lock"),
+            _file(rf"{_UID}\.json", "a claim's record", _record_of(driver)),
+            _file(_unfinished(rf"{_UID}\.json"), "an unfinished record"),
+            _file(rf"{_UID}(\.[0-9a-f]{{8}})?\.tmp", "an unfinished record of a former version"),
+            _file(r"\.lock", "a lock"),
+            _file(r"\.[-A-Za-z0-9_]+\.lock", "a GPU's lock"),
         ),
-        directory(
+        _directory(
             layout.QUARANTINE,
             "the directory of damaged records",
-            file(rf"{_UID}\.[0-9a-f]{{8}}\.json", "a damaged record"),
-            file(rf"{_UID}\.ended", "the CDI spec of a damaged record"),
-            file(_unfinished(rf"{_UID}\.ended"), "the unfinished CDI spec of a damaged record"),
+            _file(rf"{_UID}\.[0-9a-f]{{8}}\.json", "a damaged record"),
+            _file(rf"{_UID}\.ended", "the CDI spec of a damaged record"),
+            _file(_unfinished(rf"{_UID}\.ended"), "the unfinished CDI spec of a damaged record"),
             *(
                 Rule(name=rf"{_UID}\.[0-9a-f]{{8}}\.json\.odd", what="what lay in a record's place", kind=kind)
                 for kind in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFLNK, stat.S_IFSOCK, stat.S_IFDIR)
             ),
         ),
-        directory(
+        _directory(
             layout.METADATA,
             "the directory of device metadata",
-            directory(
+            _directory(
                 _UID,
                 "a claim's device metadata",
-                directory(
+                _directory(
                     _LABEL,
                     "a request's device metadata",
-                    file(r"metadata\.json", "a device metadata file", _metadata),
-                    file(_unfinished(r"metadata\.json"), "an unfinished device metadata file"),
-                    file(r"metadata\.tmp", "an unfinished device metadata file of a former version"),
+                    _file(r"metadata\.json", "a device metadata file", _metadata),
+                    _file(_unfinished(r"metadata\.json"), "an unfinished device metadata file"),
+                    _file(r"metadata\.tmp", "an unfinished device metadata file of a former version"),
                 ),
             ),
         ),
-        directory(
+        _directory(
             layout.INSTANCES,
             "the directory of instances",
-            file(r"[0-9]{8,18}-[0-9a-f]{32}", "an instance's lock"),
-            file(r"\.entering-[0-9a-f]{32}", "an instance's lock"),
+            _file(r"[0-9]{8,18}-[0-9a-f]{32}", "an instance's lock"),
+            _file(r"\.entering-[0-9a-f]{32}", "an instance's lock"),
         ),
-        directory(layout.MPS, "the directory of MPS daemons"),
-        file(re.escape(CONDITIONS_FILE), "the devices' conditions", _with_keys("schema", "bootID", "conditions")),
-        file(rf"{re.escape(CONDITIONS_FILE)}\.damaged", "damaged conditions"),
-        file(rf"\.{re.escape(CONDITIONS_FILE)}(\.[0-9]+|{files.TEMPORARY})", "unfinished conditions"),
-        file(re.escape(NAMES_FILE), "the GPUs' names", _with_keys("schema", "bootID", "names")),
-        file(rf"\.{re.escape(NAMES_FILE)}(\.new|{files.TEMPORARY})", "unfinished names"),
-        file(re.escape(STATE_FILE), "the state of fake hardware", _object),
-        file(rf"{re.escape(STATE_FILE)}\.damaged", "a damaged state of fake hardware"),
-        file(rf"\.{re.escape(STATE_FILE)}\.lock", "the fake hardware's lock"),
-        file(rf"\.{re.escape(STATE_FILE)}(\.new|{files.TEMPORARY})", "an unfinished state of fake hardware"),
-        file(rf"\.leaving-{_UID}\.lock", "a lock of drain-check"),
-        Rule(name=rf"dra(-{_UID})?\.sock", what="a DRA socket", kind=stat.S_IFSOCK),
+        _directory(layout.MPS, "the directory of MPS daemons"),
     )
+
+
+def _file(name: str, what: str, check: Check | None = None) -> Rule:
+    return Rule(name=name, what=what, check=check)
+
+
+def _directory(name: str, what: str, *inside: Rule) -> Rule:
+    return Rule(name=name, what=what, kind=stat.S_IFDIR, inside=inside)
 
 
 def _record_of(driver: str) -> Check:
