@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from driver.claims import Record
     from driver.hardware import Inventory
-    from driver.health import Conditions
+    from driver.health import Conditions, Effects
     from driver.inventory import Catalogue
-    from driver.node import NodeConfig, Settings
+    from driver.node import Settings
     from driver.operate import Room
 
 OPTIONS = (
@@ -47,7 +47,8 @@ class View:
     """A node as its driver would see it now."""
 
     settings: Settings
-    config: NodeConfig
+    effects: Effects
+    list_attributes: bool
     inventory: Inventory
     catalogue: Catalogue
     conditions: Conditions
@@ -132,7 +133,7 @@ def _look(given: dict[str, Any]) -> View:
     from driver.hardware import BackendError, open_backend, read_boot_id
     from driver.health import ConditionStore
     from driver.inventory import NameStore, foreign_slots, survey
-    from driver.node import NodeConfigError, device_options, read_node_config
+    from driver.node import NodeConfigError, read_node_config
 
     settings = read_settings({**given, "node_name": given.get("node_name") or socket.gethostname().lower()})
     check_devices(settings.devices)
@@ -160,10 +161,11 @@ def _look(given: dict[str, Any]) -> View:
         for part in record.devices
         if part.placement is not None and record.boot_id == boot_id
     }
-    options = device_options(settings, config)
+    options = config.device_options(settings)
     return View(
         settings=settings,
-        config=config,
+        effects=config.taint_effects(),
+        list_attributes=config.list_attributes,
         inventory=inventory,
         catalogue=survey(
             inventory,
@@ -204,7 +206,6 @@ def _records(directory: Path) -> list[Record]:
 def _documents(view: View) -> list[dict[str, Any]]:
     """The slices as the publisher creates them in a new pool, but for the Node's UID, which the API server knows."""
     from driver.inventory import build_slices, slice_name
-    from driver.node import taint_effects
 
     settings = view.settings
     driver, node = settings.driver_name, settings.node_name
@@ -213,8 +214,8 @@ def _documents(view: View) -> list[dict[str, Any]]:
         view.conditions,
         driver_name=driver,
         devices=view.catalogue.devices,
-        effects=taint_effects(view.config),
-        list_attributes=view.config.list_attributes,
+        effects=view.effects,
+        list_attributes=view.list_attributes,
         pending=view.catalogue.pending,
     )
     pool = {"name": node, "generation": 1, "resourceSliceCount": len(specs)}

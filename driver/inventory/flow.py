@@ -51,7 +51,7 @@ class Patience:
 
 
 class Discovery:
-    """Keeps ``devices`` and what is published in step with the hardware, from the first look to the end of the process.
+    """Keeps ``devices`` and what is published in step with the hardware, from the first read to the end of the process.
 
     At most one backend is open, and it is closed at the end.
     """
@@ -66,7 +66,6 @@ class Discovery:
         defects: Defects,
         store: ConditionStore,
         events: NodeEvents,
-        changed: asyncio.Event,
         registered: Callable[[], Awaitable[None]],
         patience: Patience = Patience(),
     ) -> None:
@@ -74,7 +73,6 @@ class Discovery:
 
         open_backend: blocks; raises BackendError where there is no usable driver, ProfileError where there never will
             be one.
-        changed: set by whoever knows that the inventory, or what claims keep of it, is not what it was.
         registered: returns when the kubelet has registered the driver.
         """
         self._open_backend = open_backend
@@ -84,7 +82,6 @@ class Discovery:
         self._defects = defects
         self._store = store
         self._events = events
-        self._changed = changed
         self._registered = registered
         self._patience = patience
         self._backoff = Backoff(multiplier=patience.retry / 16, longest=patience.retry)
@@ -107,9 +104,9 @@ class Discovery:
             store=self._store,
             gpu_uuids=self._uuids(),
             changed=self._conditions_changed,
-            inventory_changed=self._changed.set,
+            inventory_changed=self._devices.read_again.set,
         )
-        self._publication.conditions = monitor.conditions
+        self._devices.conditions = monitor.conditions
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(monitor.run(), name="monitor")
             await monitor.first_look.wait()  # or a GPU would be published as healthy for a moment
@@ -119,8 +116,8 @@ class Discovery:
                     await self._registered()
             self._publication.begin()
             while True:
-                await self._changed.wait()
-                self._changed.clear()
+                await self._devices.read_again.wait()
+                self._devices.read_again.clear()
                 await self._read(backend)
                 monitor.gpu_uuids = self._uuids()
                 self._publication.renew()
@@ -189,7 +186,7 @@ class Discovery:
             self._publication.renew()
 
     def _conditions_changed(self, conditions: Conditions) -> None:
-        before, self._publication.conditions = self._publication.conditions, conditions
+        before, self._devices.conditions = self._devices.conditions, conditions
         self._publication.renew()
         names = {gpu.uuid: gpu.name for gpu in self._devices.inventory.gpus} if self._devices.inventory else {}
         for uuid, condition, begins in difference(before, conditions):

@@ -15,7 +15,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from driver.base.quantity import quantity
 from driver.base.repeat_filter import RepeatFilter
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from driver.kube import Api
+    from driver.kube import Api, NodeEvents
+    from driver.observe import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Sign:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a look at the node has found."""
+    """What reading the node has found."""
 
     plugin_sockets: tuple[str, ...] = ()
     """Sockets of NVIDIA's device plugin on which somebody listens."""
@@ -142,8 +143,17 @@ def tainted(slices: Sequence[Mapping[str, Any]], sign: Sign, *, driver_name: str
     )
 
 
+class Existing(Protocol):
+    """Whoever knows the slices of our driver and node on the API server."""
+
+    @property
+    def existing(self) -> Collection[Mapping[str, Any]] | None:
+        """Whoever wrote them; None until they are known."""
+        ...
+
+
 class Coexistence:
-    """Looks every few seconds. ``signs`` is what it has found, ``offer`` what may be published."""
+    """Reads the node every few seconds. ``signs`` is what it has found, ``offer`` what may be published."""
 
     def __init__(
         self,
@@ -153,30 +163,29 @@ class Coexistence:
         node_name: str,
         plugins_dir: Path,
         registry_dir: Path,
+        own_socket: Path,
         ignore: bool,
-        own: Callable[[], Path | None],
-        slices: Callable[[], Collection[Mapping[str, Any]] | None],
-        changed: Callable[[tuple[Sign, ...]], None],
-        warn: Callable[[str, str], None],
+        publisher: Existing,
+        changed: Callable[[], None],
+        events: NodeEvents,
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         period: float = PERIOD,
     ) -> None:
-        """``own`` is our registration socket, once we have one: nobody needs to ask who we are.
-
-        ``slices`` are those of our driver and node on the API server, None until they are known.
-
-        ``changed`` is told after each look whose outcome differs from the one before.
-        """
+        """``own_socket`` is where we register; ``changed`` is called when what is found differs from before."""
         self._api = api
         self._driver = driver_name
         self._node = node_name
         self._plugin_dir = plugins_dir.parent / DEVICE_PLUGIN_DIR
         self._registry_dir = registry_dir
         self._ignore = ignore
-        self._own = own
-        self._slices = slices
+        self._own_socket = own_socket
+        self._registering = False
+        """Whether the socket is ours, so that nobody needs to ask who is there."""
+        self._publisher = publisher
         self._changed = changed
-        self._warn = warn
+        self._events = events
+        self._metrics = metrics
         self._clock = clock
         self._period = period
         self._identified: dict[tuple[Path, int, int], Instance] = {}
@@ -201,6 +210,14 @@ class Coexistence:
             return "whether another driver serves this node's GPUs is not known yet"
         return "; ".join(sign.evidence for sign in self.signs)
 
+    async def wait_to_register(self) -> None:
+        """Return as soon as the kubelet would take nobody else for us. From then on the socket counts as ours."""
+        while True:
+            if await self.may_register():
+                break
+            await asyncio.sleep(self._period)
+        self._registering = True
+
     async def may_register(self) -> bool:
         """Whether the kubelet would send us none of another driver's claims: it sends them to any driver of that name.
 
@@ -224,14 +241,14 @@ class Coexistence:
         return tainted(slices, self.signs[0], driver_name=self._driver)
 
     async def run(self) -> None:
-        """Look for ever. Ends only by cancellation."""
+        """Read for ever. Ends only by cancellation."""
         while True:
-            await self.look()
+            await self.read()
             # Until the Node has been read, nothing is published.
             await asyncio.sleep(self._period if self.known else min(self._period, RETRY))
 
-    async def look(self) -> None:
-        """Look once at everything, and report what is new. Never raises."""
+    async def read(self) -> None:
+        """Read everything once, and report what is new. Never raises."""
         await self._read_node()
         seen = Seen(
             plugin_sockets=tuple(map(str, self._plugin_sockets())),
@@ -244,7 +261,9 @@ class Coexistence:
         outcome = (self.signs, self.known, self._have_published())
         if outcome != self._last:
             self._last = outcome
-            self._changed(self.signs)
+            for kind in Neighbour:
+                self._metrics.other_drivers.labels(kind.value).set(any(sign.neighbour is kind for sign in self.signs))
+            self._changed()
         self._say()
 
     def _say(self) -> None:
@@ -266,7 +285,7 @@ class Coexistence:
             outcome = "ResourceSlices are not published until it is gone"
         message = f"another driver serves this node's GPUs: {found}; {outcome}"
         logger.error("%s", message)
-        self._warn("OtherDriver", message)
+        self._events.warn("OtherDriver", message)
 
     async def _read_node(self) -> None:
         now = self._clock()
@@ -302,7 +321,7 @@ class Coexistence:
                 status = path.lstat()
             except OSError:
                 continue
-            if path == self._own() or not listened_to(path):
+            if (self._registering and path == self._own_socket) or not listened_to(path):
                 continue
             key = (path, status.st_ino, status.st_ctime_ns)
             instance = self._identified.get(key) or await identify(path)
@@ -314,7 +333,7 @@ class Coexistence:
 
     def _foreign_slices(self) -> tuple[str, ...]:
         """Names of slices that were written by somebody else since we look; older ones may be leftovers."""
-        slices = self._slices()
+        slices = self._publisher.existing
         if slices is None:
             return ()
         now = self._clock()
@@ -337,7 +356,7 @@ class Coexistence:
     def _have_published(self) -> bool:
         return any(
             is_own_slice(obj["metadata"]["name"], driver_name=self._driver, node_name=self._node)
-            for obj in self._slices() or ()
+            for obj in self._publisher.existing or ()
         )
 
 

@@ -7,19 +7,18 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from driver.base.backoff import Backoff
-from driver.health import DeviceHealth, Severity, concerning, report_health
+from driver.health import Severity, concerning
 from driver.inventory.build import build_slices
 from driver.inventory.publisher import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from driver.health import Conditions, Effects, HealthFeed
+    from driver.health import Effects, HealthFeed
     from driver.inventory.build import Slice
     from driver.inventory.catalogue import Device
     from driver.inventory.defects import Defects
     from driver.inventory.neighbours import Coexistence
-    from driver.inventory.offer import Offer
     from driver.inventory.present import Devices
     from driver.inventory.publisher import Publisher
     from driver.observe import Metrics
@@ -40,7 +39,6 @@ class Publication:
         effects: Effects,
         list_attributes: bool,
         devices: Devices,
-        offer: Offer,
         defects: Defects,
         publisher: Publisher,
         coexistence: Coexistence,
@@ -53,28 +51,21 @@ class Publication:
         self._effects = effects
         self._list_attributes = list_attributes
         self._devices = devices
-        self._offer = offer
         self._defects = defects
         self._publisher = publisher
         self._coexistence = coexistence
         self._feed = feed
         self._metrics = metrics
-        self._begun, self._wanted = asyncio.Event(), asyncio.Event()
+        self._begun = asyncio.Event()
         self._backoff = Backoff(multiplier=0.1, longest=30.0)
         self._rendered: Mapping[str, Mapping[str, Any]] = {}
         self._rendered_of: tuple[Device, ...] = ()
-        self.conditions: Conditions = {}
-        """What is wrong with the GPUs at the moment."""
 
     def device(self, name: str) -> Mapping[str, Any]:
         """A device as it is in the slices; empty where it is in none."""
         if self._rendered_of is not self._devices.offered:  # read a moment ago, and prepare is quicker than we are
             self._slices()
         return self._rendered.get(name, {})
-
-    def health(self) -> tuple[DeviceHealth, ...]:
-        """Health of every device that is offered."""
-        return report_health(self._devices.offered, self.conditions)
 
     def begin(self) -> None:
         """Publish from now on: the GPUs' state is known, and the kubelet had its time to register us."""
@@ -83,15 +74,16 @@ class Publication:
 
     def renew(self) -> None:
         """Have what is known published soon, because it has changed."""
-        self._wanted.set()
+        self._devices.publish_again.set()
 
     async def run(self) -> None:
         """Publish when that is wanted, for ever; what fails is tried again, and what was published stays meanwhile."""
         await self._begun.wait()
+        wanted = self._devices.publish_again
         failures = 0
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await wanted.wait()
+            wanted.clear()
             try:
                 self._publish()
             except Exception:
@@ -99,7 +91,7 @@ class Publication:
                 if failures == 1:
                     logger.exception("what this node has cannot be published, a bug of the driver; trying again")
                 await asyncio.sleep(self._backoff.after(failures, None))
-                self._wanted.set()
+                wanted.set()
             else:
                 failures = 0
 
@@ -116,12 +108,12 @@ class Publication:
         offered = self._devices.offered
         slices = build_slices(
             inventory,
-            self.conditions,
+            self._devices.conditions,
             driver_name=self._driver,
             devices=offered,
             effects=self._effects,
             list_attributes=self._list_attributes,
-            pending=self._offer.pending,
+            pending=self._devices.pending,
             unpreparable=self._defects.blocking,
         )
         self._rendered = {device["name"]: device for spec in slices for device in spec.get("devices") or []}
@@ -131,7 +123,7 @@ class Publication:
     def _count(self) -> None:
         states = {(kind, state): 0 for kind in ("gpu", "mig") for state in ("healthy", "degraded", "lost")}
         for device in self._devices.offered:
-            known = concerning(self.conditions.get(device.gpu.uuid, ()), device.part)
+            known = concerning(self._devices.conditions.get(device.gpu.uuid, ()), device.part)
             worst = max((c.severity for c in known), default=Severity.INFORMATION)
             if device.defect is not None:
                 worst = max(worst, Severity.DEGRADED)

@@ -21,6 +21,7 @@ from driver.inventory import (
     parse_memory,
     parse_shares,
 )
+from driver.node.settings import NodeConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from driver.node.settings import Settings
 
 MAX_FILE_BYTES = 1 << 20
-
-
-class NodeConfigError(ValueError):
-    """A config file that cannot be used: one line with file, line, column, and what is expected."""
 
 
 class _Part(BaseModel):
@@ -133,6 +130,34 @@ class NodeConfig(_Offer):
     )
     taints: TaintEffects = Field(default=TaintEffects(), description="Effects of taints where they differ.")
 
+    def device_options(self, settings: Settings) -> Options:
+        """How the node's GPUs are offered: flags, the file's word for the node, its word for single GPUs."""
+        mode, count = parse_shares(self.shares or settings.shares)
+        reserve = parse_memory(self.shares_memory_reserve or settings.shares_memory_reserve)
+        return Options(
+            default=DeviceOptions(
+                partitioning=Partitioning(self.partitioning or settings.partitioning),
+                shares=Shares(mode=mode, count=count, memory_reserve=reserve),
+            ),
+            overrides=tuple(_override(gpu) for gpu in self.gpus),
+            list_attributes=self.list_attributes,
+        )
+
+    def taint_effects(self) -> Effects:
+        """The table by which conditions become taints."""
+        given, xid = self.taints, self.taints.xid or XidEffects()
+        changes = {
+            (Cause.XID, Severity.INFORMATION): xid.information,
+            (Cause.XID, Severity.DEGRADED): xid.degraded,
+            (Cause.XID, Severity.UNUSABLE): xid.unusable,
+            (Cause.ECC, Severity.DEGRADED): given.ecc,
+            (Cause.GPU_LOST, Severity.UNUSABLE): given.gpu_lost,
+            (Cause.UNMONITORED, Severity.INFORMATION): given.unmonitored,
+            (Cause.REPAIR, Severity.DEGRADED): given.repair,
+            (Cause.INCOMPLETE, Severity.DEGRADED): given.incomplete,
+        }
+        return {**DEFAULT_EFFECTS, **{key: Effect(value) for key, value in changes.items() if value is not None}}
+
 
 def load(path: Path) -> NodeConfig:
     """Read a config file. Raises NodeConfigError."""
@@ -154,36 +179,6 @@ def parse(text: str | bytes, name: str) -> NodeConfig:
 def read_node_config(settings: Settings) -> NodeConfig:
     """The file that the settings name; where they name none, one that changes nothing. Raises NodeConfigError."""
     return load(settings.config) if settings.config else NodeConfig()
-
-
-def device_options(settings: Settings, config: NodeConfig) -> Options:
-    """How the node's GPUs are offered: flags, the file's word for the node, its word for single GPUs."""
-    mode, count = parse_shares(config.shares or settings.shares)
-    reserve = parse_memory(config.shares_memory_reserve or settings.shares_memory_reserve)
-    return Options(
-        default=DeviceOptions(
-            partitioning=Partitioning(config.partitioning or settings.partitioning),
-            shares=Shares(mode=mode, count=count, memory_reserve=reserve),
-        ),
-        overrides=tuple(_override(gpu) for gpu in config.gpus),
-        list_attributes=config.list_attributes,
-    )
-
-
-def taint_effects(config: NodeConfig) -> Effects:
-    """The table by which conditions become taints."""
-    given, xid = config.taints, config.taints.xid or XidEffects()
-    changes = {
-        (Cause.XID, Severity.INFORMATION): xid.information,
-        (Cause.XID, Severity.DEGRADED): xid.degraded,
-        (Cause.XID, Severity.UNUSABLE): xid.unusable,
-        (Cause.ECC, Severity.DEGRADED): given.ecc,
-        (Cause.GPU_LOST, Severity.UNUSABLE): given.gpu_lost,
-        (Cause.UNMONITORED, Severity.INFORMATION): given.unmonitored,
-        (Cause.REPAIR, Severity.DEGRADED): given.repair,
-        (Cause.INCOMPLETE, Severity.DEGRADED): given.incomplete,
-    }
-    return {**DEFAULT_EFFECTS, **{key: Effect(value) for key, value in changes.items() if value is not None}}
 
 
 def json_schema() -> str:

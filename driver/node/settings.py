@@ -7,12 +7,12 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from driver.hardware import DriverRoot, Host
-from driver.inventory import parse_memory, parse_shares
+if TYPE_CHECKING:
+    from driver.hardware import Host
 
 MAX_SOCKET_PATH = 107
 """Bytes that fit into sockaddr_un, less the closing zero."""
@@ -21,6 +21,10 @@ SHORT = 8
 
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _POD_UID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+
+
+class NodeConfigError(ValueError):
+    """A config file that cannot be used: one line with file, line, column, and what is expected."""
 
 
 class Settings(BaseModel):
@@ -163,12 +167,16 @@ class Settings(BaseModel):
     @field_validator("shares")
     @classmethod
     def _check_shares(cls, value: str) -> str:
+        from driver.inventory import parse_shares
+
         parse_shares(value)
         return value
 
     @field_validator("shares_memory_reserve")
     @classmethod
     def _check_memory(cls, value: str) -> str:
+        from driver.inventory import parse_memory
+
         parse_memory(value)
         return value
 
@@ -198,6 +206,8 @@ class Settings(BaseModel):
     @property
     def host(self) -> Host:
         """Where the node's files are for this process."""
+        from driver.hardware import DriverRoot, Host
+
         root = DriverRoot(path=self.container_driver_root or self.driver_root, host=str(self.driver_root))
         return Host(
             driver=root,

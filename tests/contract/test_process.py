@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from driver.kube.client import RESOURCE
-from driver.node.agent import GRACE
+from driver.kubelet.serving import GRACE
 from driver.sim.apiserver.faults import Fault
 from tests.eventually import PATIENCE, eventually
 from tests.harness import DRIVER, NODE, OPTIONS, Claims, Driver, Kubelet, NodeDirectories, read_spec

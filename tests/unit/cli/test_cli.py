@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -33,6 +34,21 @@ def gpu_dra_says(*arguments: str, **environment: str) -> subprocess.CompletedPro
         check=False,
         env={"PATH": "/usr/bin:/bin", **environment},
     )
+
+
+def test_what_every_command_has_to_import_is_little():
+    program = (
+        "import sys; sys.argv = ['gpu-dra', '--help']; import driver.cli; driver.cli.main(); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    imported = {name.partition(".")[0] for name in done.stderr.split()}
+    ours = [name for name in done.stderr.split() if name.startswith("driver.")]
+    assert "Usage: gpu-dra" in done.stdout
+    assert not imported & {"grpc", "aiohttp", "kubernetes", "google", "prometheus_client", "yaml", "pynvml"}
+    assert len(ours) <= 15, ours
 
 
 def test_the_help_has_every_summary_whole_on_80_columns():

@@ -107,23 +107,23 @@ class World:
         self.opened = 0
         self.said, self.outside, self.devices = Said(), Outside(), Devices()
         self.metrics = Metrics(driver_name=DRIVER)
-        self.changed = asyncio.Event()
         self.records = Records(
-            directory / layout.CLAIMS, boot_id=BOOT, quarantined=lambda *_: None, changed=lambda _: self.changed.set()
+            directory / layout.CLAIMS,
+            boot_id=BOOT,
+            quarantined=lambda *_: None,
+            changed=lambda record: self.devices.claim_changed(record.devices),
         )
+        outside: Any = self.outside
+        events: Any = self.said
         self.offer = Offer(
             options=Options(default=DeviceOptions(partitioning=Partitioning(partitioning))),
             devices=self.devices,
+            holdings=RecordedHoldings(self.records, boot_id=BOOT),
             names=NameStore(directory, boot_id=BOOT),
-            boot_id=BOOT,
             metrics=self.metrics,
-            tell=self.said.tell,
-            look_again=self.changed.set,
+            events=events,
             lock_patience=0.01,
         )
-        self.offer.holdings = RecordedHoldings(self.records, boot_id=BOOT)
-        outside: Any = self.outside
-        events: Any = self.said
         self.defects = Defects(events=events, metrics=self.metrics)
         self.publication = Publication(
             driver_name=DRIVER,
@@ -131,7 +131,6 @@ class World:
             effects=DEFAULT_EFFECTS,
             list_attributes=False,
             devices=self.devices,
-            offer=self.offer,
             defects=self.defects,
             publisher=outside,
             coexistence=outside,
@@ -146,7 +145,6 @@ class World:
             defects=self.defects,
             store=ConditionStore(directory, boot_id=BOOT),
             events=events,
-            changed=self.changed,
             registered=asyncio.Event().wait,
             patience=Patience(retry=0.02, unread=unread, registration=0.01),
         )

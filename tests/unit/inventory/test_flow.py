@@ -65,7 +65,7 @@ async def test_a_read_that_fails_is_tried_again_without_another_reason(world: Wo
     async with world.running():
         await eventually(lambda: world.published)
         world.hardware.trouble = GONE
-        world.changed.set()
+        world.devices.read_again.set()
         failed = world.hardware.reads + 3
         await eventually(lambda: world.hardware.reads >= failed)
         assert len(world.published) == 8
@@ -74,7 +74,7 @@ async def test_a_read_that_fails_is_tried_again_without_another_reason(world: Wo
 
         await eventually(lambda: len(world.outside.pools) > pools)
 
-        assert not world.changed.is_set()
+        assert not world.devices.read_again.is_set()
 
 
 async def test_a_gpu_that_fails_and_is_mended_is_told_by_name_with_its_xid(world: World, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ async def test_a_gpu_that_fails_and_is_mended_is_told_by_name_with_its_xid(world
     async with world.running():
         await eventually(lambda: world.published)
         happens(xid=31)
-        await eventually(lambda: world.publication.conditions)
+        await eventually(lambda: world.devices.conditions)
         happens(xid=79)
         await eventually(lambda: world.said.reasons() == ["GpuFault"])
         happens(clear=True)
@@ -100,7 +100,7 @@ async def test_an_error_that_nobody_expects_ends_nothing(world: World) -> None:
     async with world.running():
         await eventually(lambda: world.published)
         world.hardware.trouble = KeyError("odd")
-        world.changed.set()
+        world.devices.read_again.set()
         failed = world.hardware.reads + 3
         await eventually(lambda: world.hardware.reads >= failed)
 
@@ -121,7 +121,7 @@ async def test_while_records_cannot_be_read_the_last_offer_stays(new_world: Any)
         assert [name for name in shape if name.startswith("gpu-0")] == ["gpu-0"]
         with open(world.records.lock_path, "rb") as other:  # noqa: ASYNC230, PTH123 - an instance that is stopped
             fcntl.flock(other, fcntl.LOCK_EX)
-            world.changed.set()
+            world.devices.read_again.set()
             await eventually(lambda: world.devices.problem.startswith("another instance"))
             assert dict(world.published) == shape
         pools = len(world.outside.pools)
@@ -139,7 +139,7 @@ async def test_what_cannot_be_read_again_for_long_gets_no_new_claims(new_world: 
     async with world.running():
         await eventually(lambda: world.published)
         world.hardware.trouble = GONE
-        world.changed.set()
+        world.devices.read_again.set()
 
         await eventually(lambda: world.taints("gpu-0") == {UNREAD})
 
@@ -154,7 +154,7 @@ async def test_what_can_be_read_again_gets_new_claims_again(new_world: Any) -> N
     async with world.running():
         await eventually(lambda: world.published)
         world.hardware.trouble = GONE
-        world.changed.set()
+        world.devices.read_again.set()
         await eventually(lambda: world.taints("gpu-0") == {UNREAD})
         world.hardware.trouble = None
 
@@ -169,7 +169,7 @@ async def test_hardware_that_does_not_answer_at_all_is_unread_too(new_world: Any
     async with world.running():
         await eventually(lambda: world.published)
         world.hardware.hangs.set()
-        world.changed.set()
+        world.devices.read_again.set()
 
         await eventually(lambda: world.taints("gpu-0") == {UNREAD})
 
@@ -183,7 +183,7 @@ async def test_one_read_that_fails_is_no_reason_to_write_slices(world: World) ->
         await eventually(lambda: world.published)
         pools = len(world.outside.pools)
         world.hardware.trouble = GONE
-        world.changed.set()
+        world.devices.read_again.set()
         failed = world.hardware.reads + 3
         await eventually(lambda: world.hardware.reads >= failed)
 

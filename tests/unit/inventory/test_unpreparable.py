@@ -32,7 +32,7 @@ async def test_a_gpu_whose_device_file_nobody_knows_gets_no_claims_until_somebod
         assert why.startswith("its driver does not tell its device file")
 
         world.hardware.changed = lambda gpu: gpu
-        world.changed.set()
+        world.devices.read_again.set()
 
         await eventually(lambda: world.taints("gpu-3") == set())
 

@@ -15,6 +15,7 @@ from kubernetes.aio.client.configuration import Configuration
 from driver.inventory.neighbours import Coexistence
 from driver.inventory.publisher import SLICES, Pool, Publisher, check_slice
 from driver.kube.client import Api, ApiError
+from driver.kube.events import NodeEvents
 from driver.kube.watch import Mirror
 from driver.observe.metrics import Metrics
 from tests.eventually import eventually
@@ -182,6 +183,7 @@ async def test_a_node_that_is_odd_is_not_known_yet(
     liar: Liar, api: Api, tmp_path: Path, odd: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     liar.odd["node"] = [odd, odd]
+    metrics = Metrics(driver_name=DRIVER)
     coexistence = Coexistence(
         api,
         driver_name=DRIVER,
@@ -189,16 +191,17 @@ async def test_a_node_that_is_odd_is_not_known_yet(
         plugins_dir=tmp_path / "plugins",
         registry_dir=tmp_path,
         ignore=False,
-        own=lambda: None,
-        slices=lambda: None,
-        changed=lambda _signs: None,
-        warn=lambda _reason, _message: None,
+        own_socket=tmp_path / "reg.sock",
+        publisher=Publisher(api=api, driver_name=DRIVER, node_name=NODE, metrics=metrics),
+        changed=lambda: None,
+        events=NodeEvents(api, node_name=NODE, component=DRIVER),
+        metrics=metrics,
     )
 
-    await coexistence.look()
-    await coexistence.look()
+    await coexistence.read()
+    await coexistence.read()
     known = coexistence.known
-    await coexistence.look()
+    await coexistence.read()
 
     assert (known, coexistence.known) == (False, True)
     assert len(caplog.records) == 1

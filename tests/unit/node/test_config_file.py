@@ -12,11 +12,9 @@ from driver.inventory.options import DeviceOptions, Override, Partitioning, Shar
 from driver.node.config_file import (
     NodeConfig,
     NodeConfigError,
-    device_options,
     json_schema,
     parse,
     read_node_config,
-    taint_effects,
 )
 from driver.node.settings import Settings
 
@@ -43,7 +41,7 @@ def settings(**more: object) -> Settings:
 
 
 def test_the_files_word_counts_more_than_the_flags():
-    options = device_options(settings(partitioning="static", shares="unlimited"), parse(FULL, "c"))
+    options = parse(FULL, "c").device_options(settings(partitioning="static", shares="unlimited"))
 
     shares = Shares(mode=Sharing.COUNT, count=4, memory_reserve=1 << 30)
     assert options.default == DeviceOptions(partitioning=Partitioning.DYNAMIC, shares=shares)
@@ -53,14 +51,14 @@ def test_the_files_word_counts_more_than_the_flags():
 def test_what_the_file_leaves_out_is_as_the_flags_say():
     given = settings(partitioning="static", shares="memory", shares_memory_reserve="2G")
 
-    options = device_options(given, NodeConfig())
+    options = NodeConfig().device_options(given)
 
     shares = Shares(mode=Sharing.MEMORY, memory_reserve=2_000_000_000)
     assert options.default == DeviceOptions(partitioning=Partitioning.STATIC, shares=shares)
 
 
 def test_single_gpus_differ():
-    options = device_options(settings(), parse(FULL, "c"))
+    options = parse(FULL, "c").device_options(settings())
 
     assert options.overrides == (
         Override(name="gpu-3", partitioning=Partitioning.NONE, shares=(Sharing.MEMORY, None)),
@@ -69,7 +67,7 @@ def test_single_gpus_differ():
 
 
 def test_effects_of_taints_differ_by_cause():
-    effects = taint_effects(parse(FULL, "c"))
+    effects = parse(FULL, "c").taint_effects()
 
     assert effects == {
         **DEFAULT_EFFECTS,

@@ -1,0 +1,310 @@
+"""The parts of a node agent, each made once with all that it needs: what a part needs is made before it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from driver.base import files, layout
+from driver.cdi import SpecDirectory
+from driver.claims import Engine, MetadataFiles, RecordedHoldings, Records, StatusWriter, Sweeper, gpus_of, salvage
+from driver.hardware import open_backend, read_boot_id
+from driver.health import ConditionStore, HealthFeed
+from driver.inventory import (
+    Coexistence,
+    Defects,
+    Devices,
+    Discovery,
+    Lead,
+    NameStore,
+    Offer,
+    Patience,
+    Publication,
+    Publisher,
+)
+from driver.kube import NodeEvents
+from driver.kubelet import Addresses, RegistrationService, Serving
+from driver.node.status import NodeStatus
+from driver.observe import Metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from driver.claims import Record
+    from driver.kube import Api
+    from driver.node.config_file import NodeConfig
+    from driver.node.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What runs, and what has to be opened before it does."""
+
+    settings: Settings
+    metrics: Metrics
+    events: NodeEvents
+    devices: Devices
+    defects: Defects
+    specs: SpecDirectory
+    records: Records
+    metadata: MetadataFiles
+    status: StatusWriter | None
+    """None where claims get no ``status.devices``."""
+    publisher: Publisher
+    publication: Publication
+    coexistence: Coexistence
+    discovery: Discovery
+    engine: Engine
+    sweeper: Sweeper
+    serving: Serving
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What nearly every part needs."""
+
+    settings: Settings
+    config: NodeConfig
+    api: Api
+    boot_id: str
+    metrics: Metrics
+    events: NodeEvents
+    devices: Devices
+    defects: Defects
+    specs: SpecDirectory
+    registration: RegistrationService
+    feed: HealthFeed
+
+
+def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
+    """Make all parts; nothing is read, written or asked yet."""
+    shared = _share(settings, config, api)
+    records = _records(shared)
+    offer = _offer(shared, records)
+    publisher = _publisher(shared, offer)
+    coexistence = _coexistence(shared, publisher)
+    publication = _publication(shared, publisher, coexistence)
+    metadata = MetadataFiles(settings.plugin_dir / layout.METADATA, published=publication.device)
+    status = StatusWriter(api, published=publication.device) if settings.device_status else None
+    engine = _engine(shared, records, publication, metadata, status)
+    seen = NodeStatus(
+        settings=settings,
+        devices=shared.devices,
+        offer=offer,
+        defects=shared.defects,
+        registration=shared.registration,
+        coexistence=coexistence,
+        publisher=publisher,
+        records=records,
+    )
+    return Parts(
+        settings=settings,
+        metrics=shared.metrics,
+        events=shared.events,
+        devices=shared.devices,
+        defects=shared.defects,
+        specs=shared.specs,
+        records=records,
+        metadata=metadata,
+        status=status,
+        publisher=publisher,
+        publication=publication,
+        coexistence=coexistence,
+        discovery=_discovery(shared, offer, publication),
+        engine=engine,
+        sweeper=_sweeper(shared, records, metadata, engine),
+        serving=_serving(shared, engine, coexistence, seen),
+    )
+
+
+def _share(settings: Settings, config: NodeConfig, api: Api) -> _Shared:
+    metrics, devices = Metrics(driver_name=settings.driver_name), Devices()
+    events = NodeEvents(api, node_name=settings.node_name, component=settings.driver_name)
+    return _Shared(
+        settings=settings,
+        config=config,
+        api=api,
+        boot_id=read_boot_id(),
+        metrics=metrics,
+        events=events,
+        devices=devices,
+        defects=Defects(events=events, metrics=metrics),
+        specs=SpecDirectory(settings.cdi_root, driver=settings.driver_name),
+        registration=RegistrationService(
+            driver_name=settings.driver_name, endpoint=settings.dra_socket, metrics=metrics
+        ),
+        feed=HealthFeed(pool=settings.node_name, devices=devices.health),
+    )
+
+
+def _records(shared: _Shared) -> Records:
+    settings, devices = shared.settings, shared.devices
+
+    def quarantined(path: Path, problem: str) -> None:
+        shared.metrics.quarantined.inc()
+        message = (
+            f"a damaged claim record was set aside as {path}: {problem}. Its devices stay taken until its claim ends; "
+            "find out what damaged it, and delete the file when nothing uses them any more"
+        )
+        logger.error("%s", message)
+        shared.events.warn("DamagedClaimRecord", message)
+
+    def salvaged(uid: str, path: Path, ended: bytes | None) -> Record | None:
+        """What a damaged record held, by its claim's CDI spec, which is there until the kubelet unprepares it.
+
+        No time says whether that was in this boot: clocks jump. Where the CDI root outlives a boot, so does the hold.
+        """
+        spec = ended or shared.specs.read(uid)
+        if spec is None:
+            return None
+        return salvage(
+            uid,
+            files.read(str(path)),
+            spec,
+            path=str(path),
+            devices=devices.nameable(),
+            driver=settings.driver_name,
+            pool=settings.node_name,
+            boot_id=shared.boot_id,
+        )
+
+    return Records(
+        settings.plugin_dir / layout.CLAIMS,
+        boot_id=shared.boot_id,
+        quarantined=quarantined,
+        salvage=salvaged,
+        has_spec=shared.specs.exists,
+        changed=lambda record: devices.claim_changed(record.devices),
+    )
+
+
+def _offer(shared: _Shared, records: Records) -> Offer:
+    return Offer(
+        options=shared.config.device_options(shared.settings),
+        devices=shared.devices,
+        holdings=RecordedHoldings(records, boot_id=shared.boot_id),
+        names=NameStore(shared.settings.plugin_dir, boot_id=shared.boot_id),
+        metrics=shared.metrics,
+        events=shared.events,
+    )
+
+
+def _publisher(shared: _Shared, offer: Offer) -> Publisher:
+    return Publisher(
+        api=shared.api,
+        driver_name=shared.settings.driver_name,
+        node_name=shared.settings.node_name,
+        metrics=shared.metrics,
+        warn=shared.events.warn,
+        lead=Lead(shared.settings.plugin_dir / layout.INSTANCES),
+        essential={"DRAPartitionableDevices": offer.without_partitions},
+    )
+
+
+def _coexistence(shared: _Shared, publisher: Publisher) -> Coexistence:
+    settings = shared.settings
+    return Coexistence(
+        shared.api,
+        driver_name=settings.driver_name,
+        node_name=settings.node_name,
+        plugins_dir=settings.kubelet_plugins_dir,
+        registry_dir=settings.kubelet_registry_dir,
+        own_socket=settings.registrar_socket,
+        ignore=settings.ignore_other_drivers,
+        publisher=publisher,
+        changed=shared.devices.publish_again.set,
+        events=shared.events,
+        metrics=shared.metrics,
+    )
+
+
+def _publication(shared: _Shared, publisher: Publisher, coexistence: Coexistence) -> Publication:
+    return Publication(
+        driver_name=shared.settings.driver_name,
+        pool=shared.settings.node_name,
+        effects=shared.config.taint_effects(),
+        list_attributes=shared.config.list_attributes,
+        devices=shared.devices,
+        defects=shared.defects,
+        publisher=publisher,
+        coexistence=coexistence,
+        feed=shared.feed,
+        metrics=shared.metrics,
+    )
+
+
+def _discovery(shared: _Shared, offer: Offer, publication: Publication) -> Discovery:
+    settings = shared.settings
+    return Discovery(
+        open_backend=lambda: open_backend(
+            settings.devices, settings.plugin_dir, boot_id=shared.boot_id, host=settings.host
+        ),
+        devices=shared.devices,
+        offer=offer,
+        publication=publication,
+        defects=shared.defects,
+        store=ConditionStore(settings.plugin_dir, boot_id=shared.boot_id),
+        events=shared.events,
+        registered=shared.registration.wait,
+        patience=Patience(unread=settings.unread_patience),
+    )
+
+
+def _engine(
+    shared: _Shared,
+    records: Records,
+    publication: Publication,
+    metadata: MetadataFiles,
+    status: StatusWriter | None,
+) -> Engine:
+    settings = shared.settings
+    return Engine(
+        api=shared.api,
+        records=records,
+        specs=shared.specs,
+        devices=shared.devices.known,
+        driver_name=settings.driver_name,
+        pool=settings.node_name,
+        boot_id=shared.boot_id,
+        metrics=shared.metrics,
+        published=publication.device,
+        metadata=metadata if settings.device_metadata else None,
+        status=status,
+        enforce_shares=settings.shares_enforcement == "mps",
+        warn=shared.events.warn,
+    )
+
+
+def _sweeper(shared: _Shared, records: Records, metadata: MetadataFiles, engine: Engine) -> Sweeper:
+    return Sweeper(
+        api=shared.api,
+        records=records,
+        specs=shared.specs,
+        metadata=metadata,
+        boot_id=shared.boot_id,
+        release=engine.release,
+        idle=shared.devices.idle,
+        gpus=lambda uid, content: gpus_of(uid, content, shared.devices.nameable()),
+    )
+
+
+def _serving(shared: _Shared, engine: Engine, coexistence: Coexistence, status: NodeStatus) -> Serving:
+    settings = shared.settings
+    return Serving(
+        Addresses(
+            dra_socket=settings.dra_socket,
+            registrar_socket=settings.registrar_socket,
+            driver_name=settings.driver_name,
+            health_port=settings.health_port,
+            http_port=settings.http_port,
+        ),
+        engine=engine,
+        feed=shared.feed,
+        registration=shared.registration,
+        may_register=coexistence.wait_to_register,
+        status=status,
+        metrics=shared.metrics,
+    )
