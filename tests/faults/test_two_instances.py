@@ -102,7 +102,7 @@ async def test_hardware_that_hangs_in_one_instance_until_the_other_has_unprepare
                 first = stage.rig.driver
                 # The kubelet has given up before it unprepares; it never does both at once.
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    call = await stopped(stage, step, Plan(number, "pause", only="^hardware "), timeout=3.2)
+                    call = await stopped(stage, step, Plan(number, "pause", only="^hardware "), timeout=4)
                     if call is None:
                         continue
                     await call

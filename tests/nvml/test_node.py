@@ -143,7 +143,7 @@ async def test_a_claim_that_is_held_follows_its_gpu_when_the_kernel_module_is_lo
     site.machine.renumber(1, 0)
     site.machine.set(generation=1)
 
-    await eventually(lambda: "/dev/nvidia1" in spec.read_text() and "/dev/nvidia0" not in spec.read_text(), within=30)
+    await eventually(lambda: "/dev/nvidia1" in spec.read_text() and "/dev/nvidia0" not in spec.read_text())
     assert list(await site.devices()) == ["gpu-0", "gpu-1"]
 
 
@@ -212,15 +212,15 @@ async def test_a_driver_that_is_replaced_under_us_gets_no_claims_until_it_is_who
 
     (answer,) = (await kubelet.prepare(claim)).values()
     assert "which is gone from the node. NVIDIA's driver is being replaced there" in answer.error
-    await eventually(lambda: _has(site.taints("gpu-0"), UNREAD), within=30)
+    await eventually(lambda: _has(site.taints("gpu-0"), UNREAD))
     status, body = await site.driver.get("/readyz")
     assert status == 503
     assert "node: unread: " in body
     assert "different versions" in body
 
     site.machine.fail("nvmlInitWithFlags", None)
-    await eventually(lambda: _is(site.taints("gpu-0"), set()), within=30)
-    await eventually(site.driver.ready, within=20)
+    await eventually(lambda: _is(site.taints("gpu-0"), set()))
+    await eventually(site.driver.ready)
     (answer,) = (await kubelet.prepare(claim)).values()
     assert not answer.error
     assert "libcuda.so.580.65.06" in (site.node.cdi / site.node.specs()[0]).read_text()

@@ -92,7 +92,7 @@ def stopped(node: Node, tmp_path: Path) -> Iterator[None]:
 async def test_an_instance_that_hangs_while_it_changes_records_is_named_before_the_kubelet_gives_up(
     node: Node, allocated: Any
 ) -> None:
-    error = await node.prepare(allocated(), seconds_left=3.1)
+    error = await node.prepare(allocated(), seconds_left=4)
 
     assert error.reason is Reason.RECORD
     assert "another instance of the driver has held" in str(error)

@@ -70,7 +70,7 @@ class Switchboard:
             self.failures[method] -= 1
             raise BackendError(f"{method}: injected")
         if gpu_uuid in self.hold:
-            self.hold[gpu_uuid].wait(20)
+            self.hold[gpu_uuid].wait(PATIENCE)
 
 
 class MigNode(Node):
@@ -315,7 +315,7 @@ async def test_a_claim_that_waits_for_hardware_hears_why_before_the_kubelet_give
     claim = allocated(result(SMALL))
     node.hardware.hold[node.gpu_uuid] = threading.Event()
 
-    error = await node.prepare(claim, seconds_left=3.1)
+    error = await node.prepare(claim, seconds_left=4)
 
     assert error.reason is Reason.DEADLINE
     node.hardware.hold[node.gpu_uuid].set()
@@ -326,7 +326,7 @@ async def test_work_goes_on_after_the_caller_has_gone_and_the_next_call_finds_it
 ) -> None:
     claim = allocated(result(SMALL))
     node.hardware.hold[node.gpu_uuid] = threading.Event()
-    await node.prepare(claim, seconds_left=3.1)
+    await node.prepare(claim, seconds_left=4)
     node.hardware.hold.pop(node.gpu_uuid).set()
 
     devices = await node.prepare(claim)

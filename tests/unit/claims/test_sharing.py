@@ -23,7 +23,7 @@ from driver.hardware.open import open_backend
 from driver.hardware.sharing import ComputeMode, MpsDaemon, TimeSlice
 from driver.inventory.catalogue import Device, catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning, Shares, Sharing
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 from .conftest import DRIVER, POOL, ClaimApi, Node, claim, gpu, result
 
@@ -634,7 +634,7 @@ async def test_a_daemon_that_starts_slowly_does_not_delay_claims_on_other_gpus(
 
     def slowly(daemon: MpsDaemon) -> None:
         begun.set()
-        go.wait(20)
+        go.wait(PATIENCE)
         start(daemon)
 
     node.hardware.start_mps = slowly
@@ -654,12 +654,12 @@ async def test_a_claim_that_is_unprepared_while_its_daemon_starts_leaves_none(no
 
     def slowly(daemon: MpsDaemon) -> None:
         begun.set()
-        go.wait(20)
+        go.wait(PATIENCE)
         start(daemon)
 
     node.hardware.start_mps = slowly
     obj = allocated(result("gpu-0"), config=[config("MPS")])
-    prepare = asyncio.create_task(node.prepare(obj, seconds_left=3.2))
+    prepare = asyncio.create_task(node.prepare(obj, seconds_left=4))
     await eventually(begun.is_set)
     error = await prepare
     unprepare = asyncio.create_task(node.unprepare(obj))
