@@ -49,7 +49,7 @@ async def run(workloads: Workloads, example: Example, *, within: float = PATIENC
 async def pod_devices(workloads: Workloads, pod: Mapping[str, Any], *, within: float = PATIENCE) -> list[str]:
     """Wait for one pod; the devices that its containers have printed."""
     namespace, name = _key(pod)
-    phases = {"Running"} if _holds(pod["spec"]) else {"Succeeded", "Failed"}
+    phases, what = ({"Running"}, "runs") if _holds(pod["spec"]) else ({"Succeeded", "Failed"}, "has ended")
 
     async def there() -> list[str] | None:
         found = await workloads.pod(namespace, name)
@@ -64,7 +64,7 @@ async def pod_devices(workloads: Workloads, pod: Mapping[str, Any], *, within: f
             )
         return [device for devices in printed for device in devices] if all(printed) else None
 
-    return await workloads.seen(there, what=f"pod {name} is {' or '.join(sorted(phases))}, with a GPU", within=within)
+    return await workloads.seen(there, what=f"pod {name} {what} with a GPU", within=within)
 
 
 async def _job_devices(workloads: Workloads, job: Mapping[str, Any], *, within: float) -> list[str]:
