@@ -24,6 +24,8 @@ _SUFFIXES = {
     "Pi": Decimal(2**50),
     "Ei": Decimal(2**60),
 }
+_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+_DECIMAL = ("", "k", "M", "G", "T", "P", "E")
 
 
 def is_quantity(text: str) -> bool:
@@ -31,10 +33,20 @@ def is_quantity(text: str) -> bool:
     return _QUANTITY.fullmatch(text) is not None
 
 
-def quantity(text: str) -> Decimal:
+def parse_quantity(text: str) -> Decimal:
     """The value of a Kubernetes quantity such as ``80Gi``. Raises ValueError."""
     number = text.rstrip("numkKMGTPEi")
     try:
         return Decimal(number) * _SUFFIXES[text[len(number) :]]
     except (KeyError, ArithmeticError) as error:
         raise ValueError(f"{text!r} is not a quantity") from error
+
+
+def format_quantity(number: int) -> str:
+    """A whole number >= 0 as a Kubernetes quantity in its canonical form: what the server sends back is the same."""
+    base, suffixes = (1024, _BINARY) if number % 1024 == 0 else (1000, _DECIMAL)
+    power = 0
+    while number and number % base == 0 and power < len(suffixes) - 1:
+        number //= base
+        power += 1
+    return f"{number}{suffixes[power]}"

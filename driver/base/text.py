@@ -30,7 +30,7 @@ def never_fail(*streams: object) -> None:
                 stream.reconfigure(errors="in-ascii")
 
 
-def cut(text: str, limit: int, *, ellipsis: str = "") -> str:
+def truncate_utf8(text: str, limit: int, *, ellipsis: str = "") -> str:
     """Shorten text to at most ``limit`` bytes of UTF-8, between two characters; what no UTF-8 can say becomes ``?``."""
     data = text.encode("utf-8", "replace")
     if len(data) <= limit:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from driver.base.quantity import is_quantity, quantity
+from driver.base.quantity import is_quantity, parse_quantity
 from driver.claims.errors import ClaimError, Reason
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _LEAST, _MOST = 1 << 20, 1 << 50
 
 
 def _check_memory(value: str) -> str:
-    if not (is_quantity(value) and _LEAST <= quantity(value) <= _MOST):
+    if not (is_quantity(value) and _LEAST <= parse_quantity(value) <= _MOST):
         raise ValueError("a quantity from 1Mi to 1Pi is expected, for example 10Gi")
     return value
 

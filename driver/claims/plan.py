@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from driver.base.quantity import quantity
+from driver.base.quantity import parse_quantity
 from driver.cdi import cdi_device_name, qualified_name
 from driver.claims.config import resolve
 from driver.claims.errors import ClaimError, Reason
@@ -114,7 +114,7 @@ def check_capacity(record: Record, device: PreparedDevice, held: Holders, capaci
         if device.admin or name not in capacity:
             continue
         taken = held.taken(device, name, except_for=record) + consumption(record, device, name)
-        if taken > quantity(capacity[name]):
+        if taken > parse_quantity(capacity[name]):
             others = (holder.claim for holder in held.of(device.gpu_uuid) if holder.claim.uid != record.claim.uid)
             names = ", ".join(sorted(map(str, set(others))))
             raise ClaimError(

@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from driver.base.quantity import quantity
+from driver.base.quantity import parse_quantity
 from driver.claims.errors import ClaimError, Reason
 from driver.hardware import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 
@@ -288,7 +288,7 @@ def _share(
 def share_limits(device: PreparedDevice, known: Device) -> tuple[int | None, int | None]:
     """What a share's consumed capacity comes to: MiB of memory, and percent of the threads; None where it is silent."""
     consumed = dict(device.consumed)
-    memory, count = (int(quantity(consumed.get(name, "0"))) for name in ("memory", "shares"))
+    memory, count = (int(parse_quantity(consumed.get(name, "0"))) for name in ("memory", "shares"))
     part = None
     if known.shares.count and count:
         part = 100 * count // known.shares.count
@@ -338,7 +338,7 @@ def _memory_limit(claim: ClaimRef, config: MpsConfig, devices: Sequence[Prepared
             f"claim {claim}: mpsConfig.defaultPerDevicePinnedMemoryLimit names {both[0]} twice, by UUID and by index",
         )
     limit = own.get(names[position]) or own.get(uuids[position]) or config.default_pinned_device_memory_limit
-    return None if limit is None else int(quantity(limit)) // MIB
+    return None if limit is None else int(parse_quantity(limit)) // MIB
 
 
 def _interval(asked: GpuSharing | MigDeviceSharing, default: TimeSlice = TimeSlice.DEFAULT) -> TimeSlice:

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from driver.base.text import cut
+from driver.base.text import truncate_utf8
 from driver.hardware import Cause
 from driver.health import xids
 from driver.health.conditions import concerning
@@ -80,7 +80,7 @@ def _health(device: Device, conditions: tuple[Condition, ...]) -> DeviceHealth:
         return found
     message = f"{GONE}; {found.message}" if found.message else GONE
     return DeviceHealth(
-        name=device.name, status=Health.UNHEALTHY, message=cut(message, MAX_MESSAGE_BYTES, ellipsis="...")
+        name=device.name, status=Health.UNHEALTHY, message=truncate_utf8(message, MAX_MESSAGE_BYTES, ellipsis="...")
     )
 
 
@@ -94,7 +94,7 @@ def device_health(name: str, conditions: tuple[Condition, ...]) -> DeviceHealth:
         status = Health.UNKNOWN
     else:
         status = Health.HEALTHY
-    return DeviceHealth(name=name, status=status, message=cut(message, MAX_MESSAGE_BYTES, ellipsis="..."))
+    return DeviceHealth(name=name, status=status, message=truncate_utf8(message, MAX_MESSAGE_BYTES, ellipsis="..."))
 
 
 def describe(condition: Condition) -> str:

@@ -1,6 +1,6 @@
 """From the hardware to what the node publishes: the flow that reads, offers and publishes, and tries again."""
 
-from driver.inventory.build import build_slices, capacity, quantity, slice_name
+from driver.inventory.build import build_slices, capacity, slice_name
 from driver.inventory.catalogue import Catalogue, Device, Hold, foreign_slots, survey
 from driver.inventory.defects import Defects
 from driver.inventory.flow import Discovery, Patience
@@ -84,7 +84,6 @@ __all__ = [
     "parse_memory",
     "parse_shares",
     "plugin_resources",
-    "quantity",
     "slice_name",
     "survey",
     "watch_specs",

@@ -7,7 +7,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from driver.base.text import cut
+from driver.base.quantity import format_quantity
+from driver.base.text import truncate_utf8
 from driver.health import DEFAULT_EFFECTS, Effect, Effects, concerning, device_taints
 from driver.inventory import counters as mig
 from driver.inventory.catalogue import catalogue
@@ -39,8 +40,6 @@ PARTITION_GONE = "partition-gone"
 
 _BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 _VERSION = re.compile(r"v?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?(?:[-+.~_ ].*)?")
-_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
-_DECIMAL = ("", "k", "M", "G", "T", "P", "E")
 _MEMORY = "memory"
 # What a partition publishes as capacities, under the names that NVIDIA's driver uses, and the counters they belong to.
 _CAPACITIES = {
@@ -132,16 +131,6 @@ def semver(text: str | None) -> str | None:
     return ".".join(str(int(number or 0)) for number in match.groups()) if match else None
 
 
-def quantity(number: int) -> str:
-    """A whole number >= 0 as a Kubernetes quantity in its canonical form: what the server sends back is the same."""
-    base, suffixes = (1024, _BINARY) if number % 1024 == 0 else (1000, _DECIMAL)
-    power = 0
-    while number and number % base == 0 and power < len(suffixes) - 1:
-        number //= base
-        power += 1
-    return f"{number}{suffixes[power]}"
-
-
 def _device(
     inventory: Inventory, device: Device, common: Mapping[str, dict[str, Any] | None], *, list_attributes: bool
 ) -> dict[str, Any]:
@@ -201,7 +190,7 @@ def _lists(inventory: Inventory, device: Device) -> dict[str, dict[str, Any]]:
     gpu = device.gpu
     found: dict[str, dict[str, Any]] = {}
     if gpu.pcie_root is not None:
-        found["resource.kubernetes.io/pcieRoot"] = {"strings": [cut(gpu.pcie_root, MAX_STRING_BYTES)]}
+        found["resource.kubernetes.io/pcieRoot"] = {"strings": [truncate_utf8(gpu.pcie_root, MAX_STRING_BYTES)]}
     if gpu.numa_node is not None:
         found["resource.kubernetes.io/numaNode"] = {"ints": [gpu.numa_node]}
     peers = [other.name for other in inventory.gpus if other.uuid in gpu.nvlink_peers]
@@ -248,12 +237,16 @@ def _shared(device: Device) -> dict[str, dict[str, Any]]:
 @functools.lru_cache(maxsize=512)
 def _divisible(amount: int, *, default: int, lowest: int = 0, step: int = 1) -> dict[str, Any]:
     """A capacity with its policy; whole steps, because the server rounds parts of a unit up and divides by the step."""
-    policy: dict[str, Any] = {"default": quantity(default)}
+    policy: dict[str, Any] = {"default": format_quantity(default)}
     if lowest + step > amount:  # no room for a step, so there is one value only
-        policy["validValues"] = [quantity(default)]
+        policy["validValues"] = [format_quantity(default)]
     else:
-        policy["validRange"] = {"min": quantity(lowest), "max": quantity(amount), "step": quantity(step)}
-    return {"value": quantity(amount), "requestPolicy": policy}
+        policy["validRange"] = {
+            "min": format_quantity(lowest),
+            "max": format_quantity(amount),
+            "step": format_quantity(step),
+        }
+    return {"value": format_quantity(amount), "requestPolicy": policy}
 
 
 def _counter_set(gpu: Gpu) -> dict[str, Any]:
@@ -266,7 +259,7 @@ def _counters(amounts: Mapping[str, int]) -> dict[str, dict[str, str]]:
 
 @functools.lru_cache(maxsize=512)  # a node with partitions has thousands of them, nearly all alike
 def _value(amount: int) -> dict[str, str]:
-    return {"value": quantity(amount)}
+    return {"value": format_quantity(amount)}
 
 
 def _set_name(gpu: Gpu) -> str:
@@ -292,7 +285,7 @@ def _chunks(items: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]
 
 
 def _string(text: str | None) -> dict[str, str] | None:
-    return None if text is None else {"string": cut(text, MAX_STRING_BYTES)}
+    return None if text is None else {"string": truncate_utf8(text, MAX_STRING_BYTES)}
 
 
 def _uuid(gpu: Gpu) -> dict[str, str] | None:

@@ -6,7 +6,7 @@ import contextlib
 from datetime import datetime
 from typing import Any
 
-from driver.base.quantity import quantity
+from driver.base.quantity import parse_quantity
 
 
 def same_spec(left: dict[str, Any], right: dict[str, Any]) -> bool:
@@ -38,7 +38,7 @@ def _normal(value: Any, key: str = "") -> Any:
         return [_normal(item, key) for item in value]
     if key in {"value", "default", "min", "max", "step", "validValues"} and isinstance(value, str):
         try:
-            return quantity(value)
+            return parse_quantity(value)
         except ValueError:
             return value  # a taint's value is not a quantity
     return value

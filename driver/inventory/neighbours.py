@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from driver.base.quantity import quantity
+from driver.base.quantity import parse_quantity
 from driver.base.repeat_filter import RepeatFilter
 from driver.inventory.build import slice_name
 from driver.inventory.instances import Instance, Kind, identify, is_socket, listened_to, registrar_sockets
@@ -362,6 +362,6 @@ class Coexistence:
 
 def _positive(amount: str) -> bool:
     try:
-        return quantity(amount) > 0
+        return parse_quantity(amount) > 0
     except ValueError:
         return True

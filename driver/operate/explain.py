@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from driver.base.quantity import quantity
+from driver.base.quantity import format_quantity, parse_quantity
 from driver.health import Effect
 from driver.inventory import capacity
-from driver.inventory import quantity as text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -73,16 +72,16 @@ def _room(
     left = {}
     sharing = [(record, part) for record, part in held if part.device == device.name and part.share_id is not None]
     for name, published in capacity(device).items() if device.shares else ():
-        total = quantity(published["value"])
+        total = parse_quantity(published["value"])
         takers = {
             str(record.claim): dict(part.consumed)[name] for record, part in sharing if name in dict(part.consumed)
         }
         rest = total - sum(
-            (quantity(amount) for _, part in sharing for key, amount in part.consumed if key == name),
-            start=quantity("0"),
+            (parse_quantity(amount) for _, part in sharing for key, amount in part.consumed if key == name),
+            start=parse_quantity("0"),
         )
-        left[name] = (text_of(max(0, int(rest))), published["value"])
-        if rest < quantity(_least(published)):
+        left[name] = (format_quantity(max(0, int(rest))), published["value"])
+        if rest < parse_quantity(_least(published)):
             blockers.append(f"nothing is left of its {published['value']} of {name}, taken by {', '.join(takers)}")
     return Room(device=device, blockers=tuple(blockers), left=left)
 

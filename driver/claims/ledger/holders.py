@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from driver.base.quantity import quantity
+from driver.base.quantity import parse_quantity
 from driver.claims.ledger.record import State
 from driver.claims.sharing import way_of
 from driver.inventory import Hold
@@ -97,7 +97,7 @@ class Holders:
     def taken(self, device: PreparedDevice, name: str, *, except_for: Record) -> Decimal:
         """How much of a capacity the shares of a device take, but for those of one claim."""
         amounts: Mapping[str, int] = self._taken.get((device.gpu_uuid, device.device, name), {})
-        total = sum((quantity(value) * count for value, count in amounts.items()), Decimal())
+        total = sum((parse_quantity(value) * count for value, count in amounts.items()), Decimal())
         groups: Mapping[str, Mapping[str, Record]] = self._groups.get(device.gpu_uuid, {})
         mine = (groups.get(group, {}).get(except_for.claim.uid) for group in (device.device, ""))
         known = next((record for record in mine if record is not None), None)
@@ -128,7 +128,7 @@ def consumption(record: Record, device: PreparedDevice, name: str) -> Decimal:
     """How much of a capacity of one device a claim takes."""
     return sum(
         (
-            quantity(value)
+            parse_quantity(value)
             for own in record.devices
             if own.device == device.device and own.share_id is not None and not own.admin
             for key, value in own.consumed

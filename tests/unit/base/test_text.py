@@ -4,27 +4,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driver.base.text import cut, in_ascii, never_fail
+from driver.base.text import in_ascii, never_fail, truncate_utf8
 
 
 @given(st.text(), st.integers(3, 80))
 def test_cut_text_fits_and_is_the_beginning(text: str, limit: int):
-    result = cut(text, limit)
+    result = truncate_utf8(text, limit)
 
     assert len(result.encode()) <= limit
     assert text.encode("utf-8", "replace").decode().startswith(result)
 
 
 def test_text_that_fits_is_not_touched():
-    assert cut("ä" * 32, 64, ellipsis="...") == "ä" * 32
+    assert truncate_utf8("ä" * 32, 64, ellipsis="...") == "ä" * 32
 
 
 def test_cutting_leaves_whole_characters_and_room_for_the_ellipsis():
-    assert cut("ä" * 33, 64, ellipsis="...") == "ä" * 30 + "..."
+    assert truncate_utf8("ä" * 33, 64, ellipsis="...") == "ä" * 30 + "..."
 
 
 def test_what_utf8_cannot_say_is_replaced():
-    assert cut("a\ud800b", 64) == "a?b"
+    assert truncate_utf8("a\ud800b", 64) == "a?b"
 
 
 def test_symbols_have_a_form_in_ascii_and_anything_else_is_escaped():

@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.utils.quantity import parse_quantity
 
+from driver.base.quantity import format_quantity
 from driver.hardware.fake import profile
 from driver.hardware.model import Cause, Fault, Gpu, Inventory, MigMode, Partition
 from driver.health.conditions import Condition
-from driver.inventory.build import build_slices, quantity, semver, slice_name
+from driver.inventory.build import build_slices, semver, slice_name
 from driver.inventory.catalogue import catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning, Shares, Sharing
 
@@ -547,12 +548,12 @@ def test_a_version_keeps_its_numbers(major: int, minor: int, patch: int):
     ],
 )
 def test_quantities_are_canonical(number: int, text: str):
-    assert quantity(number) == text
+    assert format_quantity(number) == text
 
 
 @given(st.integers(0, 2**63 - 1))
 def test_quantities_are_exact(number: int):
-    assert parse_quantity(quantity(number)) == Decimal(number)
+    assert parse_quantity(format_quantity(number)) == Decimal(number)
 
 
 odd_text = st.text(max_size=100) | st.none()
