@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from driver.cli.options import NO_NODE, read_settings, settings_options
+from driver.cli.flags import NO_NODE, read_settings, settings_options
 
 OPTIONS = (
     "node_name",

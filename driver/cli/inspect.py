@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from driver.base import layout
-from driver.cli.options import check_devices, read_settings, settings_options
+from driver.cli.flags import check_devices, read_settings, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ def slices(*, output: str, **given: Any) -> None:
 
     Its devices, whole, cut and shared as the settings say; nothing is changed.
     """
-    view = _look(given)
+    view = _read_node(given)
     documents = _documents(view)
     if output == "yaml":
         import yaml
@@ -100,7 +100,7 @@ def explain(*, profile: str | None, gpu: str | None, **given: Any) -> None:
     """
     from driver.operate import find_room, profiles
 
-    view = _look(given)
+    view = _read_node(given)
     gpus = {name: found for found in view.inventory.gpus for name in (found.name, found.uuid)}
     if gpu is not None and gpu not in gpus:
         raise click.UsageError(f"--on {gpu}: no such GPU; there are {', '.join(g.name for g in view.inventory.gpus)}")
@@ -127,7 +127,7 @@ def _free(room: Room) -> str:
     return f"free: {', '.join(left)}" if left else "free"
 
 
-def _look(given: dict[str, Any]) -> View:
+def _read_node(given: dict[str, Any]) -> View:
     """Read the node, changing nothing. Raises ClickException in one line."""
     from driver.claims import holds
     from driver.hardware import BackendError, open_backend, read_boot_id

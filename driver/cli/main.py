@@ -10,9 +10,9 @@ import click
 
 from driver.base.text import never_fail
 from driver.cli.doctor import doctor
+from driver.cli.flags import check_devices, read_settings, settings_options
 from driver.cli.inspect import explain, slices
 from driver.cli.operate import cleanup, drain_check
-from driver.cli.options import check_devices, read_settings, settings_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from driver.cli.options import NO_NODE, read_settings, settings_options
+from driver.cli.flags import NO_NODE, read_settings, settings_options
 
 if TYPE_CHECKING:
     from driver.kube import Api
@@ -151,11 +151,11 @@ def cleanup(*, dry_run: bool, force: bool, cluster: bool, **given: Any) -> None:
 
 async def _clean(settings: Settings, *, dry_run: bool, force: bool, cluster: bool) -> int:
     from driver.hardware import open_backend, read_boot_id
-    from driver.operate import look, sweep, undo
+    from driver.operate import in_use, sweep, undo
 
     boot_id = read_boot_id()
     try:
-        used = await look(settings, boot_id=boot_id)
+        used = await in_use(settings, boot_id=boot_id)
     except OSError as error:
         raise click.ClickException(f"the records cannot be read: {error}") from None
     _say_in_use(used)

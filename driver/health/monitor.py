@@ -70,7 +70,7 @@ class Monitor:
         self.gpu_uuids = tuple(gpu_uuids)
         """The node's GPUs; to be set again when the inventory is read again."""
         self.conditions: Conditions = store.load()
-        self.first_look = asyncio.Event()
+        self.first_reading = asyncio.Event()
         """Set once the backend has reported its present faults, or has failed to."""
 
     async def run(self) -> None:
@@ -89,14 +89,14 @@ class Monitor:
                     logger.error("watching the GPUs failed, trying again in %.1f s: %s", pause, words)
                 if failures >= FAILURES_BEFORE_REPORT:
                     self._apply(self._blind())
-                self.first_look.set()
+                self.first_reading.set()
                 await asyncio.sleep(pause)
                 continue
             if failures:
                 logger.info("the GPUs are watched again")
                 failures = 0
                 self._repeats.over("")
-            self.first_look.set()
+            self.first_reading.set()
             early = not events and time.monotonic() - started < self._wait_seconds / 2
             await asyncio.sleep(self._wait_seconds / 2 if early else PACE)
 
@@ -107,7 +107,7 @@ class Monitor:
             if not done:
                 logger.error("the backend has hung for %.0f s; no error of a GPU can be seen", self._hung_seconds)
                 self._apply(self._blind())
-                self.first_look.set()
+                self.first_reading.set()
             return await call
         finally:
             call.cancel()  # no more than: nobody waits for it

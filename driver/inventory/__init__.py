@@ -2,9 +2,10 @@
 
 from driver.inventory.build import build_slices, capacity, slice_name
 from driver.inventory.catalogue import Catalogue, Device, Hold, foreign_slots, survey
+from driver.inventory.cdi_root import watch_cdi_root
 from driver.inventory.defects import Defects
 from driver.inventory.flow import Discovery, Patience
-from driver.inventory.holdings import Held, HoldingsError
+from driver.inventory.held import Held, HoldingsError
 from driver.inventory.instances import (
     CHANNEL_OPTIONS,
     PROBE_TIMEOUT,
@@ -37,7 +38,6 @@ from driver.inventory.options import (
     parse_memory,
     parse_shares,
 )
-from driver.inventory.places import watch_specs
 from driver.inventory.present import Devices
 from driver.inventory.publication import Publication
 from driver.inventory.publisher import Publisher
@@ -86,5 +86,5 @@ __all__ = [
     "plugin_resources",
     "slice_name",
     "survey",
-    "watch_specs",
+    "watch_cdi_root",
 ]

@@ -17,7 +17,7 @@ from driver.base.repeat_filter import RepeatFilter
 from driver.base.threads import in_daemon_thread
 from driver.hardware import BackendError, Defect, ProfileError
 from driver.health import Monitor, Severity, describe, difference
-from driver.inventory.holdings import HoldingsError
+from driver.inventory.held import HoldingsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -109,7 +109,7 @@ class Discovery:
         self._devices.conditions = monitor.conditions
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(monitor.run(), name="monitor")
-            await monitor.first_look.wait()  # or a GPU would be published as healthy for a moment
+            await monitor.first_reading.wait()  # or a GPU would be published as healthy for a moment
             # A pod that arrives before the registration fails and waits for more than a minute.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience.registration):

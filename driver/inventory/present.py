@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from driver.hardware import Backend, Inventory
     from driver.health import Conditions
     from driver.inventory.catalogue import Device
-    from driver.inventory.holdings import HeldDevice
+    from driver.inventory.held import HeldDevice
     from driver.inventory.options import DeviceOptions
 
 logger = logging.getLogger(__name__)

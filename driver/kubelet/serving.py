@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from driver.kubelet.dra import DraService
-from driver.kubelet.health import HealthServiceV1, HealthServiceV1Alpha1
+from driver.kubelet.health_stream import HealthServiceV1, HealthServiceV1Alpha1
 from driver.kubelet.probes import Liveness, ProbeService, serves
 from driver.kubelet.server import (
     Interceptor,

@@ -25,7 +25,7 @@ from driver.inventory import (
 )
 from driver.kube import NodeEvents
 from driver.kubelet import Addresses, RegistrationService, Serving
-from driver.node.status import NodeStatus
+from driver.node.readiness import NodeStatus
 from driver.observe import Metrics
 
 if TYPE_CHECKING:

@@ -70,7 +70,7 @@ class Exposition:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._next: dict[str, asyncio.Task[bytes]] = {}
         """The rendering that has not begun yet, by content type."""
 
@@ -85,14 +85,14 @@ class Exposition:
         return await asyncio.shield(self._next[content_type]), content_type
 
     async def _render(self, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> bytes:
-        await self._turn.acquire()
+        await self._lock.acquire()
         del self._next[content_type]
         started = time.monotonic()
         try:
             return await in_daemon_thread(lambda: encode(self._registry), name="metrics")
         finally:
             rest = REST * (time.monotonic() - started)
-            asyncio.get_running_loop().call_later(rest, self._turn.release)
+            asyncio.get_running_loop().call_later(rest, self._lock.release)
 
 
 async def serve_pages(

@@ -1,10 +1,10 @@
 """What people do to nodes and clusters: doctor, cleanup, drain, explain."""
 
-from driver.operate.cleanup.node import InUse, delete_slice, look, own_slices, sweep, undo
+from driver.operate.cleanup.steps import InUse, delete_slice, in_use, own_slices, sweep, undo
 from driver.operate.cleanup.walk import Swept
 from driver.operate.doctor.examine import examine
 from driver.operate.doctor.findings import Finding, exit_status, problem
-from driver.operate.doctor.report import as_json, as_text
+from driver.operate.doctor.render import as_json, as_text
 from driver.operate.drain import Drained, Holder, users, wait_until_drained
 from driver.operate.explain import Room, find_room, profiles, taint_text
 
@@ -21,7 +21,7 @@ __all__ = [
     "examine",
     "exit_status",
     "find_room",
-    "look",
+    "in_use",
     "own_slices",
     "problem",
     "profiles",

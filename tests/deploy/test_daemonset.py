@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from driver.cli.options import variable
+from driver.cli.flags import variable
 from driver.kubelet.serving import GRACE, LINGER
 from driver.node.settings import Settings
 from tests.deploy.helm import FAKE, MODES, NVML, Object, container, one, pod_spec, render

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from driver.hardware import read_boot_id
 from driver.kube import LARGE_BODY, Api, ConfigError
-from driver.operate.doctor import cluster, cluster_checks, node, node_checks, workload_checks
+from driver.operate.doctor import cluster_checks, node_checks, workload_checks
 from driver.operate.doctor.findings import problem
+from driver.operate.doctor.read_cluster import read_cluster
+from driver.operate.doctor.read_node import read_node
 
 if TYPE_CHECKING:
     from driver.node import Settings
@@ -22,13 +24,13 @@ async def examine(settings: Settings, *, scope: str, node_name: str) -> dict[str
     # Whoever brings a kubeconfig sits at a desk, even where that is a node as well: its settings are in the pod.
     desk = settings.kubeconfig is not None and not in_pod
     if scope in {"node", "both"} or (scope == "auto" and not desk and settings.kubelet_plugins_dir.is_dir()):
-        state = await node.look(settings, node_name=node_name, boot_id=read_boot_id())
+        state = await read_node(settings, node_name=node_name, boot_id=read_boot_id())
         sections[f"This node{f' ({node_name})' if node_name else ''}"] = node_checks.judge(state)
     if scope in {"cluster", "both"} or (scope == "auto" and (desk or in_pod)):
         title = f"The cluster{f', node {node_name}' if node_name else ''}"
         try:
             async with await Api.connect(settings.kubeconfig, max_body=LARGE_BODY) as api:
-                seen = await cluster.look(api, settings, node_name=node_name)
+                seen = await read_cluster(api, settings, node_name=node_name)
         except ConfigError as error:
             sections[title] = [problem("version", str(error), "give --kubeconfig, or run it in the driver's pod")]
         else:

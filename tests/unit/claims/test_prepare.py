@@ -215,7 +215,7 @@ async def test_a_claim_behind_many_others_that_are_stuck_is_answered_in_time(
     await asyncio.gather(*others)
 
 
-async def test_a_first_look_at_the_hardware_that_does_not_end_is_told_before_the_kubelet_gives_up(
+async def test_a_first_reading_at_the_hardware_that_does_not_end_is_told_before_the_kubelet_gives_up(
     node: Node, allocated: Any
 ) -> None:
     async def look() -> Any:

@@ -259,7 +259,7 @@ def test_without_a_place_for_its_state_nothing_is_created(tmp_path: Path):
         create(backend, "1g.10gb", 3)
 
 
-def test_the_first_look_tells_of_faults_only(backend: FakeBackend):
+def test_the_first_reading_tells_of_faults_only(backend: FakeBackend):
     create(backend, "1g.10gb", 3)
 
     assert {type(event) for event in backend.wait_for_events(0)} == {Cleared}

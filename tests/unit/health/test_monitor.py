@@ -227,10 +227,10 @@ async def test_conditions_that_cannot_be_saved_are_saved_later(tmp_path, caplog)
     assert caplog.text.count("conditions are not saved") == 1
 
 
-async def test_first_look_is_set_when_present_faults_are_known(tmp_path):
+async def test_first_reading_is_set_when_present_faults_are_known(tmp_path):
     async with watching(ScriptedBackend((Occurred(gpu_uuid=GPU, fault=LOST),)), tmp_path) as watcher:
         async with asyncio.timeout(PATIENCE):
-            await watcher.monitor.first_look.wait()
+            await watcher.monitor.first_reading.wait()
 
         assert GPU in watcher.monitor.conditions
 
@@ -240,7 +240,7 @@ async def test_with_fake_devices_end_to_end(tmp_path):
     uuid = backend.inventory().by_name()["gpu-3"].uuid
     async with watching(backend, tmp_path) as watcher:
         async with asyncio.timeout(PATIENCE):
-            await watcher.monitor.first_look.wait()
+            await watcher.monitor.first_reading.wait()
         inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=79)
         await watcher.until(lambda: len(watcher.seen) == 1)
         inject(tmp_path, boot_id=BOOT, device="gpu-3", clear=True)

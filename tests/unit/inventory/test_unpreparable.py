@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from driver.cdi.directory import SpecDirectory
-from driver.inventory import watch_specs
+from driver.inventory import watch_cdi_root
 from tests.eventually import eventually
 from tests.unit.inventory.conftest import DRIVER
 
@@ -59,7 +59,7 @@ async def test_a_node_where_specs_cannot_be_written_gets_no_claims_until_they_ca
     place.write_text("a file where the directory should be")
     specs = SpecDirectory(place / "cdi", driver=DRIVER)
     watching = asyncio.create_task(
-        watch_specs(specs, defects=world.defects, publication=world.publication, period=0.01)
+        watch_cdi_root(specs, defects=world.defects, publication=world.publication, period=0.01)
     )
     async with world.running():
         await eventually(lambda: world.published)

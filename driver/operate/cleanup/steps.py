@@ -49,7 +49,7 @@ class InUse:
         return bool(self.instances or self.holders)
 
 
-async def look(settings: Settings, *, boot_id: str) -> InUse:
+async def in_use(settings: Settings, *, boot_id: str) -> InUse:
     """Who still needs the driver on this node. Claims that ended and are only to be undone do not. Raises OSError."""
     instances = await find_instances(settings.kubelet_registry_dir, settings.driver_name)
     return InUse(

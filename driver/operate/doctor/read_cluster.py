@@ -22,7 +22,7 @@ _ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 
 
 class _Looker:
-    """One look; notes what could not be read."""
+    """One reading; notes what could not be read."""
 
     def __init__(self, api: Api, settings: Settings, *, node_name: str) -> None:
         self._api = api
@@ -136,7 +136,7 @@ class _Looker:
         return bool(review.get("status", {}).get("allowed"))
 
 
-async def look(api: Api, settings: Settings, *, node_name: str) -> ClusterState:
+async def read_cluster(api: Api, settings: Settings, *, node_name: str) -> ClusterState:
     """Everything that can be seen of a cluster, or of one node of it. Never raises ApiError."""
     looker = _Looker(api, settings, node_name=node_name)
     basics: dict[str, Any] = {

@@ -32,7 +32,7 @@ _NVIDIA_FILES = ("checkpoint.json", "pu.lock", "cp.lock")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-async def look(
+async def read_node(
     settings: Settings, *, node_name: str, boot_id: str, environment: Mapping[str, str] = os.environ
 ) -> NodeState:
     """Everything that can be seen of this node. Never raises: what cannot be seen is said in the state."""

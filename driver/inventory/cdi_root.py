@@ -1,4 +1,4 @@
-"""Directories without which nothing can be prepared."""
+"""The directory without which nothing can be prepared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PERIOD = 10.0
 
 
-async def watch_specs(
+async def watch_cdi_root(
     specs: SpecDirectory, *, defects: Defects, publication: Publication, period: float = PERIOD
 ) -> None:
     """See, for ever, whether CDI specs can be written; while they cannot, no new claim gets a device of this node."""
