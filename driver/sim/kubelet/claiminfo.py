@@ -54,6 +54,11 @@ class ClaimInfo:
             for device_id in device.cdi_device_ids
         ]
 
+    def unprepare(self) -> None:
+        """Forget the devices before the drivers take them back: a pod that comes meanwhile has to ask for them."""
+        self.prepared = False
+        self.drivers = {driver: [] for driver in self.drivers}
+
     def to_state(self) -> dict[str, Any]:
         """JSON for the checkpoint, without what must not survive a restart."""
         return {

@@ -184,10 +184,11 @@ class ClaimManager:
             info = self.claims.get((namespace, name))
             if info is None:
                 continue
-            if len(info.pods) > 1:
+            if info.pods - {pod_uid}:
                 info.pods.discard(pod_uid)
                 continue
             last.append(info)
+            info.unprepare()
             for driver in info.drivers:
                 batches.setdefault(driver, []).append(_claim_message(info))
 
@@ -209,7 +210,8 @@ class ClaimManager:
                 raise DraError(f"NodeUnprepareResources skipped {skipped} ResourceClaims")
 
         for info in last:
-            if self.claims.get((info.namespace, info.name)) is info:
+            info.pods.discard(pod_uid)
+            if not info.pods and self.claims.get((info.namespace, info.name)) is info:
                 del self.claims[info.namespace, info.name]
         self._store("checkpoint ResourceClaim state")
 

@@ -1,5 +1,7 @@
 """The claim manager by itself: what counts as an answer, and what is known after a restart."""
 
+import asyncio
+
 import pytest
 
 from driver.sim.kubelet.claiminfo import ClaimInfo, Device, DraError, claim_name, container_requests
@@ -32,6 +34,22 @@ class Plugin:
         self.calls.append(("unprepare", [claim.uid for claim in claims]))
         return dra.NodeUnprepareResourcesResponse(
             claims={uid: dra.NodeUnprepareResourceResponse(**result) for uid, result in self.answer(claims).items()}
+        )
+
+
+class HeldPlugin(Plugin):
+    """Answers to unprepare only when it is ``released``; ``asked`` says that it has been called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.asked, self.released = asyncio.Event(), asyncio.Event()
+
+    async def unprepare(self, claims):
+        self.calls.append(("unprepare", [claim.uid for claim in claims]))
+        self.asked.set()
+        await self.released.wait()
+        return dra.NodeUnprepareResourcesResponse(
+            claims={claim.uid: dra.NodeUnprepareResourceResponse() for claim in claims}
         )
 
 
@@ -134,6 +152,36 @@ async def test_only_what_is_not_prepared_is_asked_for(tmp_path):
     await claims.prepare(pod("c1", "c2", uid="u2"))
 
     assert plugin.calls == [("prepare", ["uid-c1"]), ("prepare", ["uid-c2"])]
+
+
+async def test_a_pod_that_takes_a_claim_while_another_gives_it_back_gets_it_prepared_again(tmp_path):
+    devices = {"devices": [dra.Device(pool_name="p", device_name="d0", cdi_device_ids=["v/c=0"])]}
+    plugin = HeldPlugin(answer=lambda claims: {claim.uid: devices for claim in claims})
+    claims = manager(tmp_path, [plugin], claim(pods=("u1", "u2")))
+    await claims.prepare(pod("c1", uid="u1"))
+
+    leaving = asyncio.create_task(claims.unprepare(pod("c1", uid="u1")))
+    await plugin.asked.wait()
+    await claims.prepare(pod("c1", uid="u2"))
+    plugin.released.set()
+    await leaving
+
+    assert [method for method, _ in plugin.calls] == ["prepare", "unprepare", "prepare"]
+    assert claims.claims["ns", "c1"].pods == {"u2"}
+    assert claims.claims["ns", "c1"].cdi_devices("") == ["v/c=0"]
+
+
+async def test_a_pod_that_gives_a_claim_back_twice_does_not_take_it_from_the_next(tmp_path):
+    plugin = Plugin()
+    claims = manager(tmp_path, [plugin], claim(pods=("u1", "u2")))
+    await claims.prepare(pod("c1", uid="u1"))
+    await claims.prepare(pod("c1", uid="u2"))
+
+    await claims.unprepare(pod("c1", uid="u1"))
+    await claims.unprepare(pod("c1", uid="u1"))
+
+    assert plugin.calls == [("prepare", ["uid-c1"])]
+    assert claims.references("u2")
 
 
 async def test_a_restarted_manager_knows_the_devices_but_asks_again(tmp_path):
