@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any
 
-from driver.base.backoff import Backoff
 from driver.health import Severity, concerning
 from driver.inventory.build import build_slices
 from driver.inventory.publisher import Pool
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from driver.inventory.present import Devices
     from driver.inventory.publisher import Publisher
     from driver.observe import Metrics
-
-logger = logging.getLogger(__name__)
 
 _STATES = {Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}
 
@@ -57,7 +53,6 @@ class Publication:
         self._feed = feed
         self._metrics = metrics
         self._begun = asyncio.Event()
-        self._backoff = Backoff(multiplier=0.1, longest=30.0)
         self._rendered: Mapping[str, Mapping[str, Any]] = {}
         self._rendered_of: tuple[Device, ...] = ()
 
@@ -77,23 +72,13 @@ class Publication:
         self._devices.publish_again.set()
 
     async def run(self) -> None:
-        """Publish when that is wanted, for ever; what fails is tried again, and what was published stays meanwhile."""
+        """Publish when that is wanted, for ever. Run again after an error, it begins with what could not be published."""
         await self._begun.wait()
         wanted = self._devices.publish_again
-        failures = 0
         while True:
             await wanted.wait()
+            self._publish()
             wanted.clear()
-            try:
-                self._publish()
-            except Exception:
-                failures += 1
-                if failures == 1:
-                    logger.exception("what this node has cannot be published, a bug of the driver; trying again")
-                await asyncio.sleep(self._backoff.after(failures, None))
-                wanted.set()
-            else:
-                failures = 0
 
     def _publish(self) -> None:
         offer = self._coexistence.offer(self._slices())

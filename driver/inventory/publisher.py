@@ -200,7 +200,7 @@ class Publisher:
                 self._wake.set()
 
     async def _while_others_publish(self) -> None:
-        """Return when it is our turn. Not asked before we have something to publish: we may yet fail to find that."""
+        """Return when no later instance publishes. Not asked before we have a pool: we may yet fail to find one."""
         while self._pool is not None and self._lead is not None and (later := self._lead.later()) is not None:
             if not self.quiet:
                 logger.info("an instance that came later publishes; this one takes over when that has gone")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.base import layout
+from driver.base.supervised import supervised
 from driver.claims.ledger.holdings import RecordedHoldings
 from driver.claims.ledger.records import Records
 from driver.hardware.fake import profile
@@ -170,7 +171,10 @@ class World:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[World]:
         await self.records.open()
-        tasks = [asyncio.create_task(part.run()) for part in (self.discovery, self.publication)]
+        tasks = [
+            asyncio.create_task(supervised(part.run, name="part", sleep=lambda _: asyncio.sleep(0.01)))
+            for part in (self.discovery, self.publication)
+        ]
         try:
             yield self
             assert not any(task.done() for task in tasks)
