@@ -72,7 +72,7 @@ class Publication:
         self._devices.publish_again.set()
 
     async def run(self) -> None:
-        """Publish when that is wanted, for ever. Run again after an error, it begins with what could not be published."""
+        """Publish when that is wanted, for ever. After an error another run begins with what could not be published."""
         await self._begun.wait()
         wanted = self._devices.publish_again
         while True:
