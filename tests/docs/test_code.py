@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PACKAGE = ROOT / "driver"
-CODE = re.compile(r"`(?:driver/)?([a-z][\w/]*\.py)(?::([A-Za-z][\w.]*))?`")
+CODE = re.compile(r"`(?:driver/)?([a-z][\w/]*\.py)(?::(\w[\w.]*))?`")
 """``folder/module.py``, with or without ``:function`` or ``:Class.method``; ``driver/`` may be left out."""
 FILE = re.compile(r"`((?:tests|driver|deploy|docs|requirements)/[\w./-]+)`")
 WITH_NAMES = ("CONTRIBUTING.md", "docs/architecture.md")
