@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from driver.base.threads import in_daemon_thread
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.sharing import Strategy, daemons_of
-from driver.hardware import BackendError, ComputeMode, Partition, TimeSlice
+from driver.hardware import BackendError, ComputeMode, Partition, TimeSlice, partitioner, sharer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -89,7 +89,7 @@ class Hardware:
         for device in record.devices:
             if device.placement is None or device.admin:
                 continue
-            for found in await self._call(record.claim, lambda d=device: backend.partitions(d.gpu_uuid)):  # type: ignore[misc]
+            for found in await self._call(record.claim, lambda d=device: partitioner(backend).partitions(d.gpu_uuid)):  # type: ignore[misc]
                 if found.slots & set(device.slots) and found.uuid not in ours(device.gpu_uuid):
                     raise ClaimError(
                         Reason.IN_USE,
@@ -130,7 +130,7 @@ class Hardware:
                 made.append(device)
             elif device.placement is None:
                 if known.partitionable and device.whole:
-                    await self._call(record.claim, lambda k=known: backend.make_whole(k.gpu))  # type: ignore[misc]
+                    await self._call(record.claim, lambda k=known: partitioner(backend).make_whole(k.gpu))  # type: ignore[misc]
                 made.append(device)
             else:
                 made.append(replace(device, partition=await self._partition(record.claim, device, backend, known)))
@@ -149,12 +149,12 @@ class Hardware:
                 continue
             uuid = device.gpu_uuid
             if sharing.strategy is Strategy.MPS:
-                await self._call(record.claim, lambda u=uuid: backend.set_compute_mode(u, exclusive))  # type: ignore[misc]
+                await self._call(record.claim, lambda u=uuid: sharer(backend).set_compute_mode(u, exclusive))  # type: ignore[misc]
             else:
                 interval = sharing.interval
-                await self._call(record.claim, lambda u=uuid, i=interval: backend.set_time_slice(u, i))  # type: ignore[misc]
+                await self._call(record.claim, lambda u=uuid, i=interval: sharer(backend).set_time_slice(u, i))  # type: ignore[misc]
         for daemon in daemons_of(record, lambda device: (held for _, held in uses(device))):
-            await self._call(record.claim, lambda d=daemon: backend.start_mps(d))  # type: ignore[misc]
+            await self._call(record.claim, lambda d=daemon: sharer(backend).start_mps(d))  # type: ignore[misc]
 
     async def undo(self, record: Record, backend: Backend, uses: Uses) -> None:
         """Take back what was made for a record, but for what another claim uses as well.
@@ -168,23 +168,23 @@ class Hardware:
                 continue
             if any(holder.claim.uid != record.claim.uid for holder, _ in uses(device)):
                 continue
-            there = await self._call(record.claim, lambda d=device: backend.partitions(d.gpu_uuid))  # type: ignore[misc]
+            there = await self._call(record.claim, lambda d=device: partitioner(backend).partitions(d.gpu_uuid))  # type: ignore[misc]
             # Where there is none any more, a crash may have left the GPU in MIG mode for nothing.
             for found in [f for f in there if _is(f, device)] or [device.partition or _never_made(device)]:
-                await self._call(record.claim, lambda f=found: backend.destroy_partition(f))  # type: ignore[misc]
+                await self._call(record.claim, lambda f=found: partitioner(backend).destroy_partition(f))  # type: ignore[misc]
 
     async def _partition(self, claim: ClaimRef, device: PreparedDevice, backend: Backend, known: Device) -> Partition:
-        for found in await self._call(claim, lambda: backend.partitions(device.gpu_uuid)):
+        for found in await self._call(claim, lambda: partitioner(backend).partitions(device.gpu_uuid)):
             if not _is(found, device):
                 continue
             if found.uuid:
                 return found
             # Without its compute instance: a crash has left it half made.
-            await self._call(claim, lambda f=found: backend.destroy_partition(f))  # type: ignore[misc]
+            await self._call(claim, lambda f=found: partitioner(backend).destroy_partition(f))  # type: ignore[misc]
         profile, start = known.profile, known.start
         if profile is None or start is None:
             raise AssertionError(f"{device.device} has a placement, its catalogue entry has none")
-        return await self._call(claim, lambda: backend.create_partition(known.gpu, profile, start))
+        return await self._call(claim, lambda: partitioner(backend).create_partition(known.gpu, profile, start))
 
     async def _before(
         self, claim: ClaimRef, gpu_uuid: str, sharing: Sharing, known: Sharing | None, backend: Backend
@@ -192,11 +192,11 @@ class Hardware:
         if sharing.strategy is Strategy.MPS:
             if sharing.mode_before is None:
                 mode = known.mode_before if known is not None else None
-                mode = mode or await self._call(claim, lambda: backend.compute_mode(gpu_uuid))
+                mode = mode or await self._call(claim, lambda: sharer(backend).compute_mode(gpu_uuid))
                 sharing = replace(sharing, mode_before=mode)
         elif sharing.interval_before is None:
             interval = known.interval_before if known is not None else None
-            interval = interval or await self._call(claim, lambda: backend.time_slice(gpu_uuid))
+            interval = interval or await self._call(claim, lambda: sharer(backend).time_slice(gpu_uuid))
             sharing = replace(sharing, interval_before=interval)
         return sharing
 
@@ -212,7 +212,7 @@ class Hardware:
             ):
                 ours.append((device, device.sharing))
         for daemon in dict.fromkeys(sharing.daemon for _, sharing in ours if sharing.daemon):
-            await self._call(record.claim, lambda d=daemon: backend.stop_mps(d))  # type: ignore[misc]
+            await self._call(record.claim, lambda d=daemon: sharer(backend).stop_mps(d))  # type: ignore[misc]
         for device, sharing in ours:
             if device.whole:
                 await self._restore(record.claim, device.gpu_uuid, sharing, backend)
@@ -221,13 +221,13 @@ class Hardware:
         """Set a GPU to what it was, unless somebody has set it to something else meanwhile."""
         if sharing.strategy is Strategy.MPS:
             mode = sharing.mode_before or ComputeMode.DEFAULT
-            there = await self._call(claim, lambda: backend.compute_mode(uuid))
+            there = await self._call(claim, lambda: sharer(backend).compute_mode(uuid))
             if there is ComputeMode.EXCLUSIVE_PROCESS and there is not mode:
-                await self._call(claim, lambda: backend.set_compute_mode(uuid, mode))
+                await self._call(claim, lambda: sharer(backend).set_compute_mode(uuid, mode))
         else:
             interval = sharing.interval_before or TimeSlice.DEFAULT
-            if await self._call(claim, lambda: backend.time_slice(uuid)) is sharing.interval is not interval:
-                await self._call(claim, lambda: backend.set_time_slice(uuid, interval))
+            if await self._call(claim, lambda: sharer(backend).time_slice(uuid)) is sharing.interval is not interval:
+                await self._call(claim, lambda: sharer(backend).set_time_slice(uuid, interval))
 
     @staticmethod
     async def _call(claim: ClaimRef, function: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from driver.cdi import SpecError, render_spec, unqualified_name
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.record import State
 from driver.claims.sharing import client_limits
-from driver.hardware import BackendError
+from driver.hardware import BackendError, sharer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -133,7 +133,7 @@ class ClaimSpecs:
     ) -> ContainerEdits:
         edits = backend.device_edits(_gpu(device, devices), device.partition)
         if device.sharing is not None and device.sharing.daemon:
-            more = backend.mps_edits(device.sharing.daemon, client_limits(device))
+            more = sharer(backend).mps_edits(device.sharing.daemon, client_limits(device))
             edits = replace(edits, env=edits.env + more.env, mounts=edits.mounts + more.mounts)
         if self._metadata:
             edits = replace(edits, mounts=edits.mounts + self._metadata.edits(record, device).mounts)

@@ -1,6 +1,16 @@
 """What GPUs there are, and the backends that read and change them."""
 
-from driver.hardware.backend import Backend, BackendError, OutdatedError
+from driver.hardware.backend import (
+    Backend,
+    BackendError,
+    OutdatedError,
+    Partitioner,
+    Sharer,
+    Watcher,
+    partitioner,
+    sharer,
+    watcher,
+)
 from driver.hardware.fake.fault import FaultError, inject
 from driver.hardware.fake.profile import ProfileError, load_profile
 from driver.hardware.fake.state import STATE_FILE
@@ -58,14 +68,20 @@ __all__ = [
     "Occurred",
     "OutdatedError",
     "Partition",
+    "Partitioner",
     "ProfileError",
     "Quiet",
+    "Sharer",
     "TimeSlice",
+    "Watcher",
     "inject",
     "is_uuid",
     "load_profile",
     "look_around",
     "open_backend",
     "partition_device_name",
+    "partitioner",
     "read_boot_id",
+    "sharer",
+    "watcher",
 ]

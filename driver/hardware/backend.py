@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from driver.hardware.model import ContainerEdits, Event, Gpu, Inventory, MigProfile, Partition
 from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
@@ -20,22 +20,17 @@ class OutdatedError(BackendError):
 
 
 class Backend(Protocol):
-    """Blocking and thread-safe; the driver calls it from worker threads, except for the methods that give edits.
+    """What every backend does: read GPUs, and say what a container needs to use one as a whole.
 
-    A backend never raises for one odd GPU: it reports what is known of it and a fault that says why.
+    What else it can do it says by having the methods: of ``Partitioner``, ``Sharer``, ``Watcher``. Whoever needs such a
+    part asks for it by the function of its name. All of it is blocking and thread-safe; the driver calls it from worker
+    threads, except for the methods that give edits.
+
+    A backend never raises for one odd GPU: it reports what is known of it; one that watches adds a fault that says why.
     """
 
     def inventory(self) -> Inventory:
         """Read all GPUs afresh. Raises BackendError when the node has no usable driver at all."""
-        ...
-
-    def wait_for_events(self, timeout: float) -> tuple[Event, ...]:
-        """Block until something happened, at most ``timeout`` seconds.
-
-        The first call reports all present faults at once; and for each GPU of which the hardware can tell that it has
-        no others, ``Cleared``, so that conditions from before a restart do not outlive their cause.
-        Raises BackendError when the hardware's events cannot be read; the next call tries afresh.
-        """
         ...
 
     def missing_file(self) -> str:
@@ -52,6 +47,15 @@ class Backend(Protocol):
     def device_edits(self, gpu: Gpu, partition: Partition | None = None) -> ContainerEdits:
         """Edits for one full GPU, or for a partition of it. Cheap: called on the prepare path, no I/O."""
         ...
+
+    def close(self) -> None:
+        """Release what the backend holds; a wait_for_events in another thread returns soon after."""
+        ...
+
+
+@runtime_checkable
+class Partitioner(Protocol):
+    """Cuts GPUs. A backend without it gives GPUs without MIG profiles, and nothing but whole ones is offered."""
 
     def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
         """The partitions that a GPU has at this moment, whoever made them, in order of their placement.
@@ -82,6 +86,11 @@ class Backend(Protocol):
         Raises BackendError when there are partitions, or when the mode cannot be switched without a reset.
         """
         ...
+
+
+@runtime_checkable
+class Sharer(Protocol):
+    """Lets processes share a GPU otherwise than the hardware does by itself: time slices, compute modes, MPS."""
 
     def time_slice(self, gpu_uuid: str) -> TimeSlice:
         """How long processes compute in turn on a GPU at this moment. Raises BackendError."""
@@ -126,10 +135,45 @@ class Backend(Protocol):
         """Edits for the clients of a daemon, beside those of the device. Cheap: called on the prepare path, no I/O."""
         ...
 
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Tells what goes on. Without it the health of GPUs is unknown, and they are read again at intervals."""
+
+    def wait_for_events(self, timeout: float) -> tuple[Event, ...]:
+        """Block until something happened, at most ``timeout`` seconds.
+
+        The first call reports all present faults at once; and for each GPU of which the hardware can tell that it has
+        no others, ``Cleared``, so that conditions from before a restart do not outlive their cause.
+        Raises BackendError when the hardware's events cannot be read; the next call tries afresh.
+        """
+        ...
+
     def processes(self, gpu_uuid: str) -> int:
         """How many processes use a GPU or a partition of it. Raises BackendError when the hardware cannot tell."""
         ...
 
-    def close(self) -> None:
-        """Release what the backend holds; a wait_for_events in another thread returns soon after."""
-        ...
+
+def partitioner(backend: Backend) -> Partitioner:
+    """The part that cuts GPUs. Raises BackendError where there is none."""
+    if isinstance(backend, Partitioner):
+        return backend
+    raise _lacking(backend, "cut GPUs into partitions", "claim a whole GPU")
+
+
+def sharer(backend: Backend) -> Sharer:
+    """The part that sets how processes share a GPU. Raises BackendError where there is none."""
+    if isinstance(backend, Sharer):
+        return backend
+    raise _lacking(backend, "set how processes share a GPU", "claim one without a sharing configuration")
+
+
+def watcher(backend: Backend) -> Watcher:
+    """The part that tells what goes on. Raises BackendError where there is none."""
+    if isinstance(backend, Watcher):
+        return backend
+    raise _lacking(backend, "tell what goes on on a GPU", "see what the tools of its vendor say")
+
+
+def _lacking(backend: Backend, what: str, remedy: str) -> BackendError:
+    return BackendError(f"{type(backend).__name__} cannot {what}, which is needed here: {remedy}")

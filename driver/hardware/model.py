@@ -70,7 +70,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One physical GPU. Fields that a driver could not tell are None; a GPU is never left out because of one."""
+    """One physical GPU. What a driver may not tell has a default that says so; a GPU is never left out for it."""
 
     name: str
     """Device name in the ResourceSlice, ``gpu-<minor>``."""
@@ -78,20 +78,21 @@ class Gpu:
     """``GPU-<uuid>``; for one that does not tell it ``unknown-`` and its place, which is not published."""
     index: int
     """NVML's number, which is not the minor; -1 for a GPU that it does not list."""
-    minor: int | None
+    minor: int | None = None
     """The number of its device file; None where nobody tells, and then it cannot be given to containers."""
-    product_name: str
-    brand: str | None
-    architecture: str | None
-    compute_capability: str | None
+    product_name: str = ""
+    """Empty where nobody tells."""
+    brand: str | None = None
+    architecture: str | None = None
+    compute_capability: str | None = None
     """``major.minor``, for example ``9.0``."""
-    memory_bytes: int | None
-    multiprocessors: int | None
-    pci_bus_id: str | None
+    memory_bytes: int | None = None
+    multiprocessors: int | None = None
+    pci_bus_id: str | None = None
     """``dddd:bb:dd.f``, lower case."""
-    pcie_root: str | None
+    pcie_root: str | None = None
     """``pcidddd:bb``, the root complex that the GPU hangs on."""
-    numa_node: int | None
+    numa_node: int | None = None
     addressing_mode: str | None = None
     """``HMM``, ``ATS`` or ``None`` as NVML spells them; None where the driver does not say."""
     memory_slices: int = 0

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from driver.base.repeat_filter import RepeatFilter
 from driver.base.threads import in_daemon_thread
-from driver.hardware import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
+from driver.hardware import Cause, Cleared, Event, Fault, InventoryChanged, Occurred, Watcher
 from driver.health.conditions import Conditions, difference, fold
 from driver.health.report import describe
 
@@ -32,6 +32,8 @@ FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
 PACE = 0.05
 """Pause between two calls, so that a storm of events cannot take the whole processor."""
+UNWATCHED_SECONDS = 60.0
+"""How often the GPUs of a backend that does not tell what happens are read again."""
 NOT_WATCHED = "the hardware's error events cannot be read"
 _BLIND = Fault(cause=Cause.UNMONITORED, detail=NOT_WATCHED)
 
@@ -55,6 +57,7 @@ class Monitor:
         wait_seconds: float = WAIT_SECONDS,
         hung_seconds: float = HUNG_SECONDS,
         first_backoff: float = FIRST_BACKOFF,
+        unwatched_seconds: float = UNWATCHED_SECONDS,
     ) -> None:
         self._backend = backend
         self._store = store
@@ -64,6 +67,7 @@ class Monitor:
         self._wait_seconds = wait_seconds
         self._hung_seconds = hung_seconds
         self._first_backoff = first_backoff
+        self._unwatched_seconds = unwatched_seconds
         self._unsaved = False
         self._save_error = ""
         self._repeats = RepeatFilter()
@@ -75,11 +79,20 @@ class Monitor:
 
     async def run(self) -> None:
         """Watch for ever. Ends only by cancellation, at once, even if the backend hangs."""
+        if isinstance(self._backend, Watcher):
+            await self._watch(self._backend)
+        logger.warning("these GPUs do not tell what happens to them, so their health is unknown")
+        while True:
+            self._apply(self._blind())
+            self.first_reading.set()
+            await asyncio.sleep(self._unwatched_seconds)
+
+    async def _watch(self, watcher: Watcher) -> NoReturn:
         failures = 0
         while True:
             started = time.monotonic()
             try:
-                events = await self._wait_for_events()
+                events = await self._wait_for_events(watcher)
                 self._apply((*self._seeing(), *events))
             except Exception as error:  # noqa: BLE001 - whatever a backend does, the watch goes on
                 failures += 1
@@ -100,8 +113,8 @@ class Monitor:
             early = not events and time.monotonic() - started < self._wait_seconds / 2
             await asyncio.sleep(self._wait_seconds / 2 if early else PACE)
 
-    async def _wait_for_events(self) -> tuple[Event, ...]:
-        call = in_daemon_thread(lambda: self._backend.wait_for_events(self._wait_seconds))
+    async def _wait_for_events(self, watcher: Watcher) -> tuple[Event, ...]:
+        call = in_daemon_thread(lambda: watcher.wait_for_events(self._wait_seconds))
         try:
             done, _ = await asyncio.wait({call}, timeout=self._wait_seconds + self._hung_seconds)
             if not done:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from driver.base.threads import in_daemon_thread
-from driver.hardware import BackendError
+from driver.hardware import BackendError, watcher
 from driver.health import DeviceHealth, report_health
 from driver.inventory.catalogue import survey
 from driver.inventory.options import Options
@@ -120,7 +120,7 @@ class Devices:
         """Whether no process uses a GPU; where the hardware cannot tell, somebody may."""
         try:
             backend, _ = await self.known()
-            return await in_daemon_thread(lambda: backend.processes(gpu_uuid)) == 0
+            return await in_daemon_thread(lambda: watcher(backend).processes(gpu_uuid)) == 0
         except BackendError as error:
             logger.debug("processes of %s: %s", gpu_uuid, error)
             return False

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from driver.hardware.backend import Backend, BackendError
+from driver.hardware.backend import Backend, BackendError, Partitioner, Sharer, Watcher
 from driver.kube.client import Api, ApiError
 
 # Not effects: the engine's loop around them is what is tested, and they come whenever a timer says so.
@@ -236,7 +236,7 @@ def _writes(points: Points) -> None:
 
 
 def _hardware(points: Points) -> None:
-    """Each call of the fake backend, before and after; found in the Protocol, so that a new one is there by itself."""
+    """Each call of the fake backend, before and after; found in the Protocols, so that a new one is there by itself."""
     from driver.hardware.fake.backend import FakeBackend
 
     def failure(plan: Plan) -> BackendError:
@@ -252,9 +252,10 @@ def _hardware(points: Points) -> None:
 
         return call
 
-    for name, method in vars(Backend).items():
-        if callable(method) and not name.startswith("_") and name not in QUIET:
-            setattr(FakeBackend, name, stand_in(name, getattr(FakeBackend, name)))
+    for part in (Backend, Partitioner, Sharer, Watcher):
+        for name, method in vars(part).items():
+            if callable(method) and not name.startswith("_") and name not in QUIET:
+                setattr(FakeBackend, name, stand_in(name, getattr(FakeBackend, name)))
 
 
 def _nvml(points: Points) -> None:

@@ -14,7 +14,7 @@ from driver.base.repeat_filter import RepeatFilter
 from driver.base.threads import in_daemon_thread
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.record import State
-from driver.hardware import BackendError, OutdatedError
+from driver.hardware import BackendError, OutdatedError, partitioner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping
@@ -161,7 +161,7 @@ async def _partitions_now(record: Record, backend: Backend, devices: Mapping[str
     found = dict(_partitions(devices))
     parts = [device.partition for device in record.devices if device.partition is not None]
     for uuid in sorted({part.gpu_uuid for part in parts if part.uuid not in found}):  # made since then, or gone
-        present = await in_daemon_thread(lambda u=uuid: backend.partitions(u))  # type: ignore[misc]
+        present = await in_daemon_thread(lambda u=uuid: partitioner(backend).partitions(u))  # type: ignore[misc]
         found |= {partition.uuid: partition for partition in present if partition.uuid}
     return found
 

@@ -15,7 +15,7 @@ from driver.base.threads import in_daemon_thread
 from driver.claims.errors import ClaimError
 from driver.claims.ledger.record import State
 from driver.claims.undo import on_disk
-from driver.hardware import BackendError
+from driver.hardware import BackendError, Sharer, sharer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -77,7 +77,8 @@ class Supervisor:
         shared = (device.sharing for record in self._records for device in record.devices)
         keep = {sharing.daemon for sharing in shared if sharing is not None}
         backend, _ = await self._devices()
-        await in_daemon_thread(lambda: backend.sweep_mps(keep))
+        if isinstance(backend, Sharer):
+            await in_daemon_thread(lambda: backend.sweep_mps(keep))
 
     async def look(self) -> None:
         """One look at every daemon. Raises ClaimError or BackendError where nothing can be known."""
@@ -91,7 +92,7 @@ class Supervisor:
             return
         backend, _ = await self._devices()
         for daemon, record in wanted.items():
-            if backend.mps_runs(daemon):
+            if sharer(backend).mps_runs(daemon):
                 self._down.discard(daemon)
                 self._repeats.over(daemon)
             else:
@@ -105,7 +106,7 @@ class Supervisor:
         try:
             async with self._hardware.turn(record, deadline=time.monotonic() + PATIENCE):
                 known = await on_disk(self._records, record)
-                if known is None or known.state is not State.PREPARED or backend.mps_runs(daemon):
+                if known is None or known.state is not State.PREPARED or sharer(backend).mps_runs(daemon):
                     return  # it has ended meanwhile, or another instance was quicker
                 # With its mode, which is lost when the kernel driver is reloaded.
                 await self._hardware.share(known, backend, self._records.held.on)

@@ -124,7 +124,6 @@ class Reader:
             architecture=architecture,
             compute_capability=compute_capability,
             memory_bytes=memory,
-            multiprocessors=None,
             pci_bus_id=place,
             pcie_root=self._kernel.pcie_root(place),
             numa_node=self._kernel.numa_node(place),

@@ -97,7 +97,7 @@ def missing(
     for gpu in sorted(there, key=lambda gpu: gpu.pci_bus_id or "~"):
         if gpu.uuid not in faults:
             faults[gpu.uuid] = unclaimed.pop(min(unclaimed)) if unclaimed else GPU_LOST
-    nameless = [(_unread(stand_in(str(index)), index=index), fault) for index, fault in sorted(unclaimed.items())]
+    nameless = [(Gpu(name="", uuid=stand_in(str(i)), index=i), fault) for i, fault in sorted(unclaimed.items())]
     readings = [(gpu, faults[gpu.uuid]) for gpu in there] + nameless
     return tuple(Reading(gpu=gpu, faults=frozenset({fault}), answers=False) for gpu, fault in readings)
 
@@ -123,29 +123,13 @@ def _with_minor(gpu: Gpu, kernel: KernelGpu | None) -> Gpu:
 
 
 def _of_kernel(kernel: KernelGpu) -> Gpu:
-    return replace(
-        _unread(kernel.uuid or stand_in(kernel.pci_bus_id), index=-1),
+    return Gpu(
+        name="",
+        uuid=kernel.uuid or stand_in(kernel.pci_bus_id),
+        index=-1,
         minor=kernel.minor,
         product_name=kernel.product_name,
         pci_bus_id=kernel.pci_bus_id,
-    )
-
-
-def _unread(uuid: str, *, index: int) -> Gpu:
-    return Gpu(
-        name="",
-        uuid=uuid,
-        index=index,
-        minor=None,
-        product_name="",
-        brand=None,
-        architecture=None,
-        compute_capability=None,
-        memory_bytes=None,
-        multiprocessors=None,
-        pci_bus_id=None,
-        pcie_root=None,
-        numa_node=None,
     )
 
 

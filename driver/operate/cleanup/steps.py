@@ -11,7 +11,7 @@ from driver.base import layout
 from driver.base.threads import in_daemon_thread
 from driver.cdi import SpecDirectory
 from driver.claims import ClaimError, Engine, MetadataFiles, Records, State
-from driver.hardware import BackendError, look_around
+from driver.hardware import BackendError, look_around, sharer
 from driver.inventory import Devices, Instance, Kind, Options, find_instances, is_own_slice, listened_to, survey
 from driver.kube import RESOURCE, Api, ApiError, check_list, uid_of
 from driver.observe import Metrics
@@ -121,7 +121,7 @@ async def _stop_daemons(settings: Settings, backend: Backend | None, devices: De
         try:
             if backend is None:
                 raise BackendError(devices.problem)
-            await in_daemon_thread(lambda name=name: backend.stop_mps(name))  # type: ignore[misc]
+            await in_daemon_thread(lambda name=name: sharer(backend).stop_mps(name))  # type: ignore[misc]
         except BackendError as error:
             problems.append(f"MPS daemon {name} may still run: {error}")
     return problems

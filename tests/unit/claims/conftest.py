@@ -32,14 +32,6 @@ def gpu(minor: int) -> Gpu:
         index=minor,
         minor=minor,
         product_name="Example",
-        brand=None,
-        architecture=None,
-        compute_capability=None,
-        memory_bytes=None,
-        multiprocessors=None,
-        pci_bus_id=None,
-        pcie_root=None,
-        numa_node=None,
     )
 
 
@@ -62,6 +54,12 @@ class Hardware:
         assert daemon.devices
 
     def stop_mps(self, daemon_id: str) -> None:
+        pass
+
+    def mps_runs(self, daemon_id: str) -> bool:
+        return True
+
+    def sweep_mps(self, keep: object) -> None:
         pass
 
     def mps_edits(self, daemon_id: str, limits: MpsLimits) -> ContainerEdits:

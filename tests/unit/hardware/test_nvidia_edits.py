@@ -27,14 +27,7 @@ GPU = Gpu(
     index=0,
     minor=3,
     product_name="H100",
-    brand=None,
-    architecture=None,
-    compute_capability=None,
-    memory_bytes=None,
-    multiprocessors=None,
     pci_bus_id="0000:1b:00.0",
-    pcie_root=None,
-    numa_node=None,
 )
 PARTITION = Partition(
     gpu_uuid="GPU-3", profile="1g.10gb", profile_id=19, start=0, size=1, uuid="MIG-1", gi_id=1, ci_id=0

@@ -19,8 +19,6 @@ def gpu(model: str, number: int = 0, *, mode: MigMode = MigMode.DISABLED, switch
         index=number,
         minor=number,
         product_name=model,
-        brand=None,
-        architecture=None,
         compute_capability=facts["compute_capability"],
         memory_bytes=facts["memory_mib"] << 20,
         multiprocessors=facts["multiprocessors"],
