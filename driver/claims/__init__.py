@@ -4,11 +4,11 @@ from driver.claims.allocation import ClaimRef
 from driver.claims.chores.status import StatusWriter
 from driver.claims.chores.sweep import Sweeper
 from driver.claims.errors import ClaimError
+from driver.claims.ledger.damage import SpecHolds
 from driver.claims.ledger.holders import holds
 from driver.claims.ledger.holdings import RecordedHoldings
 from driver.claims.ledger.record import DamagedRecordError, PreparedDevice, Record, State, decode
 from driver.claims.ledger.records import Records
-from driver.claims.ledger.salvage import gpus_of, salvage
 from driver.claims.metadata import MetadataFiles
 from driver.claims.prepare import Engine
 
@@ -22,11 +22,10 @@ __all__ = [
     "Record",
     "RecordedHoldings",
     "Records",
+    "SpecHolds",
     "State",
     "StatusWriter",
     "Sweeper",
     "decode",
-    "gpus_of",
     "holds",
-    "salvage",
 ]

@@ -142,9 +142,9 @@ def _in_use(device: PreparedDevice, held: PreparedDevice, record: Record, holder
         )
     if holder.salvaged_from:
         return (
-            f"{what} may still be used{part} by the claim with UID {holder.claim.uid}, whose damaged record was set "
-            f"aside as {holder.salvaged_from}; claim {record.claim} can have it once the kubelet unprepares that one, "
-            "or once that file is deleted because nothing uses the device any more"
+            f"{what} may still be used{part} by the claim with UID {holder.claim.uid}, whose record was damaged or "
+            f"lost: see {holder.salvaged_from}. Claim {record.claim} can have it once the kubelet unprepares that one; "
+            "docs/records.md says what to do where no pod uses the device any more"
         )
     return (
         f"{what} is still held{part} by claim {holder.claim} (UID {holder.claim.uid}), whose containers may still use "

@@ -459,20 +459,18 @@ class Engine:
             await self._records.refresh()
             record = self._records.read(ref.uid)
         try:
-            if record is None and (spec := self._specs.read(ref)) is not None:
-                self._records.keep(ref.uid, spec)
             self._specs.remove(ref)
-        except ClaimError as error:
-            if record is not None:
-                raise
-            # It was never prepared, or what was made for it is undone: its pod must not wait for a CDI root.
-            logger.error("claim %s has no record and counts as unprepared: %s", ref, error)
+        except ClaimError as error:  # its pod must not wait for a CDI root; a record says what is left to do
+            logger.error("claim %s is unprepared, but for its CDI spec: %s", ref, error)
+            removed = False
+        else:
+            removed = True
         if self._status:
             self._status.forget(ref)
         self._specs.forget(ref)
         if record is None:
             return
-        if not makes(record) or record.boot_id != self._boot_id:
+        if removed and (not makes(record) or record.boot_id != self._boot_id):
             await self._undo.drop(ref)
             return
         await self._undo.release(record)

@@ -116,9 +116,11 @@ class Undo:
         else:
             await self.drop(record.claim)
 
-    async def drop(self, claim: ClaimRef) -> None:
-        """Remove a record; whoever waits for its devices looks again."""
+    async def drop(self, claim: ClaimRef, *, ended: bool = False) -> None:
+        """Remove a record; whoever waits for its devices looks again. ``ended``: only if the claim is not on again."""
         async with self._records.exclusive() as changes:
+            if ended and (known := self._records.read(claim.uid)) is not None and known.state is not State.UNDOING:
+                return
             self._specs.remove(claim)  # an instance that has just started may have restored it
             changes.remove(claim.uid)
         if self._repeats.over(claim.uid):
@@ -139,8 +141,9 @@ class Undo:
     async def _undo(self, record: Record, noted: bool) -> None:
         """Destroy what was made for a record, then remove it. Errors are logged; the record stays for the next try."""
         try:
-            if record.boot_id != self._boot_id:  # what was made before a reboot is gone with it
-                await self.drop(record.claim)
+            # What was made before a reboot is gone with it.
+            if record.boot_id != self._boot_id or not makes(record):
+                await self.drop(record.claim, ended=noted)
                 return
             backend, _ = await self._devices()
             async with self._hardware.turn(record, deadline=time.monotonic() + PATIENCE):

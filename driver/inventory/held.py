@@ -32,7 +32,7 @@ class Holdings(Protocol):
         """What they hold now, whichever instance prepared it. Raises HoldingsError, in ``within`` seconds at most."""
         ...
 
-    def salvage(self) -> bool:
+    def hold_by_specs(self) -> bool:
         """Take into account what only the hardware's present state explains; whether anything was found."""
         ...
 

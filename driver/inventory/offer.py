@@ -75,7 +75,7 @@ class Offer:
             pending={**found.pending, **{gpu.uuid: GONE for gpu in gone}},
             options=self._options,
         )
-        if self._holdings.salvage():  # so that what they hold is not taken for foreign
+        if self._holdings.hold_by_specs():  # so that what they hold is not taken for foreign
             await self.read(backend)
 
     def without_partitions(self) -> None:

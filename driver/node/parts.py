@@ -6,9 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from driver.base import files, layout
+from driver.base import layout
 from driver.cdi import SpecDirectory
-from driver.claims import Engine, MetadataFiles, RecordedHoldings, Records, StatusWriter, Sweeper, gpus_of, salvage
+from driver.claims import Engine, MetadataFiles, RecordedHoldings, Records, SpecHolds, StatusWriter, Sweeper
 from driver.hardware import open_backend, read_boot_id
 from driver.health import ConditionStore, HealthFeed
 from driver.inventory import (
@@ -31,7 +31,6 @@ from driver.observe import Metrics
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from driver.claims import Record
     from driver.kube import Api
     from driver.node.config_file import NodeConfig
     from driver.node.settings import Settings
@@ -152,31 +151,17 @@ def _records(shared: _Shared) -> Records:
         logger.error("%s", message)
         shared.events.warn("DamagedClaimRecord", message)
 
-    def salvaged(uid: str, path: Path, ended: bytes | None) -> Record | None:
-        """What a damaged record held, by its claim's CDI spec, which is there until the kubelet unprepares it.
-
-        No time says whether that was in this boot: clocks jump. Where the CDI root outlives a boot, so does the hold.
-        """
-        spec = ended or shared.specs.read(uid)
-        if spec is None:
-            return None
-        return salvage(
-            uid,
-            files.read(str(path)),
-            spec,
-            path=str(path),
-            devices=devices.nameable(),
-            driver=settings.driver_name,
-            pool=settings.node_name,
-            boot_id=shared.boot_id,
-        )
-
     return Records(
         settings.plugin_dir / layout.CLAIMS,
         boot_id=shared.boot_id,
         quarantined=quarantined,
-        salvage=salvaged,
-        has_spec=shared.specs.exists,
+        by_spec=SpecHolds(
+            specs=shared.specs,
+            devices=devices.nameable,
+            driver=settings.driver_name,
+            pool=settings.node_name,
+            boot_id=shared.boot_id,
+        ),
         changed=lambda record: devices.claim_changed(record.devices),
     )
 
@@ -287,7 +272,7 @@ def _sweeper(shared: _Shared, records: Records, metadata: MetadataFiles, engine:
         boot_id=shared.boot_id,
         release=engine.release,
         idle=shared.devices.idle,
-        gpus=lambda uid, content: gpus_of(uid, content, shared.devices.nameable()),
+        devices=shared.devices.nameable,
     )
 
 

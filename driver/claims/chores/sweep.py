@@ -3,7 +3,8 @@
 A claim counts as gone only when the API server says so by UID. Even then its containers may still run, for instance
 after a forced deletion while the kubelet is away: its devices are let go only when that has been so for a while and no
 process is on them, or when the node has rebooted since. A CDI spec whose record was lost does not tell the claim's
-name, so that nobody can be asked; a container that restarts needs it, so it stays as long and as carefully.
+name, so that nobody can be asked; a container that restarts needs it, so what it names is held as carefully. What a
+damaged record leaves is held until the kubelet unprepares it, or somebody who knows more deletes the damaged file.
 
 Here goes, too, what killed instances left half-written while another lived on.
 """
@@ -17,28 +18,29 @@ from typing import TYPE_CHECKING, Any
 
 from driver.base import files
 from driver.claims.errors import ClaimError
-from driver.claims.ledger.salvage import UNKNOWN
+from driver.claims.ledger.damage import UNKNOWN
 from driver.kube import Api, ApiError, claim_path, uid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from driver.cdi import SpecDirectory
     from driver.claims.allocation import ClaimRef
     from driver.claims.ledger.records import Records
     from driver.claims.metadata import MetadataFiles
+    from driver.inventory import Device
 
 logger = logging.getLogger(__name__)
 
 PERIOD = 300.0
-SALVAGE_PERIOD = 10.0
+LET_GO_PERIOD = 10.0
 GRACE = 600.0
 
 
 class Sweeper:
     """Looks through the records every few minutes.
 
-    ``release`` unprepares a claim, ``idle`` says whether a GPU is, ``gpus`` which ones a CDI spec gives to containers.
+    ``release`` unprepares a claim, ``idle`` says whether a GPU is, ``devices`` which ones are known.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Sweeper:
         boot_id: str,
         release: Callable[[ClaimRef], Awaitable[None]],
         idle: Callable[[str], Awaitable[bool]],
-        gpus: Callable[[str, bytes], Iterable[str]],
+        devices: Callable[[], Mapping[str, Device]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
@@ -61,15 +63,15 @@ class Sweeper:
         self._boot_id = boot_id
         self._release = release
         self._idle = idle
-        self._gpus = gpus
+        self._devices = devices
         self._clock = clock
         self._gone_since: dict[str, float] = {}
 
     async def run(self) -> None:
         """Sweep for ever, first after one period: a kubelet that has just started asks for its claims by then."""
         while True:
-            for _ in range(int(PERIOD / SALVAGE_PERIOD)):
-                await asyncio.sleep(SALVAGE_PERIOD)
+            for _ in range(int(PERIOD / LET_GO_PERIOD)):
+                await asyncio.sleep(LET_GO_PERIOD)
                 await self._try(self.let_go())
             await self._try(self.sweep())
             await self._try(self.tidy())
@@ -83,6 +85,8 @@ class Sweeper:
     async def let_go(self) -> None:
         """Release what is only held because of a damaged record, where an operator has deleted that."""
         for record in self._records:
+            if record.salvaged_from == str(self._specs.path(record.claim.uid)):
+                continue  # of a lost record; that somebody has removed the spec does not end containers
             if record.salvaged_from and files.status(record.salvaged_from) is None:
                 logger.warning("%s was deleted: what claim UID %s held is free", record.salvaged_from, record.claim.uid)
                 await self._release(record.claim)
@@ -95,11 +99,14 @@ class Sweeper:
     async def sweep(self) -> None:
         """One look at everything. Raises ApiError when the API server does not answer; then nothing is touched."""
         now = self._clock()
+        self._records.hold_by_specs()
+        damaged = self._records.quarantined_uids()
         for record in self._records:
             uid = record.claim.uid
-            if record.claim.name == UNKNOWN and record.salvaged_from:
-                continue  # nobody can ask for it
-            if not await self._gone(record.claim):
+            nameless = record.claim.name == UNKNOWN and bool(record.salvaged_from)  # nobody can ask for it
+            if nameless and uid in damaged:
+                continue
+            if not nameless and not await self._gone(record.claim):
                 self._gone_since.pop(uid, None)
                 continue
             since = self._gone_since.setdefault(uid, now)
@@ -108,23 +115,18 @@ class Sweeper:
                 continue
             logger.warning("claim %s (UID %s) is gone: its record is removed", record.claim, uid)
             await self._release(record.claim)
-        known = {record.claim.uid for record in self._records} | self._records.quarantined_uids()
+        known = {record.claim.uid for record in self._records} | damaged
         strays = (self._specs.claim_uids() | self._metadata.claim_uids()) - known
         self._gone_since = {uid: since for uid, since in self._gone_since.items() if uid in known | strays}
         for uid in strays:
-            await self._sweep_stray(uid, now)
+            self._sweep_stray(uid, now)
 
-    async def _sweep_stray(self, uid: str, now: float) -> None:
+    def _sweep_stray(self, uid: str, now: float) -> None:
+        """Remove files of a claim without a record, and without a device that the node has."""
         if self._records.read(uid) is not None:
             return
-        gpus = list(self._gpus(uid, self._specs.read(uid) or b""))
-        if gpus and uid not in self._gone_since:
-            logger.warning(
-                "CDI spec %s has no record any more; it stays for containers that may use it, until the kubelet "
-                "unprepares its claim or its GPUs have been idle for a while",
-                self._specs.path(uid),
-            )
-        if gpus and not await self._unused_since(self._gone_since.setdefault(uid, now), gpus):
+        early = self._clock() - self._gone_since.setdefault(uid, now) < GRACE
+        if self._specs.exists(uid) and (early or not self._devices()):  # nobody can tell yet what it names
             return
         logger.warning("CDI spec %s or device metadata belong to no claim: removed", self._specs.path(uid))
         self._specs.remove(uid)

@@ -34,6 +34,6 @@ class RecordedHoldings:
         }
         return Held(partitions=partitions, by_gpu=holds(records))
 
-    def salvage(self) -> bool:
-        """Write records for damaged ones of which it is known by now what they held; whether there were any."""
-        return self._records.salvage()
+    def hold_by_specs(self) -> bool:
+        """Write records where they are damaged or gone, by what CDI specs name; whether there were any."""
+        return self._records.hold_by_specs()

@@ -24,19 +24,17 @@ from driver.base import files, layout
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.holders import Holders
 from driver.claims.ledger.lock import FileLock
-from driver.claims.ledger.record import DamagedRecordError, Record, State, decode, encode
+from driver.claims.ledger.record import DamagedRecordError, Record, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from driver.claims.ledger.damage import SpecHolds
+
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
-_ENDED = ".ended"
-"""Beside a damaged record: the CDI spec of its claim, which has ended since."""
-_ODD = ".odd"
-"""Beside a damaged record that is empty: what was in its place and is not to be read, a named pipe for instance."""
 
 LOCK_PATIENCE = 30.0
 """Seconds to wait for another instance that is changing records; it needs milliseconds."""
@@ -51,17 +49,14 @@ class Records:
         *,
         boot_id: str,
         quarantined: Callable[[Path, str], None],
-        salvage: Callable[[str, Path, bytes | None], Record | None] = lambda _uid, _path, _spec: None,
-        has_spec: Callable[[str], bool] = lambda _uid: False,
+        by_spec: SpecHolds | None = None,
         changed: Callable[[Record], None] = lambda _record: None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         """Args are what they are called, but for these.
 
         quarantined: gets the new path of a damaged record and what is wrong with it.
-        salvage: finds out, for a claim and its damaged record, what may still be in use; None where nothing is known.
-            It gets the CDI spec, too, if the claim has ended since.
-        has_spec: whether a claim has a CDI spec, which goes before its record does. Raises OSError.
+        by_spec: tells what is held where a record is damaged or gone; None: nothing is.
         changed: gets each record that this instance begins or ceases to know, whoever wrote it. On the hot path.
         clock: nanoseconds that go on with each record, finer than a file system's own time stamps.
         """
@@ -73,8 +68,7 @@ class Records:
         self._gpu_locks: dict[str, FileLock] = {}
         self._boot_id = boot_id
         self._quarantined = quarantined
-        self._salvage = salvage
-        self._has_spec = has_spec
+        self._by_spec = by_spec
         self._changed = changed
         self._clock = clock
         self._stamp = b""
@@ -120,33 +114,20 @@ class Records:
                 files.tidy(str(directory), older=older, also=[r".+\.tmp"] if directory == self._directory else ())
             except OSError as error:
                 logger.warning("%s has leftovers that cannot be removed: %s", directory, error.strerror)
-        for kept in self._quarantine.glob(f"*{_ENDED}"):
-            if kept.stem not in self.quarantined_uids():
-                kept.unlink(missing_ok=True)
 
-    def salvage(self) -> bool:
-        """For damaged records that were set aside: hold what may still be in use, if that is not done yet.
+    def hold_by_specs(self) -> bool:
+        """Hold what CDI specs name that have no record: it was damaged, or is gone. Whether there were any.
 
-        Whether there was anything to do. To be called when more is known of the devices.
+        To be called when more is known of the devices.
         """
-        found = False
-        for path in sorted(self._quarantine.glob(f"*{_SUFFIX}")):
-            uid = path.name.partition(".")[0]
-            try:
-                if files.status(self._path(uid)) is None:
-                    found = self._hold(uid, path) is not None or found
-            except (ClaimError, OSError) as error:
-                logger.error("what the damaged record %s held is not known: %s", path, error)
-        return found
-
-    def keep(self, uid: str, spec: bytes) -> None:
-        """A claim ends before it is known what its damaged record held: keep what tells of that, to undo it later."""
-        if uid not in self.quarantined_uids():
-            return
+        if self._by_spec is None:
+            return False
         try:
-            files.replace(self._ended(uid), spec)
-        except OSError as error:  # the pod does not wait for that
-            logger.error("what the damaged record of claim UID %s held will not be undone: %s", uid, error)
+            found = [self._hold(uid) for uid in sorted(self._by_spec.uids() - self._index.keys())]
+        except OSError as error:
+            logger.error("what claims without a record hold is not known: %s", error)
+            return False
+        return any(record is not None for record in found)
 
     def read(self, uid: str) -> Record | None:
         """The record of a claim from disk, None where there is none. A damaged one is set aside and counts as none."""
@@ -168,8 +149,7 @@ class Records:
                 raise DamagedRecordError(f"it is no file of at most {files.LARGEST >> 20} MiB")
             return decode(data, uid=uid)
         except DamagedRecordError as error:
-            damaged = self._set_aside(uid, str(error), readable=readable)
-            return self._hold(uid, damaged) if damaged is not None else None
+            return self._hold(uid) if self._set_aside(uid, str(error)) else None
 
     @contextlib.asynccontextmanager
     async def exclusive(self, *, within: float = LOCK_PATIENCE) -> AsyncIterator[Changes]:
@@ -212,7 +192,11 @@ class Records:
 
     def quarantined_uids(self) -> set[str]:
         """UIDs of claims of which a damaged record was set aside."""
-        return {path.name.partition(".")[0] for path in self._quarantine.glob(f"*{_SUFFIX}")}
+        return set(self._damaged())
+
+    def _damaged(self) -> dict[str, str]:
+        """Damaged records that were set aside, by claim UID."""
+        return {path.name.partition(".")[0]: str(path) for path in sorted(self._quarantine.glob(f"*{_SUFFIX}"))}
 
     def _put(self, descriptor: int, record: Record) -> None:
         path = self._path(record.claim.uid)
@@ -275,7 +259,7 @@ class Records:
 
     def _is_lost(self, uid: str) -> bool:
         try:
-            return self._index[uid].boot_id == self._boot_id and self._has_spec(uid)
+            return self._index[uid].boot_id == self._boot_id and self._by_spec is not None and self._by_spec.has(uid)
         except OSError:
             return True  # whoever ends a claim could not have removed the spec either
 
@@ -302,50 +286,44 @@ class Records:
             self.held.discard(record)
             self._changed(record)
 
-    def _set_aside(self, uid: str, problem: str, *, readable: bool) -> Path | None:
+    def _set_aside(self, uid: str, problem: str) -> bool:
+        """Move what is in a record's place to the quarantine, whatever it is; False where it is gone already."""
         target = self._quarantine / f"{uid}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
         try:
             self._quarantine.mkdir(mode=0o750, exist_ok=True)
-            if not readable:  # whoever looks at the damaged record finds an empty one, and this beside it
-                files.write(str(target), b"")
-            files.rename(self._path(uid), str(target) if readable else f"{target}{_ODD}")
+            files.rename(self._path(uid), str(target))
         except FileNotFoundError:
-            return None  # the other instance was quicker
+            return False  # the other instance was quicker
         except OSError as error:
             path = self._path(uid)
             raise ClaimError(
                 Reason.RECORD, f"record {path} is damaged ({problem}) and cannot be set aside: {error.strerror}"
             ) from error
         self._quarantined(target, problem)
-        return target
+        return True
 
-    def _hold(self, uid: str, damaged: Path) -> Record | None:
-        """Write a record in the place of a damaged one, so that nobody is given what may still be in use.
+    def _hold(self, uid: str) -> Record | None:
+        """Write a record where one was damaged or is gone, so that nobody is given what may still be in use.
 
         The best is what we still know of it ourselves. Without the lock, because damage is found while reading: it
         never replaces a record that is there.
         """
-        ended = self._ended(uid)
-        try:
-            spec = files.read(ended) if files.status(ended) is not None else None
-            record = self._index.get(uid) or self._salvage(uid, damaged, spec)
-        except (ClaimError, OSError) as error:
-            logger.error("what the damaged record %s held is not known: %s", damaged, error)
-            return None
-        if record is None:
-            return None
-        if spec is not None:
-            record = record.with_state(State.UNDOING)
         path = self._path(uid)
         temporary = f"{self._prefix}{files.temporary_name(f'{uid}{_SUFFIX}')}"
         try:
+            if files.status(path) is not None:  # first: a claim that ends loses its spec before its record
+                return None
+            record = self._index.get(uid)
+            if record is None and self._by_spec is not None:
+                record = self._by_spec.record(uid, damaged=self._damaged().get(uid, ""))
+            if record is None:
+                return None
             status = files.write(temporary, encode(record), mtime_ns=self._clock())
             os.link(temporary, path)
-            files.remove(ended)  # it has served: what is made there from now on is somebody else's
         except FileExistsError:
             return None  # prepared anew meanwhile
         except OSError as error:
-            logger.error("what the damaged record %s held is not protected: %s", damaged, error)
+            logger.error("what claim UID %s holds, whose record was lost, is not protected: %s", uid, error)
             return None
         finally:
             with contextlib.suppress(OSError):
@@ -353,14 +331,11 @@ class Records:
         self._forget(uid)
         self._remember(record, status)
         names = ", ".join(device.device for device in record.devices if not device.admin) or "nothing"
-        logger.warning("a record was written in the place of the damaged %s: it holds %s", damaged, names)
+        logger.warning("a record was written in the place of the lost one of claim UID %s: it holds %s", uid, names)
         return record
 
     def _path(self, uid: str) -> str:
         return f"{self._prefix}{uid}{_SUFFIX}"
-
-    def _ended(self, uid: str) -> str:
-        return f"{self._quarantine}{os.sep}{uid}{_ENDED}"
 
 
 @dataclass(frozen=True, slots=True)

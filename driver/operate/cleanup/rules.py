@@ -58,6 +58,10 @@ def _unfinished(name: str) -> str:
     return rf"\.({name}){files.TEMPORARY}"
 
 
+_QUARANTINED = rf"{_UID}\.[0-9a-f]{{8}}\.json(\.odd)?|{_UID}\.ended|{_unfinished(rf'{_UID}.ended')}"
+"""Damaged records, whatever they are, and what former versions kept beside them."""
+
+
 def _plugin(driver: str) -> tuple[Rule, ...]:
     return (
         *_directories(driver),
@@ -89,11 +93,8 @@ def _directories(driver: str) -> tuple[Rule, ...]:
         _directory(
             layout.QUARANTINE,
             "the directory of damaged records",
-            _file(rf"{_UID}\.[0-9a-f]{{8}}\.json", "a damaged record"),
-            _file(rf"{_UID}\.ended", "the CDI spec of a damaged record"),
-            _file(_unfinished(rf"{_UID}\.ended"), "the unfinished CDI spec of a damaged record"),
             *(
-                Rule(name=rf"{_UID}\.[0-9a-f]{{8}}\.json\.odd", what="what lay in a record's place", kind=kind)
+                Rule(name=_QUARANTINED, what="what lay in a record's place", kind=kind)
                 for kind in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFLNK, stat.S_IFSOCK, stat.S_IFDIR)
             ),
         ),

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.cdi.directory import SpecDirectory
+from driver.claims.ledger.damage import SpecHolds
 from driver.claims.ledger.records import Records
-from driver.claims.ledger.salvage import salvage
 from driver.claims.prepare import Engine
 from driver.hardware.model import ContainerEdits, DeviceNode, Gpu
 from driver.hardware.mps.edits import client_edits
@@ -18,8 +18,6 @@ from driver.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from driver.claims.ledger.record import Record
 
 DRIVER = "gpu.nvidia.com"
 POOL = "node-1"
@@ -117,16 +115,17 @@ class Node:
         more.setdefault("patience", 0)
         self.api = api
         self.quarantined: list[tuple[Path, str]] = []
+        self.cdi_root = root / "cdi"
+        self.specs = SpecDirectory(self.cdi_root, driver=DRIVER)
         self.records = Records(
             root / "plugin" / "claims",
             boot_id=boot_id,
             quarantined=lambda path, problem: self.quarantined.append((path, problem)),
-            salvage=lambda uid, path, spec: self.salvaged(uid, path, spec or self.specs.read(uid), boot_id),
-            has_spec=lambda uid: self.specs.exists(uid),
+            by_spec=SpecHolds(
+                specs=self.specs, devices=lambda: self.nameable(), driver=DRIVER, pool=POOL, boot_id=boot_id
+            ),
         )
-        self.cdi_root = root / "cdi"
         self.backend = Hardware()
-        self.specs = SpecDirectory(self.cdi_root, driver=DRIVER)
         self.inventory = {f"gpu-{minor}": Device(name=f"gpu-{minor}", gpu=gpu(minor)) for minor in range(gpus)}
         self.engine = Engine(
             api=api,  # type: ignore[arg-type]
@@ -140,14 +139,6 @@ class Node:
             **more,
         )
 
-    def salvaged(self, uid: str, path: Path, content: bytes | None, boot_id: str) -> Record | None:
-        if content is None:
-            return None
-        told = path.read_bytes()
-        return salvage(
-            uid, told, content, path=str(path), devices=self.nameable(), driver=DRIVER, pool=POOL, boot_id=boot_id
-        )
-
     def nameable(self) -> dict[str, Device]:
         return self.inventory
 
@@ -157,6 +148,7 @@ class Node:
     async def start(self) -> Node:
         self.specs.open()
         await self.records.open()
+        self.records.hold_by_specs()  # as when the hardware was read
         return self
 
     async def prepare(self, obj: dict[str, Any], *, seconds_left: float = 45) -> Any:

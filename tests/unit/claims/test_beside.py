@@ -203,7 +203,7 @@ async def test_what_is_no_record_in_the_place_of_one_is_set_aside_unread_and_its
     error = await restarted.prepare(allocated(name="second"))
 
     assert error.reason is Reason.IN_USE
-    assert "whose damaged record was set aside as" in str(error)
+    assert "whose record was damaged or lost: see" in str(error)
     assert [problem for _, problem in restarted.quarantined] == ["it is no file of at most 4 MiB"]
     assert await restarted.unprepare(holder) is None
     assert [device.device for device in await restarted.prepare(allocated(name="second"))] == ["gpu-0"]

@@ -297,8 +297,8 @@ class NodeMachine(RuleBasedStateMachine):
             return
         path = prepared[number - 1]
         damage = DAMAGES[self.created % len(DAMAGES)]
-        if "TimeSlicing" in (content := path.read_text()):  # nothing but the record tells of a time slice
-            damage = json.dumps({**json.loads(content), "state": "quantum"})
+        if "TimeSlicing" in path.read_text():  # nothing but the record tells of a time slice
+            return
         path.unlink()
         path.write_text(damage)
         self.quarantine = True

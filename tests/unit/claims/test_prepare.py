@@ -6,7 +6,6 @@ import asyncio
 import errno
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from driver.base import files
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.ledger.record import State
 from driver.claims.read import CONCURRENT_READS
 from driver.kube.client import ApiError
 from tests.eventually import eventually
@@ -737,19 +737,49 @@ async def test_a_claim_whose_containers_would_not_start_is_refused_until_they_wo
     assert [device.device for device in await node.prepare(claim)] == ["gpu-0"]
 
 
-@pytest.mark.parametrize("odd", ["root under a file", "root without permission"])
+@pytest.fixture(params=["under a file", "without permission"])
+def break_cdi_root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Node], None]:
+    """Makes the CDI root of a node one that cannot be used."""
+
+    def breaking(node: Node) -> None:
+        if request.param == "under a file":
+            node.cdi_root.rename(node.cdi_root.with_suffix(".away"))
+            node.cdi_root.write_text("")
+        else:
+            refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            for name in ("status", "read"):
+                monkeypatch.setattr(files, name, _raising_below(node.cdi_root, refused, getattr(files, name)))
+
+    return breaking
+
+
 async def test_a_claim_without_a_record_is_unprepared_whatever_the_cdi_root_is_like(
-    node: Node, tmp_path: Path, allocated: Any, odd: str, monkeypatch: pytest.MonkeyPatch
+    node: Node, allocated: Any, break_cdi_root: Callable[[Node], None]
 ) -> None:
-    shutil.rmtree(node.cdi_root)
-    if odd == "root under a file":
-        node.cdi_root.write_text("")
-    else:
-        refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        monkeypatch.setattr(files, "status", _raising_below(node.cdi_root, refused, files.status))
-        monkeypatch.setattr(files, "read", _raising_below(node.cdi_root, refused, files.read))
+    break_cdi_root(node)
 
     assert await node.unprepare(allocated()) is None
+
+
+async def test_a_claim_is_unprepared_whatever_the_cdi_root_is_like_and_its_spec_goes_when_that_is_possible(
+    node: Node, allocated: Any, monkeypatch: pytest.MonkeyPatch, break_cdi_root: Callable[[Node], None]
+) -> None:
+    claim = allocated()
+    await node.prepare(claim)
+    break_cdi_root(node)
+
+    assert await node.unprepare(claim) is None
+
+    [record] = node.records
+    assert record.state is State.UNDOING
+    monkeypatch.undo()
+    if node.cdi_root.is_file():
+        node.cdi_root.unlink()
+        node.cdi_root.with_suffix(".away").rename(node.cdi_root)
+    leftovers = asyncio.create_task(node.engine.undo_leftovers())
+    await eventually(lambda: len(node.records) == 0)
+    leftovers.cancel()
+    assert node.spec_files() == []
 
 
 def _raising_below(root: Path, error: OSError, plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.claims.chores.sweep import GRACE, Sweeper
-from driver.claims.ledger.salvage import gpus_of
+from driver.claims.errors import ClaimError, Reason
 from driver.claims.metadata import MetadataFiles
 from driver.kube.client import ApiError
 
@@ -31,7 +31,7 @@ class World:
             boot_id=boot_id,
             release=node.engine.release,
             idle=self.idle,
-            gpus=lambda uid, content: gpus_of(uid, content, node.inventory),
+            devices=node.nameable,
             clock=lambda: self.now,
         )
 
@@ -128,10 +128,10 @@ async def test_after_a_reboot_a_claim_that_is_gone_loses_its_record_at_once(
     assert len(rebooted.records) == 0
 
 
-async def test_a_spec_without_a_record_is_removed(node: Node, world: World) -> None:
+async def test_a_spec_that_names_nothing_of_the_node_is_removed_after_a_while(node: Node, world: World) -> None:
     node.specs.write("orphan", b"{}")
 
-    await world.sweeper.sweep()
+    await sweep_twice(world, after=GRACE)
 
     assert node.spec_files() == []
 
@@ -172,10 +172,50 @@ async def test_a_spec_whose_record_was_lost_goes_when_its_gpu_has_been_idle_for_
     assert without_record.spec_files() == []
 
 
-async def test_a_claim_whose_record_was_lost_can_be_unprepared(without_record: Node, api: ClaimApi) -> None:
-    assert await without_record.unprepare(api.claims["claim"]) is None
+async def test_what_a_spec_names_whose_record_was_lost_is_held_until_its_claim_is_unprepared(
+    without_record: Node, api: ClaimApi, allocated: Any
+) -> None:
+    error = await without_record.prepare(allocated(name="other"))
 
+    assert isinstance(error, ClaimError)
+    assert error.reason is Reason.IN_USE
+    assert str(without_record.specs.path(api.claims["claim"]["metadata"]["uid"])) in str(error)
+    assert await without_record.unprepare(api.claims["claim"]) is None
     assert without_record.spec_files() == []
+    assert [device.device for device in await without_record.prepare(api.claims["other"])] == ["gpu-0"]
+
+
+async def test_a_claim_whose_record_was_lost_keeps_its_devices_when_it_is_prepared_again(
+    without_record: Node, api: ClaimApi
+) -> None:
+    assert [device.device for device in await without_record.prepare(api.claims["claim"])] == ["gpu-0"]
+
+    [record] = without_record.records
+    assert (str(record.claim), record.salvaged_from) == ("default/claim", "")
+
+
+async def test_a_spec_that_is_removed_does_not_end_the_hold_of_a_lost_record(
+    without_record: Node, api: ClaimApi, allocated: Any
+) -> None:
+    without_record.specs.remove(api.claims["claim"]["metadata"]["uid"])
+
+    await World(without_record, api).sweeper.let_go()
+
+    assert isinstance(await without_record.prepare(allocated(name="other")), ClaimError)
+
+
+async def test_a_spec_without_a_record_stays_as_long_as_nobody_knows_the_devices(
+    without_record: Node, api: ClaimApi, tmp_path: Path
+) -> None:
+    await without_record.unprepare(api.claims["claim"])
+    blind = Node(tmp_path, api)
+    blind.inventory = {}
+    await blind.start()
+    blind.specs.write("0b0c1d6c-1c3b-4f6e-9d0a-000000000009", b"{}")
+
+    await sweep_twice(World(blind, api), after=10 * GRACE)
+
+    assert len(blind.spec_files()) == 1
 
 
 async def test_a_spec_of_a_quarantined_record_stays_for_containers_that_restart(

@@ -1,27 +1,27 @@
-"""What a damaged record still tells of what may be in use: pure.
+"""What a claim may still use whose record is damaged or gone: what its CDI spec names.
 
-The CDI spec of the claim is there as long as its containers may start or run: prepare writes it, unprepare removes it
-first. Its devices' names give claim and device; what can be read of the damaged record adds to that.
+The spec is there as long as containers of the claim may start or run: prepare writes it after the record, unprepare
+removes it before. Its devices' names give claim and device.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driver.base import files
 from driver.cdi import ADMIN, cdi_device_name, qualified_name
-from driver.claims.allocation import ClaimRef, check_ref
-from driver.claims.errors import ClaimError
-from driver.claims.ledger.record import Placement, PreparedDevice, Record, State, decode_device
+from driver.claims.allocation import ClaimRef
+from driver.claims.ledger.record import Placement, PreparedDevice, Record, State
 from driver.claims.sharing import Sharing, Strategy, decode_sharing
 from driver.hardware import PIPES, ComputeMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from driver.cdi import SpecDirectory
     from driver.inventory import Device
 
 UNKNOWN = "unknown"
@@ -30,73 +30,69 @@ UNKNOWN = "unknown"
 _SHARE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def salvage(
-    uid: str,
-    damaged: bytes,
-    spec_content: bytes,
-    *,
-    path: str,
-    devices: Mapping[str, Device],
-    driver: str,
-    pool: str,
-    boot_id: str,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecHolds:
+    """CDI specs as what tells of claims whose records do not. Methods raise OSError."""
+
+    specs: SpecDirectory
+    devices: Callable[[], Mapping[str, Device]]
+    """What the node has at the moment, by device name; empty as long as nobody knows."""
+    driver: str
+    pool: str
+    boot_id: str
+
+    def uids(self) -> set[str]:
+        """UIDs of the claims that have a spec."""
+        try:
+            return self.specs.claim_uids()
+        except FileNotFoundError:
+            return set()
+
+    def has(self, uid: str) -> bool:
+        """Whether a claim has a spec."""
+        return self.specs.exists(uid)
+
+    def record(self, uid: str, *, damaged: str = "") -> Record | None:
+        """A record that holds what the spec of a claim names; ``damaged`` is where the real one was set aside, if so.
+
+        None where nothing can be told. No time says whether the spec is of this boot: clocks jump. Where the CDI root
+        outlives a boot, so does the hold.
+        """
+        content = self.specs.read(uid)
+        if content is None:
+            return None
+        return stand_in(
+            uid,
+            content,
+            source=damaged or str(self.specs.path(uid)),
+            devices=self.devices(),
+            driver=self.driver,
+            pool=self.pool,
+            boot_id=self.boot_id,
+        )
+
+
+def stand_in(
+    uid: str, spec: bytes, *, source: str, devices: Mapping[str, Device], driver: str, pool: str, boot_id: str
 ) -> Record | None:
-    """A record that holds what may still be in use; None where nothing can be told, or the node has rebooted since.
+    """A record that holds what a CDI spec names; None where that is nothing which the node has. Pure.
 
     It answers for no allocation. Its state says that hardware may have been changed, so that unprepare undoes that.
-
-    Args:
-        uid: the claim's.
-        damaged: the record's content.
-        spec_content: the CDI spec of the claim.
-        path: where the damaged record is, for error messages.
-        devices: what the node has, by device name.
-        driver: the driver's name.
-        pool: the node's pool.
-        boot_id: the present boot.
+    ``source`` is the file that errors name, ``devices`` what the node has, by device name.
     """
-    told = _object(damaged)
-    if told.get("bootID", boot_id) != boot_id:
-        return None
-    readable = {device.cdi_ids: device for device in _readable(told)}
-    found = (
-        replace(_device(uid, one, driver=driver, pool=pool), sharing=one.sharing)
-        for one in _named(uid, _object(spec_content), devices)
-    )
-    held = [readable.get(device.cdi_ids, device) for device in found]
+    held = tuple(_device(uid, one, driver=driver, pool=pool) for one in _named(uid, spec, devices))
     if not held:
         return None
     return Record(
-        claim=_claim(told, uid),
+        claim=ClaimRef(UNKNOWN, UNKNOWN, uid),
         allocation="",
         boot_id=boot_id,
         driver=driver,
         state=State.PREPARING,
-        devices=tuple(held),
+        devices=held,
         prepared_at="",
-        salvaged_from=path,
+        salvaged_from=source,
     )
-
-
-def gpus_of(uid: str, spec_content: bytes, devices: Mapping[str, Device]) -> frozenset[str]:
-    """UUIDs of the GPUs that the CDI spec of a claim gives to containers, of those that the node has."""
-    return frozenset(one.known.gpu.uuid for one in _named(uid, _object(spec_content), devices))
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    try:
-        return files.parse(content)
-    except ValueError:
-        return {}
-
-
-def _readable(told: Mapping[str, Any]) -> Iterator[PreparedDevice]:
-    listed = told.get("devices")
-    for raw in listed if isinstance(listed, list) else ():
-        try:
-            yield decode_device(raw)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +105,12 @@ class _Named:
     sharing: Sharing | None
 
 
-def _named(uid: str, spec_object: Mapping[str, Any], devices: Mapping[str, Device]) -> Iterator[_Named]:
+def _named(uid: str, spec: bytes, devices: Mapping[str, Device]) -> Iterator[_Named]:
     """What the names that ``driver.cdi.spec.device_name`` makes stand for."""
-    listed = spec_object.get("devices")
+    try:
+        listed = files.parse(spec).get("devices")
+    except ValueError:
+        return
     for entry in listed if isinstance(listed, list) else ():
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name.startswith(f"{uid}-"):
@@ -158,13 +157,6 @@ def _device(uid: str, one: _Named, *, driver: str, pool: str) -> PreparedDevice:
         admin=one.admin,
         placement=placement,
         partition=partition,
+        sharing=one.sharing,
         offered=known.offered,
     )
-
-
-def _claim(told: Mapping[str, Any], uid: str) -> ClaimRef:
-    claim = told.get("claim")
-    try:
-        return check_ref(claim["namespace"], claim["name"], uid)  # type: ignore[index]
-    except (ClaimError, KeyError, TypeError):
-        return ClaimRef(UNKNOWN, UNKNOWN, uid)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.claims.errors import ClaimError
+from driver.claims.ledger.damage import UNKNOWN, stand_in
 from driver.claims.ledger.record import Placement, Record, State
-from driver.claims.ledger.salvage import UNKNOWN, salvage
 from driver.inventory.catalogue import catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning
 from tests.unit.inventory.mig_facts import node as mig_node
@@ -141,30 +141,28 @@ async def test_devices_that_become_known_later_are_held_then(
     assert len(restarted.records) == 0
 
     restarted.inventory = known
-    restarted.records.salvage()
+    restarted.records.hold_by_specs()
 
     assert isinstance(await restarted.prepare(allocated(name="other")), ClaimError)
 
 
-def salvaged(damaged: str, *names: str, boot_id: str = "boot-1") -> Record | None:
+def held(*names: str, spec: bytes | None = None) -> Record | None:
     offered = catalogue(
         mig_node("H100-SXM5-80GB", 2), Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC))
     )
-    content = json.dumps({"devices": [{"name": name} for name in names]}).encode()
-    return salvage(
+    return stand_in(
         "u-1",
-        damaged.encode(),
-        content,
-        path="/quarantine/u-1.json",
+        json.dumps({"devices": [{"name": name} for name in names]}).encode() if spec is None else spec,
+        source="/quarantine/u-1.json",
         devices={device.name: device for device in offered},
         driver=DRIVER,
         pool=POOL,
-        boot_id=boot_id,
+        boot_id="boot-1",
     )
 
 
 def test_a_partition_is_held_with_its_placement_so_that_unprepare_destroys_it() -> None:
-    record = salvaged(GARBAGE, "u-1-gpu-0-mig-1g10gb-19-3")
+    record = held("u-1-gpu-0-mig-1g10gb-19-3")
 
     assert record is not None
     assert record.devices[0].placement == Placement(profile="1g.10gb", start=3)
@@ -173,7 +171,7 @@ def test_a_partition_is_held_with_its_placement_so_that_unprepare_destroys_it() 
 
 
 def test_a_share_keeps_its_id() -> None:
-    record = salvaged(GARBAGE, f"u-1-gpu-1-{SHARE}")
+    record = held(f"u-1-gpu-1-{SHARE}")
 
     assert record is not None
     assert (record.devices[0].device, record.devices[0].share_id) == ("gpu-1", SHARE)
@@ -181,43 +179,22 @@ def test_a_share_keeps_its_id() -> None:
 
 @pytest.mark.parametrize("name", ["u-1-gpu-1-admin", f"u-1-gpu-1-{SHARE}-admin"])
 def test_what_a_claim_only_looked_at_is_free_for_others(name: str) -> None:
-    record = salvaged(GARBAGE, name)
+    record = held(name)
 
     assert record is not None
     assert [(device.device, device.admin) for device in record.devices] == [("gpu-1", True)]
 
 
-def test_what_can_be_read_of_the_record_counts_more_than_what_follows_from_the_name() -> None:
-    device = {
-        "requests": ["r"],
-        "pool": POOL,
-        "device": "gpu-1",
-        "cdiDeviceIDs": [f"k8s.{DRIVER}/claim=u-1-gpu-1-{SHARE}"],
-        "gpuUUID": "GPU-1",
-        "slots": [0],
-        "whole": True,
-        "shareID": SHARE,
-        "consumed": {"memory": "5Gi"},
-    }
-    told = {"state": "quantum", "claim": {"namespace": "default", "name": "train"}, "devices": [device]}
-
-    record = salvaged(json.dumps(told), f"u-1-gpu-1-{SHARE}")
-
-    assert record is not None
-    assert record.devices[0].consumed == (("memory", "5Gi"),)
-    assert str(record.claim) == "default/train"
-
-
-def test_a_record_of_another_boot_holds_nothing() -> None:
-    assert salvaged('{"bootID": "boot-0"}', "u-1-gpu-1") is None
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", "null", '{"devices": 5}', '{"devices": [1, {"device": 2}]}', "[" * 99999]
-)
-def test_whatever_is_in_the_file_the_spec_tells(content: str) -> None:
-    record = salvaged(content, "u-1-gpu-1", "u-2-gpu-0", "u-1-gpu-99", "u-1-")
+def test_only_names_of_the_claim_and_of_devices_that_are_there_count() -> None:
+    record = held("u-1-gpu-1", "u-2-gpu-0", "u-1-gpu-99", "u-1-")
 
     assert record is not None
     assert [device.device for device in record.devices] == ["gpu-1"]
     assert record.claim.name == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "spec", [b"", b"[]", b"\xff", b'{"devices": 5}', b'{"devices": [1, {"name": 2}]}', b"[" * 99999]
+)
+def test_a_spec_that_says_nothing_holds_nothing(spec: bytes) -> None:
+    assert held(spec=spec) is None

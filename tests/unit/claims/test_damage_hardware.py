@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ from driver.claims.errors import Reason
 from driver.claims.ledger.record import State
 from driver.hardware.fake.fault import inject
 from driver.hardware.sharing import ComputeMode, TimeSlice
-from tests.eventually import eventually
 
 from .conftest import DRIVER, ClaimApi, result
+from .test_damage import GARBAGE, damage
 from .test_hardware import BOOT, SMALL, SMALL_TOO, MigNode
-from .test_salvage import GARBAGE, damage
 
 MPS: dict[str, Any] = {"strategy": "MPS"}
 LONG: dict[str, Any] = {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}}
@@ -81,39 +79,6 @@ async def test_another_allocation_undoes_it(node: MigNode, allocated: Any) -> No
 
     assert device.device == SMALL_TOO
     assert node.partitions() == ["1g.10gb@1"]
-
-
-async def test_a_claim_that_ends_before_its_devices_are_known_leaves_nothing(node: MigNode, allocated: Any) -> None:
-    claim = allocated(result(SMALL))
-    await damaged(node, claim)
-    known, node.devices = node.devices, {}
-    await node.start()
-
-    assert await node.unprepare(claim) is None
-    assert node.partitions() == ["1g.10gb@0"]
-    assert node.spec_files() == []
-    node.devices = known
-    assert node.records.salvage()
-
-    leftovers = asyncio.create_task(node.engine.undo_leftovers())
-    await eventually(lambda: node.record_of(claim) is None)
-    leftovers.cancel()
-    assert node.partitions() == []
-    assert not node.records.salvage(), "what is made there from now on is somebody else's"
-
-
-async def test_what_was_kept_of_it_goes_with_the_damaged_record(node: MigNode, allocated: Any) -> None:
-    claim = allocated(result(SMALL))
-    await damaged(node, claim)
-    node.devices = {}
-    await node.start()
-    await node.unprepare(claim)
-    [(path, _)] = node.quarantined
-
-    path.unlink()
-    await node.records.tidy()
-
-    assert list(path.parent.iterdir()) == []
 
 
 async def test_its_mps_daemon_ends_with_the_claim(node: MigNode, allocated: Any) -> None:
