@@ -12,22 +12,9 @@ if TYPE_CHECKING:
 DRIVER = Path(__file__).parents[2] / "driver"
 FILE_LINES = 400
 FUNCTION_LINES = 60
-LONG_FILES = {
-    "claims/prepare.py",
-    "hardware/fake/backend.py",
-    "sim/apiserver/engine.py",
-    "sim/apiserver/handler.py",
-    "sim/apiserver/resources.py",
-    "sim/apiserver/rules_claims.py",
-    "sim/apiserver/rules_slices.py",
-    "sim/kubelet/pods.py",
-    "sim/scheduler/allocator.py",
-}
+LONG_FILES = {"claims/prepare.py", "hardware/fake/backend.py"}
 """These are still to be split; no other file may become one of them."""
-LONG_FUNCTIONS = {
-    "hardware/fake/fault.py:inject",
-    "sim/kubelet/kubelet.py:__init__",
-}
+LONG_FUNCTIONS = {"hardware/fake/fault.py:inject"}
 """The same for functions."""
 
 
