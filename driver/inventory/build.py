@@ -12,7 +12,7 @@ from driver.base.text import truncate_utf8
 from driver.health import DEFAULT_EFFECTS, Effect, Effects, concerning, device_taints
 from driver.inventory import counters as mig
 from driver.inventory.catalogue import catalogue
-from driver.inventory.options import Options, Sharing
+from driver.inventory.options import Options, ShareBy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -227,7 +227,7 @@ def _shared(device: Device) -> dict[str, dict[str, Any]]:
     capacity = {name: _divisible(amount, default=0) for name, amount in _amounts(device).items()}
     if device.memory_bytes is not None:
         available, default = shares.memory(device.memory_bytes), shares.default_memory(device.memory_bytes)
-        lowest = 0 if shares.mode is Sharing.UNLIMITED else mig.MIB
+        lowest = 0 if shares.mode is ShareBy.UNLIMITED else mig.MIB
         capacity[_MEMORY] = _divisible(available, default=default, lowest=lowest, step=mig.MIB)
     if shares.count is not None:
         capacity["shares"] = _divisible(shares.count, default=1, lowest=1)

@@ -22,7 +22,7 @@ class Partitioning(enum.StrEnum):
     """The whole GPU and every placement of every profile, tied by counters; a claim's partition is made for it."""
 
 
-class Sharing(enum.StrEnum):
+class ShareBy(enum.StrEnum):
     """What claims on one device share by."""
 
     DISABLED = "disabled"
@@ -38,15 +38,15 @@ class Sharing(enum.StrEnum):
 class Shares:
     """Whether and how claims share one device."""
 
-    mode: Sharing = Sharing.DISABLED
+    mode: ShareBy = ShareBy.DISABLED
     count: int | None = None
-    """For Sharing.COUNT."""
+    """For ShareBy.COUNT."""
     memory_reserve: int = 0
     """Bytes of each device that no claim gets: what the GPU's driver and the contexts of programs take."""
 
     def __bool__(self) -> bool:
         """Whether there is more than one claim to a device."""
-        return self.mode is not Sharing.DISABLED
+        return self.mode is not ShareBy.DISABLED
 
     def memory(self, total: int) -> int:
         """Bytes that claims can take of a device with so much memory: whole MiB, without the reserve, not below 0."""
@@ -56,16 +56,16 @@ class Shares:
         """Bytes that a claim gets which does not say how much it wants."""
         available = self.memory(total)
         match self.mode:
-            case Sharing.COUNT:
+            case ShareBy.COUNT:
                 return available // MIB // (self.count or 1) * MIB
-            case Sharing.UNLIMITED:
+            case ShareBy.UNLIMITED:
                 return 0
             case _:
                 return available
 
     def why_not(self, total: int | None) -> str:
         """Why a device with so much memory, None where nobody knows, cannot be shared; empty where it can."""
-        if self.mode is Sharing.MEMORY and total is None:
+        if self.mode is ShareBy.MEMORY and total is None:
             return "its memory is not known, so claims cannot share it by memory"
         if self and total is not None and self.memory(total) < 2 * MIB * (self.count or 1):
             return f"with a reserve of {self.memory_reserve} bytes its {total} bytes of memory are too few to share"
@@ -75,12 +75,12 @@ class Shares:
 EXCLUSIVE = Shares()
 
 
-def parse_shares(text: str) -> tuple[Sharing, int | None]:
+def parse_shares(text: str) -> tuple[ShareBy, int | None]:
     """Read ``disabled``, ``memory``, ``unlimited`` or a number. Raises ValueError that says what is accepted."""
     if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= MAX_SHARES:
-        return Sharing.COUNT, int(text)
-    if text in (Sharing.DISABLED, Sharing.MEMORY, Sharing.UNLIMITED):
-        return Sharing(text), None
+        return ShareBy.COUNT, int(text)
+    if text in (ShareBy.DISABLED, ShareBy.MEMORY, ShareBy.UNLIMITED):
+        return ShareBy(text), None
     raise ValueError(f"'disabled', 'memory', 'unlimited' or a number from 1 to {MAX_SHARES} is expected")
 
 
@@ -112,7 +112,7 @@ class Override:
     uuid: str | None = None
     product: str | None = None
     partitioning: Partitioning | None = None
-    shares: tuple[Sharing, int | None] | None = None
+    shares: tuple[ShareBy, int | None] | None = None
     memory_reserve: int | None = None
 
 

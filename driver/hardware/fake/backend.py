@@ -6,16 +6,16 @@ import logging
 import shutil
 import threading
 import time
-import uuid
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from driver.base import layout
 from driver.hardware.backend import BackendError
+from driver.hardware.fake import rules
+from driver.hardware.fake.rules import WELL
 from driver.hardware.fake.state import (
     DamagedStateError,
-    GpuState,
     HardwareState,
     Instance,
     MigState,
@@ -23,17 +23,13 @@ from driver.hardware.fake.state import (
     StateFile,
 )
 from driver.hardware.model import (
-    Cause,
-    Cleared,
     ContainerEdits,
     DeviceNode,
     Event,
-    Fault,
     Gpu,
     Inventory,
     InventoryChanged,
     MigMode,
-    Occurred,
     Partition,
     partition_device_name,
 )
@@ -54,11 +50,8 @@ POLL_SECONDS = 0.2
 """How often a waiting backend looks at its state file: one stat() each."""
 NULL_DEVICE = (1, 3)
 """Major and minor of /dev/null, which stands in for every GPU's device file."""
-WELL = GpuState()
 CAPS_PER_GPU, CAPS_PER_INSTANCE, FIRST_CAP = 135, 9, 3
 """How the kernel driver numbers /dev/nvidia-caps: by GPU, by GPU instance, and there the instance before its parts."""
-GI_IDS = range(1, 15)
-_UUIDS = uuid.UUID("6e0c4a1e-2b0f-4f6d-9d0a-3a2e7d1b5c11")
 
 
 class FakeBackend:
@@ -77,7 +70,7 @@ class FakeBackend:
                 enabled=gpu.mig_mode is MigMode.ENABLED,
                 instances=tuple(
                     Instance(profile=name, start=start, gi=gi)
-                    for gi, (name, start) in zip(GI_IDS, profile.instances(gpu.uuid), strict=False)
+                    for gi, (name, start) in zip(rules.GI_IDS, profile.instances(gpu.uuid), strict=False)
                 ),
             )
             for gpu in self._inventory.gpus
@@ -150,16 +143,16 @@ class FakeBackend:
             known = self._known(gpu.uuid, what)
             if not (mig.enabled or known.mig_switchable):
                 raise BackendError(f"{what}: Not Supported: MIG mode is off, and needs a reset of the GPU to go on")
-            instance = _place(known, mig, profile, start, what)
+            instance = rules.place(known, mig, profile, start, what)
             self._cut(gpu.uuid, MigState(enabled=True, instances=(*mig.instances, instance)))
-        return _partition(known, instance)
+        return rules.partition(known, instance)
 
     def destroy_partition(self, partition: Partition) -> None:
         """Destroy a partition, after the injected latency."""
         what = f"destroy {partition.profile} at {partition.start} ({partition.uuid})"
         with self._operation(partition.gpu_uuid, what) as mig:
             known = self._known(partition.gpu_uuid, what)
-            left = tuple(instance for instance in mig.instances if _partition(known, instance) != partition)
+            left = tuple(instance for instance in mig.instances if rules.partition(known, instance) != partition)
             enabled = mig.enabled and not (known.mig_switchable and not left)
             self._cut(partition.gpu_uuid, MigState(enabled=enabled, instances=left))
 
@@ -323,7 +316,7 @@ class FakeBackend:
     def _partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
         gpu = self._by_uuid.get(gpu_uuid)
         instances = self._mig(self._state, gpu_uuid).instances if gpu else ()
-        return tuple(_partition(gpu, i) for i in sorted(instances, key=lambda i: i.start)) if gpu else ()
+        return tuple(rules.partition(gpu, i) for i in sorted(instances, key=lambda i: i.start)) if gpu else ()
 
     def _as_cut(self, gpu: Gpu) -> Gpu:
         if not gpu.mig_profiles:
@@ -342,7 +335,7 @@ class FakeBackend:
         for gpu in self._inventory.gpus:
             new = state.gpus.get(gpu.uuid, WELL)
             old = before.gpus.get(gpu.uuid, WELL) if before is not None else None
-            yield from _events(gpu.uuid, old, new)
+            yield from rules.events(gpu.uuid, old, new)
         if before is not None and before.mig != state.mig:
             yield InventoryChanged()
 
@@ -378,62 +371,3 @@ class FakeBackend:
             logger.warning("fake hardware: %s; faults may be missed", error)
             self._signature = None
         return fresh
-
-
-def _place(gpu: Gpu, mig: MigState, profile: MigProfile, start: int, what: str) -> Instance:
-    """The new instance; raises BackendError as the hardware would, where the placement is not possible."""
-    if gpu.profile(profile.name) != profile or start not in profile.starts:
-        raise BackendError(f"{what}: Invalid Argument: not a placement of this GPU")
-    present = [(instance, gpu.profile(instance.profile)) for instance in mig.instances]
-    taken = {slot for i, p in present if p for slot in range(i.start, i.start + p.size)}
-    same = sum(1 for _, other in present if other == profile)
-    media = any(other.media_extensions for _, other in present if other)
-    compute = sum(other.compute_slices for _, other in present if other) + profile.compute_slices
-    gi = next((number for number in GI_IDS if all(number != instance.gi for instance, _ in present)), None)
-    if (
-        taken.intersection(range(start, start + profile.size))
-        or same >= profile.max_instances
-        or (media and profile.media_extensions)
-        or compute > max(p.compute_slices for p in gpu.mig_profiles)
-        or gi is None
-    ):
-        there = ", ".join(f"{i.profile} at {i.start}" for i in mig.instances)
-        raise BackendError(f"{what}: Insufficient Resources: there are {there} already")
-    return Instance(profile=profile.name, start=start, gi=gi)
-
-
-def _partition(gpu: Gpu, instance: Instance) -> Partition:
-    profile = gpu.profile(instance.profile)
-    return Partition(
-        gpu_uuid=gpu.uuid,
-        profile=instance.profile,
-        profile_id=profile.profile_id if profile else 0,
-        start=instance.start,
-        size=profile.size if profile else 0,
-        uuid=f"MIG-{uuid.uuid5(_UUIDS, f'{gpu.uuid}/{instance.gi}/0')}",
-        gi_id=instance.gi,
-        ci_id=0,
-    )
-
-
-def _events(uuid: str, old: GpuState | None, new: GpuState) -> Iterator[Event]:
-    """What happened between two states; ``old`` None means that nobody knows, and gives the whole state."""
-    faults = _faults(new)
-    if old is None or not _faults(old) <= faults:
-        yield Cleared(gpu_uuid=uuid, remaining=faults)
-    known = old or WELL
-    happened = new.xids[len(known.xids) :] if new.xids[: len(known.xids)] == known.xids else new.xids
-    for xid in happened:
-        yield Occurred(gpu_uuid=uuid, fault=Fault(cause=Cause.XID, detail=str(xid)))
-    for fault in sorted(faults - _faults(known), key=lambda fault: fault.cause):
-        if fault.cause is not Cause.XID:
-            yield Occurred(gpu_uuid=uuid, fault=fault)
-
-
-def _faults(state: GpuState) -> frozenset[Fault]:
-    faults = {Fault(cause=Cause.XID, detail=str(xid)) for xid in state.xids}
-    if state.ecc:
-        faults.add(Fault(cause=Cause.ECC, detail="double-bit"))
-    if state.lost:
-        faults.add(Fault(cause=Cause.GPU_LOST))
-    return frozenset(faults)

@@ -47,16 +47,7 @@ def inject(
     Raises:
         FaultError: nothing was changed.
     """
-    if xid is None and latency_ms is None and fail_next is None and not (lost or ecc or clear):
-        raise FaultError(
-            "nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --fail-next N, --clear is expected"
-        )
-    if xid is not None and not 1 <= xid <= MAX_XID:
-        raise FaultError(f"--xid {xid}: a number from 1 to {MAX_XID} is expected")
-    if latency_ms is not None and not 0 <= latency_ms <= MAX_LATENCY_MS:
-        raise FaultError(f"--latency-ms {latency_ms}: milliseconds from 0 to {MAX_LATENCY_MS} are expected")
-    if fail_next is not None and not 0 <= fail_next <= MAX_FAILURES:
-        raise FaultError(f"--fail-next {fail_next}: a number from 0 to {MAX_FAILURES} is expected")
+    _check(xid=xid, latency_ms=latency_ms, fail_next=fail_next, anything=lost or ecc or clear)
     file = StateFile(state_dir)
     missing = (
         f"no fake GPUs in {state_dir}: start the driver with --devices fake:<profile> first, or name its directory"
@@ -88,6 +79,20 @@ def inject(
     except OSError as error:
         raise FaultError(f"the state of the fake GPUs in {state_dir} cannot be changed: {error}") from None
     return f"{device}: {_describe(gpu)}"
+
+
+def _check(*, xid: int | None, latency_ms: int | None, fail_next: int | None, anything: bool) -> None:
+    """Raises FaultError for what cannot be; ``anything``: whether there is something to do besides the numbers."""
+    if xid is None and latency_ms is None and fail_next is None and not anything:
+        raise FaultError(
+            "nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --fail-next N, --clear is expected"
+        )
+    if xid is not None and not 1 <= xid <= MAX_XID:
+        raise FaultError(f"--xid {xid}: a number from 1 to {MAX_XID} is expected")
+    if latency_ms is not None and not 0 <= latency_ms <= MAX_LATENCY_MS:
+        raise FaultError(f"--latency-ms {latency_ms}: milliseconds from 0 to {MAX_LATENCY_MS} are expected")
+    if fail_next is not None and not 0 <= fail_next <= MAX_FAILURES:
+        raise FaultError(f"--fail-next {fail_next}: a number from 0 to {MAX_FAILURES} is expected")
 
 
 def _describe(gpu: GpuState) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from driver.hardware.backend import BackendError
-from driver.hardware.host import files, hooks, libraries
+from driver.hardware.host import driver_files, hooks, libraries
 from driver.hardware.host.nodes import NodeTable
 from driver.hardware.host.root import DriverRoot
 from driver.hardware.model import ContainerEdits, Defect, DeviceNode, Mount
@@ -72,7 +72,7 @@ def scan(root: DriverRoot, *, version: str, hook: str, machine: str, kernel: str
     found = libraries.find(root, version, machine)
     program = hooks.find_program(root, hook)
     edits = hooks.library_edits(found, root, program=program, machine=machine, version=version)
-    others = files.find(root, version, kernel)
+    others = driver_files.find(root, version, kernel)
     mounts: dict[str, Mount] = {}
     for mount in (*edits.mounts, *others):
         mounts.setdefault(mount.container_path, mount)
@@ -129,7 +129,7 @@ class NvidiaEdits:
                 return False
             return (
                 bool(self.missing())
-                or self._look(self._version) != self._stamps
+                or self._read_names(self._version) != self._stamps
                 or (nodes := self._read_nodes()).fingerprint != self._nodes.fingerprint
                 or self._read_drm(nodes, self._places) != self._drm
             )
@@ -182,7 +182,12 @@ class NvidiaEdits:
         return ContainerEdits(device_nodes=(node, *capabilities))
 
     def _refresh(self, version: str, gpus: tuple[Gpu, ...]) -> None:
-        if version != self._version or self.missing() or self._stamps is None or self._stamps != self._look(version):
+        if (
+            version != self._version
+            or self.missing()
+            or self._stamps is None
+            or self._stamps != self._read_names(version)
+        ):
             self._scan(version)
         nodes = self._nodes = self._read_nodes()
         self._places = {gpu.uuid: gpu.pci_bus_id for gpu in gpus}
@@ -207,20 +212,20 @@ class NvidiaEdits:
         return {uuid: nodes.drm(place) for uuid, place in places.items()}
 
     def _scan(self, version: str) -> None:
-        before, known = self._look(version), self._files
+        before, known = self._read_names(version), self._files
         found = scan(self._root, version=version, hook=self._hook, machine=self._machine, kernel=self._kernel)
         # A driver that had CUDA and has it no longer is being replaced: what it had is missed, not given up.
         self._files = known if known.has_cuda and not found.has_cuda else found
-        after = self._look(version)
+        after = self._read_names(version)
         # What changed while we looked is looked at again; directories that are new to us have no stamp from before.
         self._stamps = after if all(after.get(path) == stamp for path, stamp in before.items()) else None
         if self._version is None or known.edits != self._files.edits:
             _report(found, self._root)
         self._version = version
 
-    def _look(self, version: str) -> Mapping[str, object]:
+    def _read_names(self, version: str) -> Mapping[str, object]:
         """Changes when there is something new to find: names of libraries, and single files, not their content."""
-        watched = {*libraries.CACHES, *files.watched(version), *hooks.watched(self._hook)}
+        watched = {*libraries.CACHES, *driver_files.watched(version), *hooks.watched(self._hook)}
         directories = {
             self._root.resolve(directory)
             for directory in (

@@ -19,7 +19,7 @@ from driver.hardware.nvml.library import Library
 from driver.hardware.nvml.mig import Mig
 from driver.hardware.nvml.read import Reader
 from driver.hardware.nvml.reading import Reading
-from driver.hardware.nvml.sharing import Sharing, is_server
+from driver.hardware.nvml.share import NvmlSharing, is_server
 from driver.hardware.nvml.watch import CHECK_SECONDS, SETTLE_SECONDS, Watch
 from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 
@@ -59,7 +59,7 @@ class NvmlBackend:
         """Sessions of the library in which the GPUs, and all that containers get of them, were read."""
         self._library = Library(nvml, root)
         self._versions, self._versions_of = ("", ""), 0
-        self._sharing = Sharing(self._library, self._handle, root=root, directory=state_dir)
+        self._sharing = NvmlSharing(self._library, self._handle, root=root, directory=state_dir)
         self._mig = Mig(self._library)
         kernel = Kernel(sysfs=sysfs, proc=proc)
         self._reader = Reader(self._library, self._mig, kernel)

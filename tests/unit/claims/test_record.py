@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from driver.claims.ledger.record import DamagedRecordError, State, decode, encode
-from driver.inventory.options import DeviceOptions, Partitioning, Shares, Sharing
+from driver.inventory.options import DeviceOptions, Partitioning, ShareBy, Shares
 
 RAW: dict[str, Any] = {
     "schema": 1,
@@ -96,7 +96,7 @@ def test_how_the_device_was_offered_is_known() -> None:
     [device] = decode(json.dumps(RAW).encode(), uid="u-1").devices
 
     assert device.offered == DeviceOptions(
-        partitioning=Partitioning.DYNAMIC, shares=Shares(mode=Sharing.COUNT, count=4, memory_reserve=5)
+        partitioning=Partitioning.DYNAMIC, shares=Shares(mode=ShareBy.COUNT, count=4, memory_reserve=5)
     )
 
 

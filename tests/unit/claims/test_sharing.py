@@ -22,7 +22,7 @@ from driver.hardware.fake.fault import inject
 from driver.hardware.open import open_backend
 from driver.hardware.sharing import ComputeMode, MpsDaemon, TimeSlice
 from driver.inventory.catalogue import Device, catalogue
-from driver.inventory.options import DeviceOptions, Options, Partitioning, Shares, Sharing
+from driver.inventory.options import DeviceOptions, Options, Partitioning, ShareBy, Shares
 from tests.eventually import PATIENCE, eventually
 
 from .conftest import DRIVER, POOL, ClaimApi, Node, claim, gpu, result
@@ -156,15 +156,15 @@ def test_limits_for_other_devices_are_refused_with_what_is_accepted(limits: dict
 @pytest.mark.parametrize(
     ("mode", "count", "consumed", "memory", "threads"),
     [
-        (Sharing.MEMORY, None, {"memory": "20Gi"}, 20 * 1024, 25),
-        (Sharing.COUNT, 4, {"memory": "10Gi", "shares": "2"}, 10 * 1024, 50),
-        (Sharing.COUNT, 3, {"shares": "1"}, None, 33),
-        (Sharing.UNLIMITED, None, {"memory": "0"}, None, None),
-        (Sharing.MEMORY, None, {"memory": "1Mi"}, 1, 1),
+        (ShareBy.MEMORY, None, {"memory": "20Gi"}, 20 * 1024, 25),
+        (ShareBy.COUNT, 4, {"memory": "10Gi", "shares": "2"}, 10 * 1024, 50),
+        (ShareBy.COUNT, 3, {"shares": "1"}, None, 33),
+        (ShareBy.UNLIMITED, None, {"memory": "0"}, None, None),
+        (ShareBy.MEMORY, None, {"memory": "1Mi"}, 1, 1),
     ],
 )
 def test_a_share_is_held_to_what_it_consumes(
-    mode: Sharing, count: int | None, consumed: dict[str, str], memory: int | None, threads: int | None
+    mode: ShareBy, count: int | None, consumed: dict[str, str], memory: int | None, threads: int | None
 ) -> None:
     [device] = planned(share(1, **consumed), shares=Shares(mode=mode, count=count), enforce_shares=True)
 
@@ -173,7 +173,7 @@ def test_a_share_is_held_to_what_it_consumes(
 
 
 def test_shares_are_not_enforced_unless_the_node_or_a_class_says_so() -> None:
-    [device] = planned(share(1, memory="20Gi"), shares=Shares(mode=Sharing.MEMORY))
+    [device] = planned(share(1, memory="20Gi"), shares=Shares(mode=ShareBy.MEMORY))
 
     assert device.sharing is None
 
@@ -182,7 +182,7 @@ def test_a_claim_lowers_its_own_limits_and_never_raises_them() -> None:
     by_class = config("MPS", source="FromClass")
     lower = config("MPS", defaultPinnedDeviceMemoryLimit="1Gi", defaultActiveThreadPercentage=100)
 
-    [device] = planned(share(1, memory="20Gi"), config=[by_class, lower], shares=Shares(mode=Sharing.MEMORY))
+    [device] = planned(share(1, memory="20Gi"), config=[by_class, lower], shares=Shares(mode=ShareBy.MEMORY))
 
     assert device.sharing is not None
     assert (device.sharing.memory_mib, device.sharing.thread_percentage) == (1024, 25)
@@ -197,7 +197,7 @@ def test_a_claim_lowers_its_own_limits_and_never_raises_them() -> None:
 )
 def test_a_claim_with_a_share_cannot_change_the_device_for_the_others(asked: dict[str, Any]) -> None:
     with pytest.raises(ClaimError) as failure:
-        planned(share(1), config=[asked], shares=Shares(mode=Sharing.UNLIMITED))
+        planned(share(1), config=[asked], shares=Shares(mode=ShareBy.UNLIMITED))
 
     assert failure.value.reason is Reason.CONFIG
     assert "come from the DeviceClass or the node's settings. Here they say: TimeSlicing" in str(failure.value)
@@ -269,7 +269,7 @@ class SharedNode(Node):
         super().__init__(root, api, boot_id=boot_id, **more)
         self.hardware: Any = open_backend("fake:h100x8", root / "plugin", boot_id=boot_id)
         options = Options(
-            default=DeviceOptions(partitioning=Partitioning.DYNAMIC, shares=Shares(mode=Sharing.UNLIMITED))
+            default=DeviceOptions(partitioning=Partitioning.DYNAMIC, shares=Shares(mode=ShareBy.UNLIMITED))
         )
         inventory = self.hardware.inventory()
         self.devices = {device.name: device for device in catalogue(inventory, options)}

@@ -12,7 +12,7 @@ import pytest
 from driver.hardware.backend import BackendError
 from driver.hardware.nvml import errors
 from driver.hardware.nvml.errors import NvmlError
-from driver.hardware.nvml.sharing import Sharing, is_server
+from driver.hardware.nvml.share import NvmlSharing, is_server
 from driver.hardware.sharing import ComputeMode
 
 
@@ -42,13 +42,13 @@ def library() -> Library:
 
 
 @pytest.fixture
-def sharing(library: Library, tmp_path: Path) -> Sharing:
-    return Sharing(library, "handle of {}".format, root=None, directory=tmp_path)  # type: ignore[arg-type]
+def sharing(library: Library, tmp_path: Path) -> NvmlSharing:
+    return NvmlSharing(library, "handle of {}".format, root=None, directory=tmp_path)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("mode", "number"), [(ComputeMode.EXCLUSIVE_PROCESS, 3), (ComputeMode.PROHIBITED, 2)])
 def test_a_mode_that_is_set_is_the_one_that_is_read(
-    sharing: Sharing, library: Library, mode: ComputeMode, number: int
+    sharing: NvmlSharing, library: Library, mode: ComputeMode, number: int
 ) -> None:
     sharing.set_compute_mode("GPU-0", mode)
 
@@ -56,7 +56,7 @@ def test_a_mode_that_is_set_is_the_one_that_is_read(
     assert sharing.compute_mode("GPU-0") is mode
 
 
-def test_a_mode_of_the_future_is_not_guessed(sharing: Sharing, library: Library) -> None:
+def test_a_mode_of_the_future_is_not_guessed(sharing: NvmlSharing, library: Library) -> None:
     library.mode = 9
 
     with pytest.raises(BackendError, match="NVML says 9"):
@@ -71,7 +71,7 @@ def test_a_server_of_mps_is_told_from_a_process_that_computes(tmp_path: Path) ->
     assert [is_server(pid, tmp_path) for pid in (1, 2, 3)] == [True, False, False]
 
 
-def test_a_refusal_says_what_was_tried_and_why_not(sharing: Sharing, library: Library) -> None:
+def test_a_refusal_says_what_was_tried_and_why_not(sharing: NvmlSharing, library: Library) -> None:
     library.error = errors.NO_PERMISSION
 
     with pytest.raises(

@@ -26,7 +26,7 @@ from driver.hardware.model import Cause, Fault, Gpu, Inventory, MigMode, Partiti
 from driver.health.conditions import Condition
 from driver.inventory.build import build_slices, semver, slice_name
 from driver.inventory.catalogue import catalogue
-from driver.inventory.options import DeviceOptions, Options, Partitioning, Shares, Sharing
+from driver.inventory.options import DeviceOptions, Options, Partitioning, ShareBy, Shares
 
 GOLDEN = Path(__file__).parent / "golden"
 DRIVER = "gpu.nvidia.com"
@@ -80,17 +80,17 @@ RESERVE = 512 << 20
 MODES = {
     "none": Options(),
     "none-lists": Options(list_attributes=True),
-    "none-memory": Options(default=DeviceOptions(shares=Shares(mode=Sharing.MEMORY, memory_reserve=RESERVE))),
+    "none-memory": Options(default=DeviceOptions(shares=Shares(mode=ShareBy.MEMORY, memory_reserve=RESERVE))),
     "static": Options(default=DeviceOptions(partitioning=Partitioning.STATIC)),
     "static-4": Options(
         default=DeviceOptions(
-            partitioning=Partitioning.STATIC, shares=Shares(mode=Sharing.COUNT, count=4, memory_reserve=RESERVE)
+            partitioning=Partitioning.STATIC, shares=Shares(mode=ShareBy.COUNT, count=4, memory_reserve=RESERVE)
         )
     ),
     "dynamic": Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC)),
     "dynamic-unlimited": Options(
         default=DeviceOptions(
-            partitioning=Partitioning.DYNAMIC, shares=Shares(mode=Sharing.UNLIMITED, memory_reserve=RESERVE)
+            partitioning=Partitioning.DYNAMIC, shares=Shares(mode=ShareBy.UNLIMITED, memory_reserve=RESERVE)
         )
     ),
 }
@@ -335,7 +335,7 @@ def test_a_whole_gpu_among_partitions_has_its_real_memory():
     assert device["capacity"]["multiprocessors"] == {"value": "132"}
 
 
-def shared_gpu(mode: Sharing, count: int | None = None, reserve: int = 0) -> dict[str, Any]:
+def shared_gpu(mode: ShareBy, count: int | None = None, reserve: int = 0) -> dict[str, Any]:
     options = Options(default=DeviceOptions(shares=Shares(mode=mode, count=count, memory_reserve=reserve)))
     found = inventory(GPU)
     (spec,) = build_slices(found, {}, driver_name=DRIVER, devices=catalogue(found, options))
@@ -343,7 +343,7 @@ def shared_gpu(mode: Sharing, count: int | None = None, reserve: int = 0) -> dic
 
 
 def test_shares_by_memory_go_to_whoever_asks_and_all_of_it_to_who_does_not():
-    device = shared_gpu(Sharing.MEMORY, reserve=1 << 30)
+    device = shared_gpu(ShareBy.MEMORY, reserve=1 << 30)
 
     assert device["allowMultipleAllocations"] is True
     assert device["capacity"] == {
@@ -355,7 +355,7 @@ def test_shares_by_memory_go_to_whoever_asks_and_all_of_it_to_who_does_not():
 
 
 def test_a_number_of_shares_gives_each_its_part_of_the_memory():
-    device = shared_gpu(Sharing.COUNT, 4)
+    device = shared_gpu(ShareBy.COUNT, 4)
 
     assert device["capacity"] == {
         "memory": {
@@ -370,13 +370,13 @@ def test_a_number_of_shares_gives_each_its_part_of_the_memory():
 
 
 def test_unlimited_shares_take_no_memory_unless_they_ask():
-    device = shared_gpu(Sharing.UNLIMITED)
+    device = shared_gpu(ShareBy.UNLIMITED)
 
     assert device["capacity"]["memory"]["requestPolicy"]["default"] == "0"
 
 
 def test_one_share_is_the_only_value():
-    device = shared_gpu(Sharing.COUNT, 1)
+    device = shared_gpu(ShareBy.COUNT, 1)
 
     assert device["capacity"]["shares"] == {"value": "1", "requestPolicy": {"default": "1", "validValues": ["1"]}}
 

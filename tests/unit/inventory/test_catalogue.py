@@ -8,7 +8,7 @@ import pytest
 from driver.hardware.fake import profile
 from driver.hardware.model import Gpu, Inventory, MigMode, Partition
 from driver.inventory.catalogue import Device, catalogue, placements, survey
-from driver.inventory.options import DeviceOptions, Options, Override, Partitioning, Shares, Sharing
+from driver.inventory.options import DeviceOptions, Options, Override, Partitioning, ShareBy, Shares
 from tests.unit.inventory.mig_facts import FACTS, MODELS, gpu, node
 
 NONE = Options()
@@ -243,19 +243,19 @@ def test_overrides_are_for_the_gpus_that_match_in_everything(override: Override,
 def test_of_several_overrides_the_last_one_counts_field_by_field():
     options = Options(
         overrides=(
-            Override(partitioning=Partitioning.DYNAMIC, shares=(Sharing.UNLIMITED, None)),
-            Override(name="gpu-0", shares=(Sharing.COUNT, 4), memory_reserve=5),
+            Override(partitioning=Partitioning.DYNAMIC, shares=(ShareBy.UNLIMITED, None)),
+            Override(name="gpu-0", shares=(ShareBy.COUNT, 4), memory_reserve=5),
         )
     )
 
     device = catalogue(node("H100-SXM5-80GB"), options)[0]
 
     assert device.partitionable
-    assert device.shares == Shares(mode=Sharing.COUNT, count=4, memory_reserve=5)
+    assert device.shares == Shares(mode=ShareBy.COUNT, count=4, memory_reserve=5)
 
 
 def test_a_device_that_is_too_small_to_share_goes_to_one_claim():
-    shares = Shares(mode=Sharing.MEMORY, memory_reserve=20 << 30)
+    shares = Shares(mode=ShareBy.MEMORY, memory_reserve=20 << 30)
     options = Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC, shares=shares))
 
     found = survey(node("H100-SXM5-80GB"), options)

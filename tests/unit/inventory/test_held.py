@@ -7,13 +7,13 @@ import pytest
 from driver.hardware.model import Inventory, MigMode, Partition
 from driver.inventory.build import build_slices
 from driver.inventory.catalogue import Catalogue, Hold, survey
-from driver.inventory.options import DeviceOptions, Options, Override, Partitioning, Shares, Sharing
+from driver.inventory.options import DeviceOptions, Options, Override, Partitioning, ShareBy, Shares
 from tests.unit.inventory.mig_facts import gpu, node
 
 NONE = DeviceOptions()
 STATIC = DeviceOptions(partitioning=Partitioning.STATIC)
 DYNAMIC = DeviceOptions(partitioning=Partitioning.DYNAMIC)
-SHARED = DeviceOptions(shares=Shares(mode=Sharing.COUNT, count=4))
+SHARED = DeviceOptions(shares=Shares(mode=ShareBy.COUNT, count=4))
 SMALL = "gpu-0-mig-1g10gb-19-3"
 
 

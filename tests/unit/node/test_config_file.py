@@ -8,7 +8,7 @@ import pytest
 from driver.hardware.model import Cause
 from driver.health.taints import DEFAULT_EFFECTS, Effect
 from driver.health.xids import Severity
-from driver.inventory.options import DeviceOptions, Override, Partitioning, Shares, Sharing, parse_memory
+from driver.inventory.options import DeviceOptions, Override, Partitioning, ShareBy, Shares, parse_memory
 from driver.node.config_file import (
     NodeConfig,
     NodeConfigError,
@@ -43,7 +43,7 @@ def settings(**more: object) -> Settings:
 def test_the_files_word_counts_more_than_the_flags():
     options = parse(FULL, "c").device_options(settings(partitioning="static", shares="unlimited"))
 
-    shares = Shares(mode=Sharing.COUNT, count=4, memory_reserve=1 << 30)
+    shares = Shares(mode=ShareBy.COUNT, count=4, memory_reserve=1 << 30)
     assert options.default == DeviceOptions(partitioning=Partitioning.DYNAMIC, shares=shares)
     assert options.list_attributes
 
@@ -53,7 +53,7 @@ def test_what_the_file_leaves_out_is_as_the_flags_say():
 
     options = NodeConfig().device_options(given)
 
-    shares = Shares(mode=Sharing.MEMORY, memory_reserve=2_000_000_000)
+    shares = Shares(mode=ShareBy.MEMORY, memory_reserve=2_000_000_000)
     assert options.default == DeviceOptions(partitioning=Partitioning.STATIC, shares=shares)
 
 
@@ -61,7 +61,7 @@ def test_single_gpus_differ():
     options = parse(FULL, "c").device_options(settings())
 
     assert options.overrides == (
-        Override(name="gpu-3", partitioning=Partitioning.NONE, shares=(Sharing.MEMORY, None)),
+        Override(name="gpu-3", partitioning=Partitioning.NONE, shares=(ShareBy.MEMORY, None)),
         Override(product="NVIDIA A30", uuid="GPU-1", memory_reserve=0),
     )
 

@@ -9,7 +9,7 @@ from driver.claims.allocation import ClaimRef
 from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.hardware.model import MigMode, Partition
 from driver.inventory.catalogue import Device, catalogue
-from driver.inventory.options import DeviceOptions, Options, Partitioning, Shares, Sharing
+from driver.inventory.options import DeviceOptions, Options, Partitioning, ShareBy, Shares
 from driver.operate.explain import find_room, profiles
 from tests.unit.inventory.mig_facts import gpu, node
 
@@ -86,7 +86,7 @@ def test_admin_access_is_in_nobodys_way():
 
 
 def test_a_share_leaves_room_for_others_on_its_device_and_nowhere_else():
-    shares = Shares(mode=Sharing.UNLIMITED)
+    shares = Shares(mode=ShareBy.UNLIMITED)
     devices = catalogue(
         node("H100-SXM5-80GB"), Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC, shares=shares))
     )
@@ -97,7 +97,7 @@ def test_a_share_leaves_room_for_others_on_its_device_and_nowhere_else():
 
 
 def test_what_is_left_of_a_shared_device_is_counted():
-    shares = Shares(mode=Sharing.COUNT, count=4)
+    shares = Shares(mode=ShareBy.COUNT, count=4)
     devices = catalogue(node("H100-SXM5-80GB"), Options(default=DeviceOptions(shares=shares)))
     consumed = (("memory", "20Gi"), ("shares", "1"))
     held = [
@@ -111,7 +111,7 @@ def test_what_is_left_of_a_shared_device_is_counted():
 
 
 def test_a_shared_device_that_is_used_up_names_its_claims():
-    shares = Shares(mode=Sharing.COUNT, count=2)
+    shares = Shares(mode=ShareBy.COUNT, count=2)
     devices = catalogue(node("H100-SXM5-80GB"), Options(default=DeviceOptions(shares=shares)))
     held = [
         holding("gpu-0", name, devices=devices, share_id=f"share-{name}", consumed=(("shares", "1"),))

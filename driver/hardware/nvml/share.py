@@ -37,7 +37,7 @@ def is_server(pid: int, proc: Path = Path("/proc")) -> bool:
         return False
 
 
-class Sharing:
+class NvmlSharing:
     """Each GPU's settings. ``handle`` gives a GPU's, within a session of the library."""
 
     def __init__(
