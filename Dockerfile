@@ -16,11 +16,12 @@ COPY deploy/manifests/ deploy/manifests/
 COPY driver/ driver/
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w /dist . \
  && /opt/gpu-dra/bin/pip install --no-cache-dir --no-deps /dist/*.whl
-# The client library's synchronous half and the bytecode of its models are two thirds of all there is; neither is ever loaded.
-RUN /opt/gpu-dra/bin/pip uninstall --yes pip setuptools \
- && rm -r /opt/gpu-dra/lib/python3.*/site-packages/kubernetes/client \
+# The official client and what only it needs are two thirds of all there is, for programs in a person's kubeconfig.
+RUN /opt/gpu-dra/bin/pip uninstall --yes kubernetes aiohttp-retry certifi charset-normalizer durationpy oauthlib \
+    python-dateutil requests requests-oauthlib urllib3 websocket-client \
+ && /opt/gpu-dra/bin/pip uninstall --yes pip setuptools \
  && find /opt/gpu-dra -name __pycache__ -prune -exec rm -r {} + \
- && /opt/gpu-dra/bin/python -m compileall -q -x 'kubernetes/aio/client/(models|api)/' /opt/gpu-dra/lib \
+ && /opt/gpu-dra/bin/python -m compileall -q /opt/gpu-dra/lib \
  && /opt/gpu-dra/bin/gpu-dra --version \
  && for module in node operate cli.inspect; do \
     /opt/gpu-dra/bin/python -B -c "import driver.$module" || exit 1; done

@@ -1,6 +1,7 @@
 """The API server at our edge: plain dicts in and out."""
 
-from driver.kube.client import LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError, ConfigError, claim_path
+from driver.kube.client import LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError, claim_path
+from driver.kube.credentials import ConfigError
 from driver.kube.decode import decode_frugally
 from driver.kube.events import NodeEvents
 from driver.kube.shapes import check_list, check_node, check_object, odd, uid_of

@@ -1,49 +1,28 @@
 """A thin client for the Kubernetes API: paths and dicts in, dicts out, errors with the server's own words.
 
-Credentials, TLS and connections are those of the official client (``kubernetes.aio``). Its generated models are left
-out on purpose: they reject fields that they do not know, and this API grows faster than any model.
+The generated models of the official client are left out on purpose: they reject fields that they do not know, and this
+API grows faster than any model.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-import types
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlencode
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from driver.kube.credentials import ConfigError, Credentials, in_cluster
+from driver.kube.kubeconfig import from_kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
-import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
-
-
-def _spare_siblings() -> None:
-    """Keep the packages that our modules are in from importing all others of theirs: 9 MiB that each node would pay.
-
-    ``kubernetes`` imports the synchronous client, ``kubernetes.aio`` its own dynamic one, streams and urllib3.
-    """
-    for name in ("kubernetes", "kubernetes.aio", "kubernetes.aio.utils"):
-        spec = importlib.util.find_spec(name)
-        if spec is not None and name not in sys.modules:
-            package = types.ModuleType(name)
-            package.__spec__ = spec
-            package.__path__ = list(spec.submodule_search_locations or ())
-            sys.modules[name] = package
-            parent, _, child = name.rpartition(".")
-            if parent:
-                setattr(sys.modules[parent], child, package)
-
-
-_spare_siblings()
-
-from kubernetes.aio import config as kube_config  # noqa: E402
-from kubernetes.aio.client.configuration import Configuration  # noqa: E402
-from kubernetes.aio.client.rest import RESTClientObject  # noqa: E402
+    from driver.kube.credentials import Access
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -57,16 +36,15 @@ MAX_BODY = 16 << 20
 LARGE_BODY = 1 << 30
 """For those who list what a whole cluster has."""
 
+REFUSED_FOR_LONG = 60.0
+"""Seconds after which credentials that are refused are worth a line in ``/readyz``."""
+
 RESOURCE = "/apis/resource.k8s.io/v1"
 
 
 def claim_path(namespace: str, name: str) -> str:
     """Where a claim is."""
     return f"{RESOURCE}/namespaces/{namespace}/resourceclaims/{name}"
-
-
-class ConfigError(Exception):
-    """The cluster's address or credentials could not be loaded."""
 
 
 class ApiError(Exception):
@@ -87,42 +65,48 @@ class ApiError(Exception):
 class Api:
     """One API server, one pool of connections. Use as an async context manager, or call ``close``."""
 
-    def __init__(self, configuration: Configuration, *, max_body: int = MAX_BODY) -> None:
-        # Left to itself, the client asks two threads on each request: one for ~/.netrc, one for the proxy's variables.
-        configuration.client_session_kwargs = {
-            "trust_env": False,
-            "cookie_jar": aiohttp.DummyCookieJar(),
-            "auto_decompress": False,
-        }
+    def __init__(
+        self,
+        credentials: Credentials | None,
+        *,
+        max_connections: int = 64,
+        max_body: int = MAX_BODY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._credentials = credentials
+        self._max_connections = max_connections
         self._max_body = max_body
-        self._configuration = configuration
-        self._rest = RESTClientObject(configuration)
-        self._host = str(configuration.host).rstrip("/")
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+        self._refused_since: float | None = None
 
     @classmethod
     def nowhere(cls) -> Api:
         """For what is done without an API server: whatever asks it gets an ApiError."""
-        return cls(Configuration())
+        return cls(None)
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None, *, max_connections: int = 64, max_body: int = MAX_BODY) -> Api:
         """Load credentials: from the kubeconfig, or those of the pod when it is None. Dials nothing yet."""
-        configuration = Configuration()
         if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, at the start
             raise ConfigError(f"kubeconfig {kubeconfig} does not exist or is not a file")
+        source = in_cluster() if kubeconfig is None else from_kubeconfig(str(kubeconfig))
         try:
-            if kubeconfig is None:
-                kube_config.load_incluster_config(client_configuration=configuration)
-            else:
-                await kube_config.load_kube_config(
-                    config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
-                )
-        except Exception as error:
+            credentials = await Credentials.load(source)
+        except ConfigError as error:
             where = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster credentials (no --kubeconfig given)"
-            raise ConfigError(f"cannot load {where}: {error}") from error
-        configuration.connection_pool_maxsize = max_connections
-        configuration.proxy = configuration.proxy or _environment_proxy(str(configuration.host))
-        return cls(configuration, max_body=max_body)
+            raise ConfigError(f"cannot load {where}: {error}") from None
+        return cls(credentials, max_connections=max_connections, max_body=max_body)
+
+    @property
+    def _host(self) -> str:
+        return self._credentials.host if self._credentials else "nowhere"
+
+    def not_ready(self) -> list[str]:
+        """A line while the server has refused our credentials for long."""
+        if self._refused_since is None or self._clock() - self._refused_since < REFUSED_FOR_LONG:
+            return []
+        return [f"API server: {self._host} refuses the credentials, or does not have the certificate that is expected"]
 
     async def __aenter__(self) -> Api:
         return self
@@ -132,7 +116,8 @@ class Api:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._rest.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def get(
         self,
@@ -231,25 +216,77 @@ class Api:
     async def _send(
         self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, content_type: str, timeout: float
     ) -> aiohttp.ClientResponse:
-        headers = {**_HEADERS, "Content-Type": content_type}
-        try:
-            settings = await self._configuration.auth_settings()  # reads a rotated token again
-        except Exception as error:  # of many kinds: files, programs that give tokens, what they say
-            raise ApiError(0, f"{method} {path}: no credentials for {self._host}: {_describe(error)}") from error
-        for setting in settings.values():
-            if setting["value"] and setting["in"] == "header":
-                headers[setting["key"]] = setting["value"]
-        url = self._host + path + (f"?{urlencode(params)}" if params else "")
-        answer = await self._rest.request(
-            method, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=timeout)
+        """Send, and once more with new credentials if these are refused and there are any."""
+        if self._credentials is None:
+            raise ApiError(0, f"{method} {path}: there is no API server to ask")
+        request = _Request(
+            method=method,
+            path=path + (f"?{urlencode(params)}" if params else ""),
+            headers={**_HEADERS, "Content-Type": content_type},
+            data=None if body is None else json.dumps(body),
+            timeout=aiohttp.ClientTimeout(total=timeout),
         )
-        return answer.response  # type: ignore[no-any-return]
+        access = await self._credentials.current()
+        outcome = await self._try(request, access)
+        if _is_refusal(outcome) and (renewed := await self._credentials.renew(access)) is not access:
+            if isinstance(outcome, aiohttp.ClientResponse):
+                outcome.close()
+            outcome = await self._try(request, renewed)
+        if not _is_refusal(outcome):
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = self._clock()
+        if isinstance(outcome, Exception):
+            raise outcome
+        if 300 <= outcome.status < 400:
+            outcome.close()
+            raise ApiError(
+                0, f"{method} {path}: {self._host} answered with a redirect ({outcome.status}), never followed"
+            )
+        return outcome
+
+    async def _try(self, request: _Request, access: Access) -> aiohttp.ClientResponse | aiohttp.ClientSSLError:
+        """One request with these credentials, which go to their server and nowhere else."""
+        if self._session is None:
+            # Left to itself, it asks two threads on each request: one for ~/.netrc, one for the proxy's variables.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._max_connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                read_bufsize=1 << 21,  # one event of a watch has to fit
+            )
+        identity = {"Authorization": access.authorization} if access.authorization else {}
+        try:
+            return await self._session.request(
+                request.method,
+                access.host + request.path,
+                headers=request.headers | identity,
+                data=request.data,
+                timeout=request.timeout,
+                proxy=access.proxy,
+                ssl=access.context or True,  # connections of another context are not used again
+                server_hostname=access.server_name,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientSSLError as error:
+            return error
 
 
-def _environment_proxy(host: str) -> str | None:
-    """The proxy for this server as HTTP_PROXY, HTTPS_PROXY and NO_PROXY say; None for a direct connection."""
-    url = urlsplit(host)
-    return None if proxy_bypass(url.netloc) else getproxies().get(url.scheme)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What is sent, but for where to and by whom."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    data: str | None
+    timeout: aiohttp.ClientTimeout
+
+
+def _is_refusal(outcome: aiohttp.ClientResponse | aiohttp.ClientSSLError) -> bool:
+    """Whether other credentials may change it: 401, or a certificate that is not what the authority says."""
+    return not isinstance(outcome, aiohttp.ClientResponse) or outcome.status == 401
 
 
 def _describe(error: BaseException) -> str:

@@ -91,6 +91,7 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
     engine = _engine(shared, records, publication, metadata, status)
     seen = NodeStatus(
         settings=settings,
+        api=api,
         devices=shared.devices,
         offer=offer,
         defects=shared.defects,

@@ -10,6 +10,7 @@ from driver.health import describe
 if TYPE_CHECKING:
     from driver.claims import Records
     from driver.inventory import Coexistence, Defects, Devices, Offer, Publisher
+    from driver.kube import Api
     from driver.kubelet import RegistrationService
     from driver.node.settings import Settings
 
@@ -19,6 +20,7 @@ class NodeStatus:
     """Asks those who know, at each call."""
 
     settings: Settings
+    api: Api
     devices: Devices
     offer: Offer
     defects: Defects
@@ -29,7 +31,7 @@ class NodeStatus:
 
     def not_ready(self) -> list[str]:
         """What is missing, a line each; every part says so for itself."""
-        parts = (self.devices, self.defects, self.registration)
+        parts = (self.api, self.devices, self.defects, self.registration)
         return [*(line for part in parts for line in part.not_ready()), *self._slices_not_ready()]
 
     def page(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_whatever_ships_in_the_wheel_besides_the_code_is_there_when_the_wheel_is
     assert [name for name in included if not in_context(f"{name}/any.yaml")] == []
 
 
-def test_the_client_library_is_imported_where_its_missing_half_is_stood_in_for_and_nowhere_else() -> None:
+def test_the_client_library_that_the_image_lacks_is_imported_where_that_is_said_and_nowhere_else() -> None:
     package = ROOT / "driver"
     importing = {
         str(path.relative_to(package))
@@ -94,7 +94,7 @@ def test_the_client_library_is_imported_where_its_missing_half_is_stood_in_for_a
         and re.search(r"^\s*(from|import) kubernetes\b", path.read_text(), re.MULTILINE)
     }
 
-    assert importing == {"kube/client.py"}
+    assert importing == {"kube/kubeconfig.py"}
 
 
 def test_what_is_of_no_use_in_the_image_is_not_in_the_context() -> None:

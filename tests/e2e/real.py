@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.kube.client import RESOURCE, Api, ApiError, ConfigError
+from driver.kube.client import RESOURCE, Api, ApiError
+from driver.kube.credentials import ConfigError
 from tests.e2e.site import DRIVER, Site, run
 from tests.eventually import eventually
 from tests.needs import KUBECTL

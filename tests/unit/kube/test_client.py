@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from kubernetes.aio.client.configuration import Configuration
 
 from driver.kube.client import Api, ApiError
+from tests.unit.kube.kubeconfigs import write_kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 class Server:
@@ -20,8 +21,10 @@ class Server:
     def __init__(self) -> None:
         self.answer = web.Response(text="{}")
         self.url = ""
+        self.asked: list[str] = []
 
-    async def _respond(self, _request: web.BaseRequest) -> web.Response:
+    async def _respond(self, request: web.BaseRequest) -> web.Response:
+        self.asked.append(request.path)
         return self.answer
 
 
@@ -38,10 +41,8 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    configuration = Configuration()
-    configuration.host = server.url
-    async with Api(configuration) as api:
+async def api(server: Server, tmp_path: Path) -> AsyncIterator[Api]:
+    async with await Api.connect(write_kubeconfig(tmp_path, server.url)) as api:
         yield api
 
 
@@ -86,15 +87,29 @@ async def test_a_refusal_that_is_nested_too_deeply_is_still_a_refusal(server: Se
     assert caught.value.status == 403
 
 
-async def test_credentials_that_cannot_be_read_at_the_moment_are_tried_again() -> None:
-    def refresh(_configuration: Any) -> None:
-        raise ValueError("Token file exists but empty.")
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+async def test_a_redirect_is_an_odd_answer_and_never_followed(server: Server, api: Api, status: int) -> None:
+    server.answer = web.Response(status=status, headers={"Location": f"{server.url}/elsewhere?token=hidden"})
 
-    configuration = Configuration()
-    configuration.api_key["BearerToken"] = "old"
-    configuration.refresh_api_key_hook = refresh
-    async with Api(configuration) as api:
-        with pytest.raises(ApiError, match="Token file exists but empty") as caught:
-            await api.get("/x")
+    with pytest.raises(ApiError, match=rf"answered with a redirect \({status}\)") as caught:
+        await api.get("/x")
 
     assert caught.value.transient
+    assert "hidden" not in str(caught.value)
+    assert server.asked == ["/x"]
+
+
+async def test_a_watch_that_is_sent_elsewhere_ends(server: Server, api: Api) -> None:
+    server.answer = web.Response(status=302, headers={"Location": f"{server.url}/elsewhere"})
+
+    with pytest.raises(ApiError, match="redirect"):
+        async for _ in api.watch("/x", {}):
+            pass
+
+    assert server.asked == ["/x"]
+
+
+async def test_where_there_is_no_server_nothing_is_asked() -> None:
+    async with Api.nowhere() as api:
+        with pytest.raises(ApiError, match="there is no API server to ask"):
+            await api.get("/x")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from kubernetes.aio.client.configuration import Configuration
 
 from driver.inventory.neighbours import Coexistence
 from driver.inventory.publisher import SLICES, Pool, Publisher, check_slice
@@ -19,6 +18,7 @@ from driver.kube.events import NodeEvents
 from driver.kube.watch import Mirror
 from driver.observe.metrics import Metrics
 from tests.eventually import eventually
+from tests.unit.kube.kubeconfigs import write_kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -131,10 +131,8 @@ async def liar() -> AsyncIterator[Liar]:
 
 
 @pytest.fixture
-async def api(liar: Liar) -> AsyncIterator[Api]:
-    configuration = Configuration()
-    configuration.host = liar.url
-    async with Api(configuration, max_body=LIMIT) as api:
+async def api(liar: Liar, tmp_path: Path) -> AsyncIterator[Api]:
+    async with await Api.connect(write_kubeconfig(tmp_path, liar.url), max_body=LIMIT) as api:
         yield api
 
 
@@ -207,16 +205,15 @@ async def test_a_node_that_is_odd_is_not_known_yet(
     assert len(caplog.records) == 1
 
 
-async def test_a_body_is_not_taken_beyond_its_limit_and_not_unpacked(liar: Liar, api: Api) -> None:
+async def test_a_body_is_not_taken_beyond_its_limit_and_not_unpacked(liar: Liar, api: Api, tmp_path: Path) -> None:
     async def packed(_request: web.BaseRequest) -> web.Response:
         return web.Response(body=gzip.compress(bytes(10 * LIMIT)), headers={"Content-Encoding": "gzip"})
 
     runner = web.ServerRunner(web.Server(packed))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    configuration = Configuration()
-    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with Api(configuration, max_body=LIMIT) as to_packed:
+    kubeconfig = write_kubeconfig(tmp_path, f"http://127.0.0.1:{runner.addresses[0][1]}")
+    async with await Api.connect(kubeconfig, max_body=LIMIT) as to_packed:
         with pytest.raises(ApiError, match="encoded as 'gzip', which was not asked for") as caught:
             await to_packed.get("/x")
     await runner.cleanup()

@@ -36,9 +36,12 @@ class NoRecords:
         return set()
 
 
-def status(*, devices: Any = None, registration: Any = None, problem: str = "", published: bool = True) -> NodeStatus:
+def status(
+    *, api: Any = None, devices: Any = None, registration: Any = None, problem: str = "", published: bool = True
+) -> NodeStatus:
     anything: Any = {
         "settings": Settings(node_name="node-1", pod_uid="uid-1"),
+        "api": api or Silent(),
         "devices": devices or Silent(),
         "offer": SimpleNamespace(problems={}),
         "defects": Silent(),
@@ -58,6 +61,7 @@ def test_nothing_is_missing_where_no_part_lacks_anything() -> None:
     ("found", "line"),
     [
         (status(devices=Devices()), "devices: the driver has just started and does not know its GPUs yet"),
+        (status(api=Silent("API server: it refuses the credentials")), "API server: it refuses the credentials"),
         (status(registration=Silent("kubelet: not registered")), "kubelet: not registered"),
         (status(published=False), "slices: not published"),
         (status(problem="a device plugin is there", published=False), "slices: held back: a device plugin is there"),

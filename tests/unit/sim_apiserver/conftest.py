@@ -1,6 +1,7 @@
 """An embedded API server and the driver's own client to it."""
 
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -29,12 +30,13 @@ async def login(server: ApiServer, tmp_path) -> AsyncIterator[Callable[[str], Cl
     From then on nobody is the administrator without a token.
     """
     server.anonymous = ANONYMOUS
+    numbers = itertools.count()
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect(who: str) -> Cluster:
             if who.isalpha():
                 server.tokens = {**server.tokens, who: User(name=who, groups=("system:authenticated",))}
-            kubeconfig = server.write_kubeconfig(tmp_path / "user", token=who)
+            kubeconfig = server.write_kubeconfig(tmp_path / f"user-{next(numbers)}", token=who)
             return Cluster(await stack.enter_async_context(await Api.connect(kubeconfig)))
 
         yield connect

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kubernetes.aio.client.configuration import Configuration
 
 from driver.kube.client import Api
 from driver.sim.apiserver import ApiServer
@@ -28,10 +27,8 @@ async def server() -> AsyncIterator[ApiServer]:
 
 
 @pytest.fixture
-async def api(server: ApiServer) -> AsyncIterator[Api]:
-    configuration = Configuration()
-    configuration.host = server.url
-    async with Api(configuration) as api:
+async def api(server: ApiServer, root: Path) -> AsyncIterator[Api]:
+    async with await Api.connect(server.write_kubeconfig(root / "kubeconfig")) as api:
         yield api
 
 
