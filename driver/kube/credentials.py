@@ -1,7 +1,7 @@
 """Where the API server is and who we are to it: read from files, and read again when they change or are refused.
 
-Own, because the official client (``kubernetes``) keeps to what it has read once, and is large for so little. That package
-still does what only a person's desk needs, see ``kubeconfig``.
+Own, because the official client (``kubernetes``) keeps to what it has read once, and is large for so little. That
+package still does what only a person's desk needs, see ``kubeconfig``.
 
 No secret is ever part of an error: errors name the file and the field, and never quote.
 """
