@@ -1,4 +1,4 @@
-"""What a new server has before anybody asks: system namespaces, default roles and their bindings, priority classes."""
+"""What a new server has before anybody asks: system namespaces, default roles and their bindings."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ def objects() -> Iterator[Object]:
     """The objects, in the order in which they are to be created."""
     for name in ("default", "kube-system", "kube-public", "kube-node-lease"):
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    for name, value in (("system-cluster-critical", 2000000000), ("system-node-critical", 2000001000)):
-        head = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass"}
-        yield {**head, "metadata": {"name": name}, "value": value}
     for name, rules in _ROLES.items():
         yield _role(name, rules=rules)
     label = {"rbac.authorization.k8s.io/aggregate-to-edit": "true"}

@@ -33,8 +33,6 @@ class Context:
     now: Callable[[], datetime]
     gates: frozenset[str] = GATES
     namespace_labels: Callable[[str], Mapping[str, str]] = field(default=lambda _name: {})
-    priority: Callable[[str], int | None] = field(default=lambda _name: None)
-    """The value of a priority class; None if there is none of that name."""
     compile_cel: Callable[[str], str | None] = field(default=lambda _expression: None)
     """Says what is wrong with a device selector; None if nothing is."""
 

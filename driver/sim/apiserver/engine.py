@@ -108,7 +108,7 @@ class Engine:
     ) -> None:
         self.store = store
         self.authorize = authorize
-        self.context = replace(context, namespace_labels=self._namespace_labels, priority=self._priority)
+        self.context = replace(context, namespace_labels=self._namespace_labels)
         self.admission: list[Admission] = []
         """Asked, after all validation, whether a change may be made; each raises StatusError if not."""
 
@@ -129,10 +129,6 @@ class Engine:
     def _namespace_labels(self, name: str) -> Mapping[str, str]:
         stored = self.store.get("namespaces", ("", name))
         return (stored.obj["metadata"].get("labels") or {}) if stored else {}
-
-    def _priority(self, name: str) -> int | None:
-        stored = self.store.get("priorityclasses", ("", name))
-        return int(stored.obj.get("value", 0)) if stored else None
 
     def _admit(self, call: Call, operation: str, new: Object | None, old: Object | None) -> None:
         for admission in self.admission:

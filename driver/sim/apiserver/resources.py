@@ -151,9 +151,8 @@ RESOURCES: tuple[Resource, ...] = (
     ),
     _row("networking.k8s.io/v1", "NetworkPolicy", short="netpol"),
     _row("policy/v1", "PodDisruptionBudget", short="pdb", status=True),
-    _row("scheduling.k8s.io/v1", "PriorityClass", **_CLUSTER, short="pc"),
-    _row(f"{RBAC}/v1", "Role", validate=rules_access.validate_role),
-    _row(f"{RBAC}/v1", "ClusterRole", **_CLUSTER, validate=rules_access.validate_role),
+    _row(f"{RBAC}/v1", "Role"),
+    _row(f"{RBAC}/v1", "ClusterRole", **_CLUSTER),
     _row(f"{RBAC}/v1", "RoleBinding", **_BINDING),
     _row(f"{RBAC}/v1", "ClusterRoleBinding", **_CLUSTER, **_BINDING),
     _row(

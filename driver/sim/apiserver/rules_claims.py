@@ -25,7 +25,6 @@ MAX_CONSTRAINTS = 32
 MAX_CONFIGS = 32
 MAX_SELECTORS = 32
 MAX_FIRST_AVAILABLE = 8
-MAX_RESULTS = 32
 MAX_RESERVED_FOR = 256
 MAX_OPAQUE_BYTES = 10 * 1024
 MAX_EXPRESSION_BYTES = 10 * 1024
@@ -80,18 +79,13 @@ def validate_claim(new: Object, old: Object | None, context: Context) -> Errors:
 
 
 def _admin_requests(spec: Object, owner: Object, context: Context) -> Errors:
-    for index, request in enumerate((spec.get("devices") or {}).get("requests") or []):
-        if (request.get("exactly") or {}).get("adminAccess") is True:
-            return _admin(f"spec.devices.requests[{index}].adminAccess", owner, context)
-    return []
-
-
-def _admin(path: str, claim: Object, context: Context) -> Errors:
-    labels = context.namespace_labels(claim["metadata"].get("namespace", ""))
-    if labels.get(ADMIN_LABEL) == "true":
-        return []
+    labels = context.namespace_labels(owner["metadata"].get("namespace", ""))
     detail = f"admin access to devices requires the `{ADMIN_LABEL}: true` label on the containing namespace"
-    return [forbidden_field(path, detail)]
+    return [
+        forbidden_field(f"spec.devices.requests[{index}].adminAccess", detail)
+        for index, request in enumerate((spec.get("devices") or {}).get("requests") or [])
+        if (request.get("exactly") or {}).get("adminAccess") is True and labels.get(ADMIN_LABEL) != "true"
+    ]
 
 
 def validate_template(new: Object, old: Object | None, context: Context) -> Errors:
@@ -290,15 +284,12 @@ def prepare_claim_status(new: Object, old: Object | None, context: Context) -> N
         status.pop("devices", None)
 
 
-def validate_claim_status(new: Object, old: Object | None, context: Context) -> Errors:
-    """All that is wrong with the status of a claim."""
+def validate_claim_status(new: Object, old: Object | None, _context: Context) -> Errors:
+    """What is wrong with the status of a claim; an allocation is the scheduler's, and taken as it is."""
     status, before = new.get("status") or {}, (old or {}).get("status") or {}
     allocation, allocated_before = status.get("allocation"), before.get("allocation")
-    errors = _admin_results(new, allocation, allocated_before, context)
     reserved = status.get("reservedFor") or []
-    errors += checks.each(
-        reserved, "status.reservedFor", _consumer, limit=MAX_RESERVED_FOR, key=lambda item: item.get("uid", "")
-    )
+    errors = checks.each(reserved, "status.reservedFor", limit=MAX_RESERVED_FOR, key=lambda item: item.get("uid", ""))
     devices = _allocated(status)
     errors += checks.each(
         status.get("devices") or [],
@@ -316,46 +307,7 @@ def validate_claim_status(new: Object, old: Object | None, context: Context) -> 
             errors.append(forbidden_field("status.reservedFor", detail))
     if allocation is not None and allocated_before is not None:
         errors += checks.immutable(allocation, allocated_before, "status.allocation")
-    elif allocation is not None:
-        errors += _allocation(allocation, _request_names(new.get("spec") or {}))
     return errors
-
-
-def _admin_results(new: Object, allocation: Object | None, before: Object | None, context: Context) -> Errors:
-    def granted(item: Object | None) -> list[int]:
-        results = ((item or {}).get("devices") or {}).get("results") or []
-        return [index for index, result in enumerate(results) if result.get("adminAccess") is True]
-
-    found = granted(allocation)
-    if not found or granted(before):
-        return []
-    return _admin(f"status.allocation.devices.results[{found[0]}].adminAccess", new, context)
-
-
-def _consumer(item: Object, path: str) -> Errors:
-    return [required(f"{path}.{key}") for key in ("resource", "name", "uid") if not item.get(key)]
-
-
-def _allocation(allocation: Object, names: dict[str, set[str]]) -> Errors:
-    devices = allocation.get("devices") or {}
-    path = "status.allocation.devices"
-    errors = checks.each(
-        devices.get("results") or [],
-        f"{path}.results",
-        lambda item, where: _result(item, where, names),
-        limit=MAX_RESULTS,
-    )
-    errors += checks.each(
-        devices.get("config") or [],
-        f"{path}.config",
-        lambda item, where: _allocated_config(item, where, names),
-        limit=2 * MAX_CONFIGS,
-    )
-    return errors
-
-
-def _result(item: Object, path: str, names: dict[str, set[str]]) -> Errors:
-    return _reference(item.get("request", ""), f"{path}.request", names) + _device_names(item, path)
 
 
 def _device_names(item: Object, path: str) -> Errors:
@@ -365,12 +317,6 @@ def _device_names(item: Object, path: str) -> Errors:
     if item.get("shareID") is not None:
         errors += checks.uid(item["shareID"], f"{path}.shareID")
     return errors
-
-
-def _allocated_config(item: Object, path: str, names: dict[str, set[str]]) -> Errors:
-    source, known = item.get("source", ""), ("FromClaim", "FromClass")
-    errors = [] if source in known else [unsupported(f"{path}.source", source, known)]
-    return errors + _references(item, path, names) + _configuration(item, path)
 
 
 def _device_status(item: Object, path: str, allocated: set[Device]) -> Errors:

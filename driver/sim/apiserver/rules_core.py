@@ -10,7 +10,6 @@ from driver.sim import quantity
 from driver.sim.apiserver import checks
 from driver.sim.apiserver.errors import (
     FieldError,
-    StatusError,
     forbidden_field,
     invalid_value,
     not_found_value,
@@ -86,26 +85,14 @@ def default_pod_spec(spec: Object) -> None:
                 resources.setdefault("requests", {}).setdefault(name, amount)
 
 
-def prepare_pod(new: Object, old: Object | None, context: Context) -> None:
+def prepare_pod(new: Object, old: Object | None, _context: Context) -> None:
     """Defaults of the spec, and what admission adds to a new pod. There is no service account token: nobody uses it."""
     spec = new.setdefault("spec", {})
     default_pod_spec(spec)
     if old is not None:
         return
     spec.setdefault("serviceAccountName", "default")
-    spec.setdefault("priority", _priority(new, context))
     new["status"] = {"phase": "Pending", "qosClass": quality_of_service(spec)}
-
-
-def _priority(pod: Object, context: Context) -> int:
-    name = pod["spec"].get("priorityClassName", "")
-    value = context.priority(name) if name else 0
-    if value is None:
-        meta = pod["metadata"]
-        subject = meta.get("name") or meta.get("generateName", "Unknown")
-        message = f'pods "{subject}" is forbidden: no PriorityClass with name {name} was found'
-        raise StatusError(403, "Forbidden", message, {"name": subject, "kind": "pods"})
-    return value
 
 
 def quality_of_service(spec: Object) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -149,7 +148,7 @@ class Decoded:
     unknown: list[str] = field(default_factory=list)
     """Paths of fields that the API does not have; they are not in ``obj``."""
     errors: list[str] = field(default_factory=list)
-    """Wrong types, in the words of Go's decoder. With any of these ``obj`` must not be used."""
+    """Wrong types. With any of these ``obj`` must not be used."""
 
 
 def decode(pointer: str, value: Any) -> Decoded:
@@ -159,38 +158,24 @@ def decode(pointer: str, value: Any) -> Decoded:
     return decoded
 
 
-def _go_name(node: Node) -> str:
-    """The type's name in Go: ``v1.Device``."""
-    name = node.name.split("\x00")[0] if node.kind == "object" else ""
-    return ".".join(name.split(".")[-2:]) or {"integer": "int64", "number": "float64", "boolean": "bool"}.get(
-        node.kind, node.kind
-    )
-
-
-_JSON_NAMES = {str: "string", bool: "bool", int: "number", float: "number", dict: "object", list: "array"}
 _INT64 = 2**63
-_SCALARS: dict[str, tuple[str, Any]] = {
-    "string": ("string", str),
-    "integer": ("int64", int),
-    "number": ("float64", int | float),
-    "boolean": ("bool", bool),
-    "int-or-string": ("intstr.IntOrString", int | str),
+_SCALARS: dict[str, Any] = {
+    "string": str,
+    "integer": int,
+    "number": int | float,
+    "boolean": bool,
+    "int-or-string": int | str,
 }
-"""By kind: its name in Go, and the types that it may have in JSON."""
+"""By kind: the types that it may have in JSON."""
 
 
 class _Decoder:
     def __init__(self, types: Schema, out: Decoded) -> None:
         self._types = types
         self._out = out
-        self._struct = ""
 
     def _wrong(self, path: str, value: Any, wanted: str) -> None:
-        found = _JSON_NAMES.get(type(value), "null")
-        if isinstance(value, float) and wanted == "int64":
-            found += f" {value}"
-        where = re.sub(r"\[\d+\]", "", f"{self._struct}.{path}")
-        self._out.errors.append(f"json: cannot unmarshal {found} into Go struct field {where} of type {wanted}")
+        self._out.errors.append(f"{path}: {wanted} is expected, and it is {json.dumps(value, default=str)[:80]}")
 
     def walk(self, node: Node, value: Any, path: str) -> Any:
         if node.kind == "any" or node.kind == "opaque":
@@ -203,10 +188,9 @@ class _Decoder:
 
     def _object(self, node: Node, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            self._wrong(path, value, _go_name(node))
+            self._wrong(path, value, "an object")
             return None
         result: dict[str, Any] = {}
-        outer, self._struct = self._struct, _go_name(node).rsplit(".", 1)[-1]
         for key, child in value.items():
             where = f"{path}.{key}" if path else key
             pointer = node.properties.get(key)
@@ -217,12 +201,11 @@ class _Decoder:
         for key in node.required:  # a quantity that is missing is zero, except where it is a pointer
             if key not in result and self._types.node(node.properties[key]).kind == "quantity" and key != "min":
                 result[key] = "0"
-        self._struct = outer
         return result
 
     def _map(self, node: Node, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            self._wrong(path, value, "map")
+            self._wrong(path, value, "an object")
             return None
         item = self._types.item(node)
         result = {}
@@ -236,18 +219,18 @@ class _Decoder:
 
     def _list(self, node: Node, value: Any, path: str) -> Any:
         if not isinstance(value, list):
-            self._wrong(path, value, "[]" + _go_name(self._types.item(node)))
+            self._wrong(path, value, "a list")
             return None
         item = self._types.item(node)
         return [self.walk(item, child, f"{path}[{index}]") for index, child in enumerate(value)]
 
     def _scalar(self, node: Node, value: Any, path: str) -> Any:
-        wanted, types = _SCALARS[node.kind]
+        types = _SCALARS[node.kind]
         if node.kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
             return int(value)
         good = isinstance(value, types) and isinstance(value, bool) is (node.kind == "boolean")
         if not good or (node.kind == "integer" and not -_INT64 <= value < _INT64):
-            self._wrong(path, value, wanted)
+            self._wrong(path, value, f"a value of type {node.kind}")
         return value
 
     def _quantity(self, _node: Node, value: Any, _path: str) -> Any:
@@ -270,16 +253,14 @@ class _Decoder:
 
     def _parse_time(self, value: Any, path: str) -> datetime | None:
         if not isinstance(value, str):
-            self._wrong(path, value, "string")
+            self._wrong(path, value, "a text")
             return None
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
             moment = None
         if moment is None or moment.tzinfo is None or "T" not in value:
-            self._out.errors.append(
-                f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse "{value}" as "2006"'
-            )
+            self._wrong(path, value, "a time like 2006-01-02T15:04:05Z")
             return None
         return moment.astimezone(UTC)
 

@@ -229,5 +229,5 @@ class Scheduler:
                 return
 
 
-def _queue_order(pod: Mapping[str, Any]) -> tuple[int, str, Key]:
-    return -int(pod["spec"].get("priority") or 0), pod["metadata"].get("creationTimestamp") or "", key_of(pod)
+def _queue_order(pod: Mapping[str, Any]) -> tuple[str, Key]:
+    return pod["metadata"].get("creationTimestamp") or "", key_of(pod)

@@ -73,14 +73,6 @@ async def test_containers_are_checked(cluster, container, message) -> None:
     assert message in refusal.message
 
 
-async def test_a_pod_gets_the_priority_of_its_class(cluster) -> None:
-    created = await cluster.create(PODS, pod(priorityClassName="system-node-critical"))
-    assert created["spec"]["priority"] == 2000001000
-    async with refused(403) as refusal:
-        await cluster.create(PODS, pod("other", priorityClassName="nosuch"))
-    assert refusal.message == 'pods "other" is forbidden: no PriorityClass with name nosuch was found'
-
-
 async def test_rehearsals_change_nothing(cluster) -> None:
     await cluster.create(PODS, pod(), dryRun="All")
     assert await cluster.names(PODS) == []

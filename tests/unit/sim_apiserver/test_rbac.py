@@ -170,25 +170,11 @@ async def test_a_watch_needs_its_verb(cluster, login) -> None:
             pass
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "message"),
-    [
-        (ROLES, {"rules": [{}]}, "rules[0].verbs: Required value"),
-        (BINDINGS, {"roleRef": {"kind": "Foo", "name": "x"}}, 'roleRef.kind: Unsupported value: "Foo"'),
-        (CLUSTER_BINDINGS, {"roleRef": {"kind": "Role", "name": "x"}}, 'supported values: "ClusterRole"'),
-    ],
-)
-async def test_roles_and_bindings_are_checked(cluster, path, body, message) -> None:
-    async with refused(422) as refusal:
-        await cluster.create(path, {"metadata": {"name": "x"}, **body})
-    assert message in refusal.message
-
-
 async def test_a_binding_keeps_its_role(cluster) -> None:
     await refer(cluster, "edit", "ClusterRole", subject("User", "jane"))
     async with refused(422) as refusal:
         await cluster.merge(f"{BINDINGS}/edit", {"roleRef": {"name": "cluster-admin"}})
-    assert "cannot change roleRef" in refusal.message
+    assert refusal.message.endswith("field is immutable")
 
 
 # -- asking --------------------------------------------------------------------------------------------------------
