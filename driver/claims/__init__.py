@@ -3,14 +3,15 @@
 from driver.claims.allocation import ClaimRef
 from driver.claims.chores.status import StatusWriter
 from driver.claims.chores.sweep import Sweeper
+from driver.claims.engine import Engine
 from driver.claims.errors import ClaimError
+from driver.claims.ledger.codec import DamagedRecordError, decode
 from driver.claims.ledger.damage import SpecHolds
 from driver.claims.ledger.holders import holds
 from driver.claims.ledger.holdings import RecordedHoldings
-from driver.claims.ledger.record import DamagedRecordError, PreparedDevice, Record, State, decode
+from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.ledger.records import Records
 from driver.claims.metadata import MetadataFiles
-from driver.claims.prepare import Engine
 
 __all__ = [
     "ClaimError",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from driver.claims.allocation import ClaimRef
     from driver.claims.ledger.record import PreparedDevice, Record
-    from driver.claims.sharing import Sharing
+    from driver.claims.sharing import DeviceSharing
     from driver.hardware import Backend
     from driver.inventory import Device
 
@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Bench:
-    """One GPU's turn: hardware calls for it come one after another."""
+class _GpuLock:
+    """Hardware calls for one GPU come one after another."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     busy_with: str = ""
@@ -51,25 +51,25 @@ class Hardware:
     def __init__(self, alone: Callable[[str], contextlib.AbstractAsyncContextManager[None]]) -> None:
         """``alone`` keeps other instances of the driver off a GPU."""
         self._alone = alone
-        self._benches: dict[str, _Bench] = defaultdict(_Bench)
+        self._locks: dict[str, _GpuLock] = defaultdict(_GpuLock)
 
     @contextlib.asynccontextmanager
-    async def turn(self, record: Record, *, deadline: float) -> AsyncIterator[None]:
+    async def lock(self, record: Record, *, deadline: float) -> AsyncIterator[None]:
         """Have the GPUs of a record to oneself. Raises ClaimError when another claim's call does not end in time."""
         async with contextlib.AsyncExitStack() as stack:
             for uuid in sorted({device.gpu_uuid for device in record.devices}):  # one order for all: no deadlock
-                bench = self._benches[uuid]
+                gpu = self._locks[uuid]
                 try:
                     async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-                        await bench.lock.acquire()
+                        await gpu.lock.acquire()
                 except TimeoutError:
                     raise ClaimError(
                         Reason.HARDWARE,
-                        f"GPU {uuid} has been busy for {time.monotonic() - bench.since:.0f} s with claim "
-                        f"{bench.busy_with}; claim {record.claim} is tried again by the kubelet",
+                        f"GPU {uuid} has been busy for {time.monotonic() - gpu.since:.0f} s with claim "
+                        f"{gpu.busy_with}; claim {record.claim} is tried again by the kubelet",
                     ) from None
-                stack.callback(bench.lock.release)
-                bench.busy_with, bench.since = str(record.claim), time.monotonic()
+                stack.callback(gpu.lock.release)
+                gpu.busy_with, gpu.since = str(record.claim), time.monotonic()
                 try:
                     async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
                         await stack.enter_async_context(self._alone(uuid))
@@ -82,7 +82,7 @@ class Hardware:
             yield
 
     async def check_free(self, record: Record, backend: Backend, ours: Callable[[str], frozenset[str]]) -> None:
-        """Refuse a placement where somebody else has made a partition. Before the record is written, in our turn.
+        """Refuse a placement where somebody else has made a partition. GPUs locked, no record written yet.
 
         ``ours`` gives the UUIDs of the partitions that our records know on a GPU.
         """
@@ -97,8 +97,8 @@ class Hardware:
                         f"slice {found.start} ({found.uuid}) is in its place, and this driver has not made it",
                     )
 
-    async def look(self, record: Record, backend: Backend, uses: Uses) -> Record:
-        """The record with what its sharing is going to change, as that is now. Before it is written, in our turn.
+    async def read_before(self, record: Record, backend: Backend, uses: Uses) -> Record:
+        """The record with what its sharing is going to change, as that is now. GPUs locked, not written yet.
 
         Where another claim has changed it already, what was there before is in that one's record.
         """
@@ -121,7 +121,7 @@ class Hardware:
     ) -> tuple[PreparedDevice, ...]:
         """Bring the hardware to what a record says; partitions that are there already are adopted.
 
-        In our turn, after the record was written. Raises ClaimError; what was made until then is up to ``undo``.
+        GPUs locked, the record written. Raises ClaimError; what was made until then is up to ``undo``.
         """
         made = []
         for device in record.devices:
@@ -141,7 +141,7 @@ class Hardware:
         return tuple(made)
 
     async def share(self, record: Record, backend: Backend, uses: Uses) -> None:
-        """Bring modes, intervals and daemons to what a record says; it can be called again. In our turn. ClaimError."""
+        """Bring modes, intervals and daemons to what a record says; it can be called again. GPUs locked. ClaimError."""
         exclusive = ComputeMode.EXCLUSIVE_PROCESS
         for device in record.devices:
             sharing = device.sharing
@@ -159,7 +159,7 @@ class Hardware:
     async def undo(self, record: Record, backend: Backend, uses: Uses) -> None:
         """Take back what was made for a record, but for what another claim uses as well.
 
-        In our turn. Raises ClaimError when something may be left; it can be called again.
+        With its GPUs locked. Raises ClaimError when something may be left; it can be called again.
         """
         if any(device.sharing is not None and device.sharing.changes for device in record.devices):
             await self._unshare(record, backend, uses)
@@ -187,8 +187,8 @@ class Hardware:
         return await self._call(claim, lambda: partitioner(backend).create_partition(known.gpu, profile, start))
 
     async def _before(
-        self, claim: ClaimRef, gpu_uuid: str, sharing: Sharing, known: Sharing | None, backend: Backend
-    ) -> Sharing:
+        self, claim: ClaimRef, gpu_uuid: str, sharing: DeviceSharing, known: DeviceSharing | None, backend: Backend
+    ) -> DeviceSharing:
         if sharing.strategy is Strategy.MPS:
             if sharing.mode_before is None:
                 mode = known.mode_before if known is not None else None
@@ -217,7 +217,7 @@ class Hardware:
             if device.whole:
                 await self._restore(record.claim, device.gpu_uuid, sharing, backend)
 
-    async def _restore(self, claim: ClaimRef, uuid: str, sharing: Sharing, backend: Backend) -> None:
+    async def _restore(self, claim: ClaimRef, uuid: str, sharing: DeviceSharing, backend: Backend) -> None:
         """Set a GPU to what it was, unless somebody has set it to something else meanwhile."""
         if sharing.strategy is Strategy.MPS:
             mode = sharing.mode_before or ComputeMode.DEFAULT

@@ -36,7 +36,7 @@ class Strategy(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sharing:
+class DeviceSharing:
     """What prepare sets up for one device of a claim, and what was there before."""
 
     strategy: Strategy
@@ -69,7 +69,7 @@ AS_IT_IS = "time slicing as it is"
 """How a share without any parameters reads in an error; it goes with every interval."""
 
 
-def way_of(sharing: Sharing | None) -> str:
+def way_of(sharing: DeviceSharing | None) -> str:
     """The way in which a device is shared, in words; shares of one device that have the same go together."""
     return AS_IT_IS if sharing is None else str(sharing)
 
@@ -129,11 +129,11 @@ def plan_sharing(
             else:
                 members.append(number)
         elif asked is not None and (interval := _interval(asked)) is not TimeSlice.DEFAULT:
-            planned[number] = replace(device, sharing=Sharing(strategy=Strategy.TIME_SLICING, interval=interval))
+            planned[number] = replace(device, sharing=DeviceSharing(strategy=Strategy.TIME_SLICING, interval=interval))
     limits = _limits_by_device(claim, devices, applied)
     for index, (config, numbers) in enumerate(daemons):
         for position, number in enumerate(numbers):
-            sharing = Sharing(
+            sharing = DeviceSharing(
                 strategy=Strategy.MPS,
                 daemon=f"claim-{claim.uid}" + (f"-{index}" if index else ""),
                 position=position,
@@ -196,7 +196,7 @@ def client_limits(device: PreparedDevice) -> MpsLimits:
     return MpsLimits(memory_mib=sharing.memory_mib, thread_percentage=sharing.thread_percentage)
 
 
-def encode_sharing(sharing: Sharing) -> dict[str, Any]:
+def encode_sharing(sharing: DeviceSharing) -> dict[str, Any]:
     """What a record's file says."""
     raw: dict[str, Any] = {"strategy": sharing.strategy}
     if sharing.strategy is Strategy.TIME_SLICING:
@@ -212,9 +212,9 @@ def encode_sharing(sharing: Sharing) -> dict[str, Any]:
     return raw | {name: value for name, value in optional.items() if value is not None}
 
 
-def decode_sharing(raw: Any) -> Sharing:
+def decode_sharing(raw: Any) -> DeviceSharing:
     """Read what ``encode_sharing`` gave. Raises ValueError, KeyError, TypeError or AttributeError."""
-    sharing = Sharing(
+    sharing = DeviceSharing(
         strategy=Strategy(raw["strategy"]),
         interval=TimeSlice(raw.get("interval", TimeSlice.DEFAULT)),
         daemon=raw.get("daemon", ""),
@@ -262,7 +262,7 @@ def _share(
             )
     if strategy != Strategy.MPS:
         opinion = base is not None and getattr(base, "time_slicing_config", None) is not None
-        sharing = Sharing(strategy=Strategy.TIME_SLICING, interval=interval) if opinion else None
+        sharing = DeviceSharing(strategy=Strategy.TIME_SLICING, interval=interval) if opinion else None
         return replace(device, sharing=sharing)
     _check_capable(claim, known)
     try:
@@ -275,7 +275,7 @@ def _share(
         if config is not None:
             memory = _least(memory, _memory_limit(claim, config, [device], 0))
             threads = _least(threads, _percentage(config))
-    sharing = Sharing(
+    sharing = DeviceSharing(
         strategy=Strategy.MPS,
         daemon=f"device-{device.device}",
         memory_mib=memory,

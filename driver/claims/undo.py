@@ -107,7 +107,7 @@ class Undo:
             logger.error("what was made for claim %s is not undone yet; the pod does not wait for it", record.claim)
 
     async def take_back(self, record: Record, backend: Backend) -> None:
-        """After a failed change, in our turn: leave nothing behind, or a record that says what may be left."""
+        """After a failed change, with its GPUs locked: leave nothing behind, or a record that says what may be left."""
         try:
             await self._hardware.undo(record, backend, self._records.held.on)
         except ClaimError as error:
@@ -146,7 +146,7 @@ class Undo:
                 await self.drop(record.claim, ended=noted)
                 return
             backend, _ = await self._devices()
-            async with self._hardware.turn(record, deadline=time.monotonic() + PATIENCE):
+            async with self._hardware.lock(record, deadline=time.monotonic() + PATIENCE):
                 known = await on_disk(self._records, record)
                 if known is None or (noted and known.state is not State.UNDOING):
                     return  # another instance was quicker, and the device may be somebody else's by now

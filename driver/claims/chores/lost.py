@@ -54,14 +54,14 @@ class LostSpecs:
         while True:
             await asyncio.sleep(self._period)
             try:
-                await self.look()
+                await self.check()
             except (ClaimError, BackendError, OSError) as error:
                 if self._repeats.is_news("", str(error)):
                     logger.error("CDI specs cannot be looked after, trying again: %s", error)
             else:
                 self._repeats.over("")
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """One look. What is missing for the first time may be a claim that begins or ends just now."""
         missing = self._find_missing()
         lost, self._missing = missing & self._missing, missing

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from driver.claims.ledger.record import PreparedDevice, Record
     from driver.claims.ledger.records import Records
+    from driver.claims.locks import ClaimLocks
     from driver.claims.specs import ClaimSpecs
-    from driver.claims.turns import Turns
     from driver.hardware import Backend, Partition
     from driver.inventory import Device
 
@@ -44,13 +44,13 @@ class Renewal:
         *,
         records: Records,
         specs: ClaimSpecs,
-        turns: Turns,
+        locks: ClaimLocks,
         devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Device]]]],
         boot_id: str,
     ) -> None:
         self._records = records
         self._specs = specs
-        self._turns = turns
+        self._locks = locks
         self._devices = devices
         self._boot_id = boot_id
         self._repeats = RepeatFilter()
@@ -72,8 +72,8 @@ class Renewal:
                 continue
             uid = record.claim.uid
             self.failed.discard(uid)
-            with self._turns.of(uid) as turn:
-                async with turn.lock:
+            with self._locks.of(uid) as claim:
+                async with claim.lock:
                     try:
                         renewed = await self.renew(record, backend, devices)
                     except ClaimError as error:
@@ -105,7 +105,7 @@ class Renewal:
         return concerned
 
     async def renew(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> Renewed | None:
-        """Bring one claim's spec, and the numbers in its record, to what is there now; in our turn.
+        """Bring one claim's spec, and the numbers in its record, to what is there now; with the claim locked.
 
         None where it was not that any more. Raises ClaimError; where nobody can tell by which device
         files a device is opened now, there is no spec then, as none is better than another's.

@@ -62,7 +62,7 @@ class Supervisor:
                 if time.monotonic() >= next_sweep:
                     await self.sweep()
                     next_sweep = time.monotonic() + SWEEP_PERIOD
-                await self.look()
+                await self.check()
             except (ClaimError, BackendError, OSError) as error:
                 if self._repeats.is_news("", str(error)):
                     logger.error("MPS daemons cannot be looked after, trying again: %s", error)
@@ -80,7 +80,7 @@ class Supervisor:
         if isinstance(backend, Sharer):
             await in_daemon_thread(lambda: backend.sweep_mps(keep))
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """One look at every daemon. Raises ClaimError or BackendError where nothing can be known."""
         wanted = {}
         for record in self._records:
@@ -104,7 +104,7 @@ class Supervisor:
     async def _revive(self, daemon: str, record: Record, backend: Backend) -> None:
         names = ", ".join(device.device for device in record.devices)
         try:
-            async with self._hardware.turn(record, deadline=time.monotonic() + PATIENCE):
+            async with self._hardware.lock(record, deadline=time.monotonic() + PATIENCE):
                 known = await on_disk(self._records, record)
                 if known is None or known.state is not State.PREPARED or sharer(backend).mps_runs(daemon):
                     return  # it has ended meanwhile, or another instance was quicker

@@ -15,7 +15,7 @@ from driver.base import files
 from driver.cdi import ADMIN, cdi_device_name, qualified_name
 from driver.claims.allocation import ClaimRef
 from driver.claims.ledger.record import Placement, PreparedDevice, Record, State
-from driver.claims.sharing import Sharing, Strategy, decode_sharing
+from driver.claims.sharing import DeviceSharing, Strategy, decode_sharing
 from driver.hardware import PIPES, ComputeMode
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class _Named:
     known: Device
     share_id: str | None
     admin: bool
-    sharing: Sharing | None
+    sharing: DeviceSharing | None
 
 
 def _named(uid: str, spec: bytes, devices: Mapping[str, Device]) -> Iterator[_Named]:
@@ -124,7 +124,7 @@ def _named(uid: str, spec: bytes, devices: Mapping[str, Device]) -> Iterator[_Na
             yield _Named(devices[rest[:-37]], rest[-36:], admin, _sharing(entry, shared=True))
 
 
-def _sharing(entry: Mapping[str, Any], *, shared: bool) -> Sharing | None:
+def _sharing(entry: Mapping[str, Any], *, shared: bool) -> DeviceSharing | None:
     """The MPS daemon that a device's containers are led to; a time slice leaves no trace there."""
     try:
         mounts = entry["containerEdits"]["mounts"]

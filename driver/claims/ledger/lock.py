@@ -1,4 +1,4 @@
-"""A file at which all instances of the driver on a node take turns."""
+"""A file at which all instances of the driver on a node exclude each other."""
 
 from __future__ import annotations
 

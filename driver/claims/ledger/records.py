@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 
 from driver.base import files, layout
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.ledger.codec import DamagedRecordError, decode, encode
 from driver.claims.ledger.holders import Holders
 from driver.claims.ledger.lock import FileLock
-from driver.claims.ledger.record import DamagedRecordError, Record, decode, encode
+from driver.claims.ledger.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -79,7 +80,7 @@ class Records:
         """What is held since this boot. Reliable only inside ``exclusive``."""
 
     @contextlib.asynccontextmanager
-    async def turn(self, gpu_uuid: str) -> AsyncIterator[None]:
+    async def lock_gpu(self, gpu_uuid: str) -> AsyncIterator[None]:
         """Be the only instance that changes a GPU, as long as that takes. Waits for ever; may be cancelled."""
         name = re.sub(r"[^A-Za-z0-9-]", "_", gpu_uuid)
         lock = self._gpu_locks.setdefault(name, FileLock(f"{self._prefix}.{name}.lock"))

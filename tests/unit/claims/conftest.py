@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.cdi.directory import SpecDirectory
+from driver.claims.engine import Engine
 from driver.claims.ledger.damage import SpecHolds
 from driver.claims.ledger.records import Records
-from driver.claims.prepare import Engine
 from driver.hardware.model import ContainerEdits, DeviceNode, Gpu
 from driver.hardware.mps.edits import client_edits
 from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.base import files
-from driver.claims import prepare
+from driver.claims import unprepare
 from driver.claims.errors import Reason
 from driver.claims.ledger.records import Records
 from tests.eventually import eventually
@@ -152,7 +152,7 @@ async def test_half_written_files_of_a_killed_instance_are_removed_by_the_one_th
 async def test_a_claim_that_is_unprepared_while_another_instance_is_waited_for_is_not_prepared_after_that(
     node: Node, api: ClaimApi, tmp_path: Path, allocated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "PATIENCE", 0.1)
+    monkeypatch.setattr(unprepare, "PATIENCE", 0.1)
     claim = allocated()
     with (tmp_path / "plugin" / "claims" / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

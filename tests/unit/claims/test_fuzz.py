@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from driver.claims.config import API_VERSION, KINDS, decode
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.ledger.record import DamagedRecordError, Record, encode
-from driver.claims.ledger.record import decode as decode_record
+from driver.claims.ledger.codec import DamagedRecordError, encode
+from driver.claims.ledger.codec import decode as decode_record
+from driver.claims.ledger.record import Record
 from driver.kube.client import ApiError
 from driver.kubelet.dra import DraService
 from driver.observe.metrics import Metrics

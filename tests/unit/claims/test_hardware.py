@@ -573,7 +573,7 @@ async def test_a_call_that_was_given_up_in_a_queue_makes_nothing_because_its_unp
     await eventually(lambda: node.hardware.calls == ["create_partition"])
     claim = allocated(result(SMALL_TOO), name="queued")
     queued = asyncio.create_task(node.prepare(claim))
-    await eventually(lambda: len(node.engine._under_way) == 2)
+    await eventually(lambda: len(node.engine._background) == 2)
 
     queued.cancel()
     await asyncio.wait([queued])

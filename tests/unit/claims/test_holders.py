@@ -13,7 +13,7 @@ from driver.claims.errors import ClaimError
 from driver.claims.ledger.holders import Holders, consumption
 from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.plan import check_overlap
-from driver.claims.sharing import Sharing, Strategy
+from driver.claims.sharing import DeviceSharing, Strategy
 from driver.hardware.sharing import TimeSlice
 
 GPU = "GPU-0"
@@ -156,7 +156,7 @@ def test_the_index_decides_as_a_look_at_everything_does(written: list[Record], w
 
 def test_ways_of_sharing_are_known_by_one_claim_each_and_forgotten_with_the_last() -> None:
     held = Holders()
-    long = Sharing(strategy=Strategy.TIME_SLICING, interval=TimeSlice.LONG)
+    long = DeviceSharing(strategy=Strategy.TIME_SLICING, interval=TimeSlice.LONG)
     records = [
         record("a", replace(device(share="1"), sharing=long)),
         record("b", replace(device(share="2"), sharing=long)),

@@ -40,8 +40,8 @@ async def test_a_lost_spec_is_written_again_as_it_was(node: Node, watch: Watch, 
     before = (node.cdi_root / name).read_bytes()
     (node.cdi_root / name).unlink()
 
-    await watch.lost.look()
-    await watch.lost.look()
+    await watch.lost.check()
+    await watch.lost.check()
 
     assert (node.cdi_root / name).read_bytes() == before
     assert len(watch.warned) == 1
@@ -53,8 +53,8 @@ async def test_a_lost_directory_is_made_again(node: Node, watch: Watch, allocate
     names = node.spec_files()
     shutil.rmtree(node.cdi_root)
 
-    await watch.lost.look()
-    await watch.lost.look()
+    await watch.lost.check()
+    await watch.lost.check()
 
     assert node.spec_files() == names
 
@@ -67,8 +67,8 @@ async def test_what_another_instance_has_unprepared_stays_away(
     other = await Node(tmp_path, api).start()
     assert await other.unprepare(claim) is None
 
-    await watch.lost.look()
-    await watch.lost.look()
+    await watch.lost.check()
+    await watch.lost.check()
 
     assert node.spec_files() == []
     assert watch.warned == []
@@ -81,11 +81,11 @@ async def test_a_spec_that_is_away_for_one_look_is_not_touched(node: Node, watch
     content = (node.cdi_root / name).read_bytes()
     (node.cdi_root / name).unlink()
 
-    await watch.lost.look()
+    await watch.lost.check()
     nothing = node.spec_files()
     (node.cdi_root / name).write_bytes(content)
     inode = (node.cdi_root / name).stat().st_ino
-    await watch.lost.look()
+    await watch.lost.check()
 
     assert nothing == []
     assert (node.cdi_root / name).stat().st_ino == inode
@@ -103,7 +103,7 @@ async def test_one_spec_that_cannot_be_written_keeps_no_other_from_it(
     del node.inventory["gpu-0"]  # it cannot be said what its spec is to hold
 
     for _ in range(3):
-        await watch.lost.look()
+        await watch.lost.check()
 
     assert len(node.spec_files()) == 1
     assert len(watch.warned) == 1

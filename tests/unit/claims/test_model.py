@@ -24,9 +24,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from driver.claims.engine import Engine
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.record import State
-from driver.claims.prepare import Engine
 from driver.hardware.fake import profile
 from driver.hardware.fake.backend import FakeBackend
 from driver.hardware.fake.fault import inject

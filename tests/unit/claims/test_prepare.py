@@ -221,7 +221,7 @@ async def test_a_first_reading_at_the_hardware_that_does_not_end_is_told_before_
     async def look() -> Any:
         await asyncio.Event().wait()
 
-    node.engine._devices = look
+    node.engine._prepare._devices = look
 
     error = await node.prepare(allocated(), seconds_left=3.1)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from driver.claims.ledger.record import DamagedRecordError, State, decode, encode
+from driver.claims.ledger.codec import DamagedRecordError, decode, encode
+from driver.claims.ledger.record import State
 from driver.inventory.options import DeviceOptions, Partitioning, ShareBy, Shares
 
 RAW: dict[str, Any] = {

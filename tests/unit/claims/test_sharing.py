@@ -14,7 +14,8 @@ import pytest
 
 from driver.claims.allocation import ClaimRef, read_allocation
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.ledger.record import DamagedRecordError, PreparedDevice, Record, State, decode, encode
+from driver.claims.ledger.codec import DamagedRecordError, decode, encode
+from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.plan import plan
 from driver.claims.sharing import daemons_of
 from driver.hardware.backend import BackendError
@@ -526,7 +527,7 @@ async def test_a_daemon_that_dies_is_started_again_and_an_event_says_so(node: Sh
     before = node.set_up()
     node.hardware.stop_mps(f"claim-{obj['metadata']['uid']}")
 
-    await node.engine._supervisor.look()
+    await node.engine._supervisor.check()
 
     assert node.set_up() == before
     [(reason, message)] = node.events
@@ -540,10 +541,10 @@ async def test_a_daemon_that_cannot_be_started_again_is_told_once(node: SharedNo
     node.hardware.stop_mps(f"claim-{obj['metadata']['uid']}")
     node.fail(2)
 
-    await node.engine._supervisor.look()
-    await node.engine._supervisor.look()
+    await node.engine._supervisor.check()
+    await node.engine._supervisor.check()
     told = [reason for reason, _ in node.events]
-    await node.engine._supervisor.look()
+    await node.engine._supervisor.check()
 
     assert told == ["MpsDaemonDown"]
     assert [reason for reason, _ in node.events] == ["MpsDaemonDown", "MpsDaemonRestarted"]
@@ -561,11 +562,11 @@ async def test_a_daemon_that_fails_in_the_same_way_again_and_again_is_logged_onc
 
     start, node.hardware.start_mps = node.hardware.start_mps, refuse
     for _ in range(5):
-        await node.engine._supervisor.look()
+        await node.engine._supervisor.check()
 
     assert caplog.text.count("there is no driver") == 1
     node.hardware.start_mps = start
-    await node.engine._supervisor.look()
+    await node.engine._supervisor.check()
     assert "was started again" in caplog.text
 
 
@@ -579,7 +580,7 @@ async def test_another_instance_finds_the_daemon_and_leaves_it(
     before = (tmp_path / "plugin" / "fake-hardware.json").stat().st_ino
 
     second = await restarted.prepare(obj)
-    await restarted.engine._supervisor.look()
+    await restarted.engine._supervisor.check()
 
     assert second == first
     assert (tmp_path / "plugin" / "fake-hardware.json").stat().st_ino == before

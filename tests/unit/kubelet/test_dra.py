@@ -10,7 +10,7 @@ from driver.observe.metrics import Metrics
 from driver.wire import dra_v1_pb2 as pb
 
 if TYPE_CHECKING:
-    from driver.claims.prepare import Engine
+    from driver.claims.engine import Engine
 
 Claims = list[tuple[str, str, str]]
 

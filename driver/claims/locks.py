@@ -1,4 +1,4 @@
-"""Who goes on when: calls for one claim take turns, and all calls share the loop."""
+"""The lock of each claim, and what calls for one claim know of each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Turn:
+class ClaimLock:
     """What calls for one claim share. Lives only while one of them is under way."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -26,9 +26,9 @@ class Turn:
 
 @dataclass(slots=True)
 class Call:
-    """One prepare of a claim, with how its turn was before the claim was read."""
+    """One prepare of a claim, with how its lock was before the claim was read."""
 
-    turn: Turn
+    claim: ClaimLock
     deadline: float
     """Monotonic seconds."""
     unprepares: int
@@ -37,19 +37,19 @@ class Call:
     """Nobody waits for it any more: an unprepare may be with another instance, so nothing is begun that it undoes."""
 
     @classmethod
-    def begin(cls, turn: Turn, deadline: float) -> Call:
+    def begin(cls, claim: ClaimLock, deadline: float) -> Call:
         """A call that is about to read its claim."""
-        return cls(turn, deadline, turn.unprepares, turn.commits)
+        return cls(claim, deadline, claim.unprepares, claim.commits)
 
     @property
     def unprepared(self) -> bool:
         """Whether the claim was unprepared here meanwhile."""
-        return self.turn.unprepares != self.unprepares
+        return self.claim.unprepares != self.unprepares
 
     @property
     def overtaken(self) -> bool:
         """Whether another call has begun to prepare meanwhile what it had read, perhaps later than we."""
-        return self.turn.commits != self.commits
+        return self.claim.commits != self.commits
 
     @property
     def left(self) -> float:
@@ -57,30 +57,30 @@ class Call:
         return max(self.deadline - time.monotonic(), 0)
 
 
-class Turns:
-    """The turns of all claims for which calls are under way."""
+class ClaimLocks:
+    """The locks of all claims for which calls are under way."""
 
     def __init__(self) -> None:
-        self._turns: dict[str, Turn] = {}
+        self._locks: dict[str, ClaimLock] = {}
         self._round = asyncio.Lock()
 
     @contextlib.contextmanager
-    def of(self, uid: str) -> Iterator[Turn]:
-        """The turn of a claim, for as long as a call for it takes."""
-        turn = self._turns.setdefault(uid, Turn())
-        turn.users += 1
+    def of(self, uid: str) -> Iterator[ClaimLock]:
+        """The lock of a claim, for as long as a call for it takes; to be locked by whoever changes something."""
+        lock = self._locks.setdefault(uid, ClaimLock())
+        lock.users += 1
         try:
-            yield turn
+            yield lock
         finally:
-            turn.users -= 1
-            if turn.users == 0:
-                del self._turns[uid]
+            lock.users -= 1
+            if lock.users == 0:
+                del self._locks[uid]
 
     async def let_others_start(self) -> None:
         """Of claims whose answers came together, go on with one in each round of the loop.
 
         Calls that come in meanwhile would wait for all of them else, and send their GETs together again.
         """
-        if len(self._turns) > 1:
+        if len(self._locks) > 1:
             await self._round.acquire()
             asyncio.get_running_loop().call_soon(self._round.release)
