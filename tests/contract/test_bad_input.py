@@ -225,13 +225,13 @@ async def test_a_read_only_cdi_directory_is_an_error_of_the_claim_and_the_next_t
 
     error = await prepare_error(kubelet, claim)
     again = await prepare_error(kubelet, before)
-    stuck = (await kubelet.unprepare(before))[before["metadata"]["uid"]].error
+    ended = (await kubelet.unprepare(before))[before["metadata"]["uid"]].error
     remount(small_cdi_root, "rw")
 
     assert error.startswith("cannot write CDI spec")
     assert os.strerror(errno.EROFS) in error
     assert again == ""  # nothing has to be written for it
-    assert os.strerror(errno.EROFS) in stuck
+    assert ended == ""  # a pod can always end
     assert await prepare_error(kubelet, claim) == ""
     assert (await kubelet.unprepare(before))[before["metadata"]["uid"]].error == ""
 
