@@ -20,7 +20,10 @@ from driver.sim.apiserver.faults import Fault
 
 async def serve(kubeconfig: Path, state: Path, delay: float) -> None:
     server = ApiServer(fault=(lambda _: Fault(delay=delay)) if delay else None)
-    server.engine.store.load(json.loads(state.read_bytes()))
+    for collection, objects in json.loads(state.read_bytes()).items():
+        for obj in objects:
+            key = (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+            server.engine.store.put(collection, key, obj)
     gc.collect()
     gc.freeze()  # thousands of claims that the collector need not look at again and again
     async with server:

@@ -136,7 +136,7 @@ async def api_process(
         "kind": "Node",
         "metadata": {"name": NODE, "uid": str(uuid.uuid5(UUIDS, NODE)), "resourceVersion": "2"},
     }
-    state.write_text(json.dumps({"version": 10, "objects": {"resourceclaims": claims, "nodes": [node]}}))
+    state.write_text(json.dumps({"resourceclaims": claims, "nodes": [node]}))
     async with _module("tests.bench.apiserver", str(kubeconfig), str(state), f"--delay={delay}") as process:
         yield ApiProcess(process, kubeconfig)
 
