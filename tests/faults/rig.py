@@ -261,6 +261,16 @@ class Rig:
             found["machine"] = json.dumps(self.machine.instances(), sort_keys=True)
         return found
 
+    def specs_that_follow(self) -> set[str]:
+        """CDI specs of claims that only look at partitions of others: a start brings them to what is there then."""
+        found = set()
+        for path, content in self.state().items():
+            if "/claims/" in path:
+                record = json.loads(content)
+                if all(device.get("admin") and device.get("partition") for device in record["devices"]):
+                    found.add(f"cdi/k8s.{DRIVER}-claim_{record['claim']['uid']}.json")
+        return found
+
     def contradictions(self) -> list[str]:
         """Where records, hardware and CDI specs do not tell the same story, once all calls have been answered."""
         state = self.state()
@@ -279,7 +289,8 @@ class Rig:
                 if self.machine is not None:  # real GPUs are named by their device files
                     uuid_in_spec = f"/dev/nvidia{self.machine.uuids().index(device['gpuUUID'])}" in spec
                 else:
-                    uuid_in_spec = uuid in spec
+                    # Who only looks at a partition sees the GPU around it once that is gone.
+                    uuid_in_spec = uuid in spec or (device.get("admin", False) and device["gpuUUID"] in spec)
                 if record["state"] == "prepared" and not uuid_in_spec:
                     wrong.append(f"the spec of {path} does not name {uuid}")
                 if device.get("placement") and not device.get("admin"):
