@@ -8,21 +8,10 @@ from typing import Any
 
 import click
 
-from driver.cli.flags import NO_NODE, read_settings, settings_options
+from driver.cli.flags import NO_NODE, OF_A_NODE, read_settings, settings_options
 
 OPTIONS = (
-    "node_name",
-    "driver_name",
-    "kubeconfig",
-    "kubelet_plugins_dir",
-    "kubelet_registry_dir",
-    "cdi_root",
-    "devices",
-    "driver_root",
-    "container_driver_root",
-    "sysfs_root",
-    "proc_root",
-    "dev_root",
+    *OF_A_NODE,
     "partitioning",
     "shares",
     "device_status",

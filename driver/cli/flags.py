@@ -25,6 +25,21 @@ _METAVARS = {
 ALL: Collection[str] = tuple(Settings.model_fields)
 NO_NODE = "no-node"
 """For commands that need no node's name and were given none: a name that no node has."""
+OF_A_NODE = (
+    "node_name",
+    "driver_name",
+    "kubeconfig",
+    "kubelet_plugins_dir",
+    "kubelet_registry_dir",
+    "cdi_root",
+    "devices",
+    "driver_root",
+    "container_driver_root",
+    "sysfs_root",
+    "proc_root",
+    "dev_root",
+)
+"""Settings of whoever looks at a node from its own file system."""
 
 
 def _flag(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from driver.cli.flags import NO_NODE, read_settings, settings_options
+from driver.cli.flags import NO_NODE, OF_A_NODE, read_settings, settings_options
 
 if TYPE_CHECKING:
     from driver.kube import Api
@@ -18,20 +18,6 @@ if TYPE_CHECKING:
 
 
 DRAIN_OPTIONS = ("driver_name", "pod_uid", "kubeconfig", "kubelet_plugins_dir", "kubelet_registry_dir")
-CLEANUP_OPTIONS = (
-    "node_name",
-    "driver_name",
-    "kubeconfig",
-    "kubelet_plugins_dir",
-    "kubelet_registry_dir",
-    "cdi_root",
-    "devices",
-    "driver_root",
-    "container_driver_root",
-    "sysfs_root",
-    "proc_root",
-    "dev_root",
-)
 
 
 @click.command("drain-check")
@@ -133,7 +119,7 @@ def _describe(drained: Drained, timeout: float) -> str:
     help="Go on although claims are prepared or an instance runs, and where only a file's name is ours.",
 )
 @click.option("--cluster", is_flag=True, help="Delete this node's ResourceSlices too; needs --node-name.")
-@settings_options(CLEANUP_OPTIONS)
+@settings_options(OF_A_NODE)
 def cleanup(*, dry_run: bool, force: bool, cluster: bool, **given: Any) -> None:
     """Remove everything that the driver has left on this node.
 
