@@ -21,7 +21,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from driver.base.backoff import Backoff
-from driver.base.supervised import supervised
 from driver.inventory.build import slice_name
 from driver.inventory.compare import same_spec, with_known_times
 from driver.kube import RESOURCE, Api, ApiError, Mirror, check_object, decode_frugally, odd, uid_of
@@ -137,21 +136,17 @@ class Publisher:
         return frozenset(gate for sent, stored in self._accepted.values() for gate in _lost(sent, stored))
 
     async def run(self) -> None:
-        """Watch and reconcile. Ends only by cancellation."""
-        try:
-            await supervised(self._work, name="publishing ResourceSlices")
-        finally:
-            if self._lead is not None:
-                self._lead.leave()
-
-    async def _work(self) -> None:
-        """Raises what an answer was that nobody foresaw; everything is read again then."""
+        """Watch and reconcile until it is cancelled. Raises what nobody foresaw; another run reads everything again."""
         self._accepted.clear()
         self._wake.set()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._mirror.run(), name="slice-watch")
                 tasks.create_task(self._reconcile_always(), name="slice-reconcile")
+        except asyncio.CancelledError:
+            if self._lead is not None:  # not after an error: this instance goes on in a moment
+                self._lead.leave()
+            raise
         finally:
             self._set_published(done=False)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from driver.kubelet.dra import DraService
-from driver.kubelet.health_stream import HealthServiceV1, HealthServiceV1Alpha1
+from driver.kubelet.health_stream import add_health_streams
 from driver.kubelet.probes import Liveness, ProbeService, serves
 from driver.kubelet.server import (
     Interceptor,
@@ -24,12 +24,7 @@ from driver.kubelet.server import (
     remove_dead_socket,
 )
 from driver.observe import serve_pages
-from driver.wire import (
-    dra_health_v1_pb2_grpc,
-    dra_health_v1alpha1_pb2_grpc,
-    dra_v1_pb2_grpc,
-    pluginregistration_pb2_grpc,
-)
+from driver.wire import dra_v1_pb2_grpc, pluginregistration_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -138,8 +133,7 @@ class Serving:
     async def _serve_dra(self, stack: contextlib.AsyncExitStack) -> None:
         dra = new_server(self._interceptor)
         dra_v1_pb2_grpc.add_DRAPluginServicer_to_server(DraService(self._engine, self._metrics), dra)
-        dra_health_v1_pb2_grpc.add_DRAResourceHealthServicer_to_server(HealthServiceV1(self._feed), dra)
-        dra_health_v1alpha1_pb2_grpc.add_DRAResourceHealthServicer_to_server(HealthServiceV1Alpha1(self._feed), dra)
+        add_health_streams(self._feed, dra)
         self._probes().add_to(dra)
         bind_unix(dra, self._addresses.dra_socket)
         await dra.start()

@@ -405,6 +405,37 @@ async def test_what_changes_while_another_publishes_is_written_when_it_has_gone(
     await old.until(lambda items: len(items) == 1 and "taints" in items[0]["spec"]["devices"][0])
 
 
+class OddOnce(Lead):
+    """A place among instances that cannot be told once, for a reason that nobody foresaw."""
+
+    odd = True
+    left = 0
+
+    def later(self) -> str | None:
+        if self.odd:
+            self.odd = False
+            raise LookupError("nobody foresaw this")
+        return super().later()
+
+    def leave(self) -> None:
+        self.left += 1
+        super().leave()
+
+
+async def test_what_nobody_foresaw_ends_a_run_but_not_the_lead(bench: Bench, tmp_path: Path) -> None:
+    lead = OddOnce(tmp_path / "instances")
+    one = Bench(bench.server, bench.api, lead=lead)
+    one.publisher.desire(OLD)
+    with pytest.raises(ExceptionGroup):
+        await one.publisher.run()
+    assert lead.left == 0
+
+    await one.publish(OLD)
+    await one.stop()
+
+    assert lead.left == 1
+
+
 async def test_a_missing_permission_is_named(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.server.fault = lambda request: (
         Fault(status=403, message="resourceslices.resource.k8s.io is forbidden") if request.verb == "create" else None
