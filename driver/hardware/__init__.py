@@ -13,7 +13,7 @@ from driver.hardware.backend import (
 )
 from driver.hardware.fake.fault import FaultError, inject
 from driver.hardware.fake.profile import ProfileError, load_profile
-from driver.hardware.fake.state import STATE_FILE
+from driver.hardware.fake.state_file import STATE_FILE
 from driver.hardware.host.places import Host
 from driver.hardware.host.root import DriverRoot
 from driver.hardware.model import (
@@ -37,9 +37,9 @@ from driver.hardware.model import (
     partition_device_name,
 )
 from driver.hardware.mps.edits import PIPES
-from driver.hardware.mps.surroundings import look_around
+from driver.hardware.mps.surroundings import read_surroundings
 from driver.hardware.open import open_backend, read_boot_id
-from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+from driver.hardware.process_sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 
 __all__ = [
     "PIPES",
@@ -77,11 +77,11 @@ __all__ = [
     "inject",
     "is_uuid",
     "load_profile",
-    "look_around",
     "open_backend",
     "partition_device_name",
     "partitioner",
     "read_boot_id",
+    "read_surroundings",
     "sharer",
     "watcher",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from driver.hardware.model import ContainerEdits, Event, Gpu, Inventory, MigProfile, Partition
-from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+from driver.hardware.process_sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Collection

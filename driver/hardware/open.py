@@ -38,7 +38,7 @@ def open_backend(devices: str, state_dir: Path, *, boot_id: str | None = None, h
     kind, _, argument = devices.partition(":")
     if kind == "fake" and argument:
         from driver.hardware.fake import profile
-        from driver.hardware.fake.backend import FakeBackend
+        from driver.hardware.fake.fake_backend import FakeBackend
 
         boot = read_boot_id() if boot_id is None else boot_id
         return FakeBackend(profile.load_profile(argument), name=argument, state_dir=state_dir, boot_id=boot)

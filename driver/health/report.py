@@ -42,7 +42,7 @@ class DeviceHealth:
     message: str = ""
 
 
-class Device(Protocol):
+class OfferedDevice(Protocol):
     """What is to be known of a device that is offered."""
 
     @property
@@ -66,7 +66,7 @@ class Device(Protocol):
         ...
 
 
-def report_health(devices: Iterable[Device], conditions: Conditions) -> tuple[DeviceHealth, ...]:
+def report_health(devices: Iterable[OfferedDevice], conditions: Conditions) -> tuple[DeviceHealth, ...]:
     """Health of every device that the node offers, for the stream to the kubelet.
 
     A partition is as its GPU is, but for faults that are confined to another one.
@@ -74,7 +74,7 @@ def report_health(devices: Iterable[Device], conditions: Conditions) -> tuple[De
     return tuple(_health(device, concerning(conditions.get(device.gpu.uuid, ()), device.part)) for device in devices)
 
 
-def _health(device: Device, conditions: tuple[Condition, ...]) -> DeviceHealth:
+def _health(device: OfferedDevice, conditions: tuple[Condition, ...]) -> DeviceHealth:
     found = device_health(device.name, conditions)
     if not device.is_gone:
         return found

@@ -1,6 +1,5 @@
 """From the hardware to what the node publishes: the flow that reads, offers and publishes, and tries again."""
 
-from driver.inventory.build import build_slices, capacity, slice_name
 from driver.inventory.catalogue import Catalogue, Device, Hold, foreign_slots, survey
 from driver.inventory.cdi_root import watch_cdi_root
 from driver.inventory.defects import Defects
@@ -41,6 +40,7 @@ from driver.inventory.options import (
 from driver.inventory.present import Devices
 from driver.inventory.publication import Publication
 from driver.inventory.publisher import Publisher
+from driver.inventory.slices import build_slices, capacity, slice_name
 
 __all__ = [
     "CHANNEL_OPTIONS",

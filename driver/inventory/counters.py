@@ -33,7 +33,7 @@ SCALARS: Mapping[str, Callable[[MigProfile], int]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class LayoutRule:
     """At most ``limit`` of ``use`` among all instances of a GPU."""
 
     counter: str
@@ -48,11 +48,11 @@ def memory_slice(number: int) -> str:
     return f"memory-slice-{number}"
 
 
-def rules(profiles: tuple[MigProfile, ...]) -> tuple[Rule, ...]:
+def rules(profiles: tuple[MigProfile, ...]) -> tuple[LayoutRule, ...]:
     """What limits layouts besides the placements. Source: NVIDIA MIG User Guide, and NVML's instance counts."""
     found = [
-        Rule(counter="media-extensions", limit=1, use={p.name: 1 for p in profiles if p.media_extensions}),
-        Rule(
+        LayoutRule(counter="media-extensions", limit=1, use={p.name: 1 for p in profiles if p.media_extensions}),
+        LayoutRule(
             counter="compute-slices",
             limit=max(p.compute_slices for p in profiles),
             use={p.name: p.compute_slices for p in profiles},
@@ -63,17 +63,17 @@ def rules(profiles: tuple[MigProfile, ...]) -> tuple[Rule, ...]:
         for engine in ("decoders", "encoders", "jpeg-engines", "ofa-engines"):
             take = SCALARS[engine]
             use = {p.name: take(p) for p in profiles if take(p)}
-            found.append(Rule(counter=f"all-{engine}", limit=take(whole), use=use))
+            found.append(LayoutRule(counter=f"all-{engine}", limit=take(whole), use=use))
         break
     for profile in profiles:
         label = profile.name.replace(".", "").replace("-", "-no-").replace("+", "-")
-        found.append(Rule(counter=f"{label}-instances", limit=profile.max_instances, use={profile.name: 1}))
+        found.append(LayoutRule(counter=f"{label}-instances", limit=profile.max_instances, use={profile.name: 1}))
     # Rules that placements alone keep are dropped: what is left is one or two, and the search below stays small.
     return tuple(rule for rule in found if _most(profiles, lambda p, r=rule: r.use.get(p.name, 0), ()) > rule.limit)  # type: ignore[misc]
 
 
 @lru_cache(maxsize=64)
-def _model(profiles: tuple[MigProfile, ...]) -> tuple[dict[str, int], tuple[Rule, ...]]:
+def _model(profiles: tuple[MigProfile, ...]) -> tuple[dict[str, int], tuple[LayoutRule, ...]]:
     """Totals of NVIDIA's counters, and the rules that need a counter of their own."""
     limits = rules(profiles)
     most = {name: _most(profiles, take, limits) for name, take in SCALARS.items()}
@@ -105,7 +105,7 @@ def consumption(gpu: Gpu, profile: MigProfile, start: int) -> dict[str, int]:
     }
 
 
-def _expressed(rule: Rule, profiles: tuple[MigProfile, ...], most: Mapping[str, int]) -> bool:
+def _expressed(rule: LayoutRule, profiles: tuple[MigProfile, ...], most: Mapping[str, int]) -> bool:
     """Whether one of NVIDIA's counters forbids whatever breaks the rule: the least use of it by limit + 1 is too much.
 
     Only for rules that count instances; one that weighs them gets its own counter.
@@ -116,7 +116,7 @@ def _expressed(rule: Rule, profiles: tuple[MigProfile, ...], most: Mapping[str, 
     return any((rule.limit + 1) * min(take(user) for user in users) > most[name] for name, take in SCALARS.items())
 
 
-def _most(profiles: tuple[MigProfile, ...], weight: Callable[[MigProfile], int], limits: tuple[Rule, ...]) -> int:
+def _most(profiles: tuple[MigProfile, ...], weight: Callable[[MigProfile], int], limits: tuple[LayoutRule, ...]) -> int:
     """The greatest weight of any layout: slice by slice, keeping the best for each use of the rules so far."""
     end = max(start + profile.size for profile in profiles for start in profile.starts)
     best: list[dict[tuple[int, ...], int]] = [{} for _ in range(end + 1)]

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from driver.base.quantity import parse_quantity
 from driver.base.repeat_filter import RepeatFilter
-from driver.inventory.build import slice_name
 from driver.inventory.instances import Instance, Kind, identify, is_socket, listened_to, registrar_sockets
+from driver.inventory.slices import slice_name
 from driver.kube import ApiError, check_node
 
 if TYPE_CHECKING:

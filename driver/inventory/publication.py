@@ -6,19 +6,19 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from driver.health import Severity, concerning
-from driver.inventory.build import build_slices
 from driver.inventory.publisher import Pool
+from driver.inventory.slices import build_slices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from driver.health import Effects, HealthFeed
-    from driver.inventory.build import Slice
     from driver.inventory.catalogue import Device
     from driver.inventory.defects import Defects
     from driver.inventory.neighbours import Coexistence
     from driver.inventory.present import Devices
     from driver.inventory.publisher import Publisher
+    from driver.inventory.slices import Slice
     from driver.observe import Metrics
 
 _STATES = {Severity.UNUSABLE: "lost", Severity.DEGRADED: "degraded"}

@@ -21,8 +21,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from driver.base.backoff import Backoff
-from driver.inventory.build import slice_name
 from driver.inventory.compare import same_spec, with_known_times
+from driver.inventory.slices import slice_name
 from driver.kube import RESOURCE, Api, ApiError, Mirror, check_object, decode_frugally, odd, uid_of
 
 if TYPE_CHECKING:

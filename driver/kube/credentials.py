@@ -90,7 +90,7 @@ class Access:
     context: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
 
 
-class Reader:
+class FileReader:
     """Reads the files of one state, and remembers what they were."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ def _signature(path: str) -> object:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-Source: TypeAlias = "Callable[[Reader], Awaitable[Access]]"
+Source: TypeAlias = "Callable[[FileReader], Awaitable[Access]]"
 """Reads one state of the credentials, all of it anew. Raises ConfigError."""
 
 
@@ -128,7 +128,7 @@ class Credentials:
     """The newest credentials that could be read."""
 
     def __init__(
-        self, source: Source, access: Access, reader: Reader, *, clock: Callable[[], float] = time.monotonic
+        self, source: Source, access: Access, reader: FileReader, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._source, self._access, self._reader = source, access, reader
         self._clock = clock
@@ -139,7 +139,7 @@ class Credentials:
     @classmethod
     async def load(cls, source: Source, *, clock: Callable[[], float] = time.monotonic) -> Credentials:
         """Read them for the first time. Raises ConfigError."""
-        reader = Reader()
+        reader = FileReader()
         return cls(source, _with_context(await source(reader)), reader, clock=clock)
 
     @property
@@ -167,7 +167,7 @@ class Credentials:
             return self._access
 
     async def _reload(self) -> None:
-        reader = Reader()
+        reader = FileReader()
         try:
             found = await self._source(reader)
             if found.host != self._access.host:  # which may be another cluster, halfway through something
@@ -217,7 +217,7 @@ def environment_proxy(host: str) -> str | None:
 def in_cluster(environ: Mapping[str, str] = os.environ, *, directory: str = SERVICE_ACCOUNT) -> Source:
     """The credentials of the pod that we are in."""
 
-    async def read(reader: Reader) -> Access:
+    async def read(reader: FileReader) -> Access:
         name, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "")
         if not name or not port.isdecimal():
             raise ConfigError("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set: this is no pod")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from driver.kube.credentials import Access, ConfigError, Reader, Tls, bearer, environment_proxy
+from driver.kube.credentials import Access, ConfigError, FileReader, Tls, bearer, environment_proxy
 
 if TYPE_CHECKING:
     from driver.kube.credentials import Source
@@ -29,7 +29,7 @@ def from_kubeconfig(path: str) -> Source:
     """The credentials of the context that is current at first: a person may change to another one meanwhile."""
     chosen = ""
 
-    async def read(reader: Reader) -> Access:
+    async def read(reader: FileReader) -> Access:
         nonlocal chosen
         config = _parse(path, reader.read(path))
         chosen = chosen or _current(path, config)
@@ -67,7 +67,7 @@ class _Fields:
     path: str
     where: str
     fields: dict[str, Any]
-    reader: Reader
+    reader: FileReader
 
     def value(self, name: str, kind: type, *, default: Any) -> Any:
         found = self.fields.get(name)
@@ -199,7 +199,7 @@ async def _ask_official_client(user: _Fields, kind: str, host: str) -> _Identity
         raise ConfigError(f"{user.where}.{kind} failed: {type(error).__name__}; try it with kubectl") from None
     authorization = configuration.api_key.get("BearerToken")
     certificate, key = (
-        Reader().read(file) if file else None for file in (configuration.cert_file, configuration.key_file)
+        FileReader().read(file) if file else None for file in (configuration.cert_file, configuration.key_file)
     )
     if not authorization and not certificate:
         raise ConfigError(f"{user.where}.{kind} gave neither a token nor a certificate; try it with kubectl")

@@ -91,7 +91,7 @@ class Match(_Part):
     product: str | None = Field(default=None, description="Product name as the attribute productName has it.")
 
 
-class GpuConfig(_Offer):
+class GpuOffer(_Offer):
     """How some of the GPUs are offered, other than the rest."""
 
     match: Match
@@ -125,7 +125,7 @@ class NodeConfig(_Offer):
         default=False,
         description="Publish lists as attributes; the cluster needs the feature gate DRAListTypeAttributes.",
     )
-    gpus: list[GpuConfig] = Field(
+    gpus: list[GpuOffer] = Field(
         default=[], max_length=256, description="GPUs that differ; of several that match, the last one counts."
     )
     taints: TaintEffects = Field(default=TaintEffects(), description="Effects of taints where they differ.")
@@ -187,7 +187,7 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
-def _override(gpu: GpuConfig) -> Override:
+def _override(gpu: GpuOffer) -> Override:
     return Override(
         name=gpu.match.name,
         uuid=gpu.match.uuid,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from driver.node import Settings
 
 PERIOD = 0.25
-"""Between two looks at the directory of records; one system call or two each."""
+"""Between two readings of the directory of records; one system call or two each."""
 CONFIRM = 3.0
 """So long another instance has to be there and stay: two that are deleted together must not rely on each other."""
 _LEAVING = ".leaving-{instance}.lock"
@@ -82,7 +82,7 @@ def holders(plugin_dir: Path, *, boot_id: str) -> tuple[Holder, ...]:
         try:
             record = decode(files.read(str(path)), uid=path.stem)
         except FileNotFoundError:
-            continue  # it has ended between the two looks
+            continue  # it has ended between the two
         except (OSError, DamagedRecordError) as error:
             found.append(Holder(uid=path.stem, claim=None, state=f"is damaged ({error})"))
             continue
@@ -127,7 +127,7 @@ async def wait_until_drained(
     replaceable = bool(settings.pod_uid) and not whole_node
     last: tuple[Holder, ...] | None = None
     relieved_since: float | None = None
-    next_look = loop.time()
+    next_check = loop.time()
     with _leaving(settings) if replaceable else contextlib.nullcontext():
         while True:
             now = holders(settings.plugin_dir, boot_id=boot_id)
@@ -136,7 +136,7 @@ async def wait_until_drained(
             if now != last:
                 last = now
                 progress(now)
-            if replaceable and loop.time() >= next_look:
+            if replaceable and loop.time() >= next_check:
                 instances = await find_instances(settings.kubelet_registry_dir, settings.driver_name)
                 if not any(found.kind is Kind.OURS and _is_own(found, settings) for found in instances):
                     return Drained(outcome=Outcome.USELESS, holders=now)
@@ -147,7 +147,7 @@ async def wait_until_drained(
                     relieved_since = loop.time()
                 if relief is not None and relieved_since is not None and loop.time() - relieved_since >= confirm:
                     return Drained(outcome=Outcome.RELIEVED, holders=now, relief=relief)
-                next_look = loop.time() + confirm / 3
+                next_check = loop.time() + confirm / 3
             left = deadline - loop.time()
             # An answer that is nearly confirmed is waited for, even where nobody wants to wait for claims.
             if left <= 0 and (relieved_since is None or loop.time() - relieved_since >= confirm):

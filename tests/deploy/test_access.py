@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.inventory.build import slice_name
+from driver.inventory.slices import slice_name
 from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.kube.events import NodeEvents
 from driver.node.settings import Settings

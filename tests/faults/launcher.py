@@ -26,7 +26,7 @@ def main() -> None:
     """Fork a driver for each line of standard input, until it ends."""
     sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
     import driver.cli.main
-    import driver.hardware.fake.backend
+    import driver.hardware.fake.fake_backend
     import driver.node.agent  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -237,7 +237,7 @@ def _writes(points: Points) -> None:
 
 def _hardware(points: Points) -> None:
     """Each call of the fake backend, before and after; found in the Protocols, so that a new one is there by itself."""
-    from driver.hardware.fake.backend import FakeBackend
+    from driver.hardware.fake.fake_backend import FakeBackend
 
     def failure(plan: Plan) -> BackendError:
         return BackendError("the hardware refused: injected")

@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
     import driver.cli.main
-    import driver.hardware.fake.backend
+    import driver.hardware.fake.fake_backend
     import driver.node.agent  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -9,7 +9,7 @@ import pytest
 
 from driver.hardware.backend import BackendError
 from driver.hardware.model import Cause, Cleared, Event, Fault, MigMode
-from driver.inventory.build import build_slices
+from driver.inventory.slices import build_slices
 from tests.nvml.standin import SYMBOLS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from driver.hardware.backend import BackendError
 from driver.hardware.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
-from driver.hardware.nvml.watch import LOOKED_AT
+from driver.hardware.nvml.watch_gpus import LOOKED_AT
 from driver.health.conditions import Condition, Conditions, fold
 from tests.eventually import PATIENCE
 from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 DRIVER = Path(__file__).parents[2] / "driver"
 FILE_LINES = 400
 FUNCTION_LINES = 60
-LONG_FILES = {"hardware/fake/backend.py"}
+LONG_FILES = {"hardware/fake/fake_backend.py"}
 """These are still to be split; no other file may become one of them."""
 LONG_FUNCTIONS = {"hardware/fake/fault.py:inject"}
 """The same for functions."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from driver.hardware.fake.state import MAX_FAILURES, MAX_LATENCY_MS, MAX_XIDS, DamagedStateError, GpuState, StateFile
+from driver.hardware.fake.state_file import (
+    MAX_FAILURES,
+    MAX_LATENCY_MS,
+    MAX_XIDS,
+    DamagedStateError,
+    GpuState,
+    StateFile,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

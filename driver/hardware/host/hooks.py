@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from driver.hardware.host.libraries import Library
+    from driver.hardware.host.libraries import LibraryFile
     from driver.hardware.host.root import DriverRoot
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def watched(setting: str) -> tuple[str, ...]:
 
 
 def library_edits(
-    libraries: Sequence[Library], root: DriverRoot, *, program: HookProgram | None, machine: str, version: str
+    libraries: Sequence[LibraryFile], root: DriverRoot, *, program: HookProgram | None, machine: str, version: str
 ) -> ContainerEdits:
     """Mounts of the libraries, and what makes them findable."""
     if not libraries:
@@ -110,7 +110,7 @@ def library_edits(
     )
 
 
-def loader_directories(libraries: Iterable[Library], machine: str) -> tuple[str, ...]:
+def loader_directories(libraries: Iterable[LibraryFile], machine: str) -> tuple[str, ...]:
     """Where glibc looks without a cache: on Debian and what comes from it, and everywhere else; the host's own first.
 
     Source: ld.so(8), and Debian's and Ubuntu's patch for multiarch directories.
@@ -120,7 +120,9 @@ def loader_directories(libraries: Iterable[Library], machine: str) -> tuple[str,
     return tuple(dict.fromkeys((*own, *usual)))
 
 
-def _under_every_name(libraries: Iterable[Library], root: DriverRoot, directories: Sequence[str]) -> Iterable[Mount]:
+def _under_every_name(
+    libraries: Iterable[LibraryFile], root: DriverRoot, directories: Sequence[str]
+) -> Iterable[Mount]:
     for library in libraries:
         for directory in directories:
             # Nobody asks for a file by its full name if that is not its soname; once is enough to see the version.
@@ -130,7 +132,7 @@ def _under_every_name(libraries: Iterable[Library], root: DriverRoot, directorie
                 yield Mount(host_path=root.on_host(library.path), container_path=posixpath.join(directory, name))
 
 
-def _hooks(program: HookProgram, libraries: Sequence[Library], version: str) -> Iterable[Hook]:
+def _hooks(program: HookProgram, libraries: Sequence[LibraryFile], version: str) -> Iterable[Hook]:
     links = [
         f"{posixpath.relpath(library.file, posixpath.dirname(name) or '.')}::{posixpath.join(library.directory, name)}"
         for library in libraries

@@ -42,7 +42,7 @@ _USUAL_NAMES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Library:
+class LibraryFile:
     """One file. Names are relative to the library directory that it is in, and so is its own."""
 
     directory: str
@@ -97,13 +97,13 @@ def find_version(root: DriverRoot, machine: str) -> str:
     return ""
 
 
-def find(root: DriverRoot, version: str, machine: str) -> tuple[Library, ...]:
+def find(root: DriverRoot, version: str, machine: str) -> tuple[LibraryFile, ...]:
     """All libraries of this version of the driver, of two with one name the one that the linker's cache leads to.
 
     Those that every driver has count without a version in their names too, where none has one.
     """
-    found: dict[str, Library] = {}
-    plain: dict[str, Library] = {}
+    found: dict[str, LibraryFile] = {}
+    plain: dict[str, LibraryFile] = {}
     for directory in _directories(root, machine, version):
         for subdirectory in _SUBDIRECTORIES:
             names = root.names(posixpath.join(directory, subdirectory))
@@ -166,7 +166,7 @@ def _is_versioned(name: str, version: str) -> bool:
     return bool(version) and name.startswith("lib") and name.endswith(f".so.{version}")
 
 
-def _read(root: DriverRoot, machine: str, directory: str, file: str, siblings: Iterable[str]) -> Library | None:
+def _read(root: DriverRoot, machine: str, directory: str, file: str, siblings: Iterable[str]) -> LibraryFile | None:
     """One file with its names; None for what is no file, or is for another machine."""
     path = root.resolve(posixpath.join(directory, file))
     status = root.status(path) if path is not None else None
@@ -189,4 +189,4 @@ def _read(root: DriverRoot, machine: str, directory: str, file: str, siblings: I
         if _stem(name) == stem and name != own and root.resolve(f"{directory}/{place}/{name}") == path
     }
     names = links | {posixpath.join(place, soname), *_USUAL_NAMES.get(stem, ())}
-    return Library(directory=directory, file=file, soname=soname, names=tuple(sorted(names - {file})))
+    return LibraryFile(directory=directory, file=file, soname=soname, names=tuple(sorted(names - {file})))

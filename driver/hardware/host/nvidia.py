@@ -35,7 +35,7 @@ class DriverFiles:
 
     version: str
     """The version that libraries were looked for; empty where nobody knows one."""
-    libraries: tuple[libraries.Library, ...] = ()
+    libraries: tuple[libraries.LibraryFile, ...] = ()
     hook_program: hooks.HookProgram | None = None
     edits: ContainerEdits = field(default_factory=ContainerEdits)
     """Mounts and hooks."""

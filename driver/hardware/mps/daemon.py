@@ -26,8 +26,8 @@ from driver.hardware.backend import BackendError
 from driver.hardware.mps import launch as mps_launch
 from driver.hardware.mps import shared_directory
 from driver.hardware.mps.edits import PIPES, SHM, client_edits, long_gone
-from driver.hardware.mps.surroundings import look_around
-from driver.hardware.sharing import MpsDaemon
+from driver.hardware.mps.surroundings import read_surroundings
+from driver.hardware.process_sharing import MpsDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from driver.hardware.host.root import DriverRoot
     from driver.hardware.model import ContainerEdits
     from driver.hardware.mps.surroundings import Surroundings
-    from driver.hardware.sharing import MpsLimits
+    from driver.hardware.process_sharing import MpsLimits
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class MpsDaemons:
         """``shm``: a tmpfs of the host, in which each daemon gets a directory that its clients have as /dev/shm."""
         self._directory = directory
         self._root = root
-        self._host = surroundings if surroundings is not None else look_around()
+        self._host = surroundings if surroundings is not None else read_surroundings()
         self._shm = f"{shm}/{directory.parent.name}"
         self._proc = proc
         self._ready_seconds = ready_seconds

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-    from driver.hardware.sharing import MpsLimits
+    from driver.hardware.process_sharing import MpsLimits
 
 # CUDA looks there even when nobody tells it, so a program that drops the variable ends up at the same daemon.
 PIPES = "/tmp/nvidia-mps"  # noqa: S108 - in the container, and it is NVIDIA's default

@@ -48,7 +48,7 @@ class Surroundings:
         return path if path is not None and path.exists() else None
 
 
-def look_around(proc: Path = Path("/proc"), environ: Mapping[str, str] = os.environ) -> Surroundings:
+def read_surroundings(proc: Path = Path("/proc"), environ: Mapping[str, str] = os.environ) -> Surroundings:
     """Find out. In a pod, the host's processes are visible with hostPID only, and its namespaces to the privileged."""
     in_pod = "KUBERNETES_SERVICE_HOST" in environ
     try:

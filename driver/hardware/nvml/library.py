@@ -15,8 +15,8 @@ from driver.base.repeat_filter import AGAIN_SECONDS, RepeatFilter
 from driver.hardware.backend import BackendError
 from driver.hardware.host import libraries
 from driver.hardware.model import is_uuid
-from driver.hardware.nvml import errors
-from driver.hardware.nvml.errors import NvmlError
+from driver.hardware.nvml import return_codes
+from driver.hardware.nvml.return_codes import NvmlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,19 +52,19 @@ _INSTALL = (
 _SEE = "NVIDIA's driver is there but does not start: see what nvidia-smi and the kernel log (dmesg) say on this node"
 _PRIVILEGED = "Run the driver's pod privileged, so that it may open /dev/nvidiactl, and see that this file is there"
 _REMEDIES = {
-    errors.NO_PERMISSION: _PRIVILEGED,
-    errors.OPERATING_SYSTEM: _PRIVILEGED,
-    errors.LIB_RM_VERSION_MISMATCH: "Drain and reboot this node, or load the kernel modules of the new version",
+    return_codes.NO_PERMISSION: _PRIVILEGED,
+    return_codes.OPERATING_SYSTEM: _PRIVILEGED,
+    return_codes.LIB_RM_VERSION_MISMATCH: "Drain and reboot this node, or load the kernel modules of the new version",
     **dict.fromkeys(
         (
-            errors.TIMEOUT,
-            errors.INSUFFICIENT_POWER,
-            errors.IRQ_ISSUE,
-            errors.CORRUPTED_INFOROM,
-            errors.GPU_IS_LOST,
-            errors.RESET_REQUIRED,
-            errors.GPU_NOT_FOUND,
-            errors.UNKNOWN,
+            return_codes.TIMEOUT,
+            return_codes.INSUFFICIENT_POWER,
+            return_codes.IRQ_ISSUE,
+            return_codes.CORRUPTED_INFOROM,
+            return_codes.GPU_IS_LOST,
+            return_codes.RESET_REQUIRED,
+            return_codes.GPU_NOT_FOUND,
+            return_codes.UNKNOWN,
         ),
         _SEE,
     ),
@@ -131,13 +131,13 @@ class Library:
         except nvml.NVMLError as error:
             code, text = int(error.value), _text(error)
         except getattr(nvml, "NVMLLibraryMismatchError", ()):
-            code, text = errors.FUNCTION_NOT_FOUND, "Function Not Found"
+            code, text = return_codes.FUNCTION_NOT_FOUND, "Function Not Found"
         except (ValueError, TypeError, OSError, ctypes.ArgumentError, AttributeError) as error:
             # Bytes that are no text, or a pynvml that knows the function in another form.
-            code, text = errors.UNKNOWN, f"{type(error).__name__}: {error}"
-        if code == errors.FUNCTION_NOT_FOUND and (older := self._older(function, arguments)) is not None:
+            code, text = return_codes.UNKNOWN, f"{type(error).__name__}: {error}"
+        if code == return_codes.FUNCTION_NOT_FOUND and (older := self._older(function, arguments)) is not None:
             return older
-        if code in errors.SESSION_OVER:
+        if code in return_codes.SESSION_OVER:
             self.expire()
         raise NvmlError(function, code, text)
 
@@ -170,7 +170,7 @@ class Library:
         try:
             return self.call("nvmlDeviceGetHandleByUUID", uuid)
         except NvmlError as error:
-            if index < 0 or error.code in {errors.NOT_FOUND, *errors.SESSION_OVER}:
+            if index < 0 or error.code in {return_codes.NOT_FOUND, *return_codes.SESSION_OVER}:
                 raise
             return self._by_index(uuid, index, error)
 
@@ -179,13 +179,13 @@ class Library:
         try:
             handle = self.call("nvmlDeviceGetHandleByIndex", index)
         except NvmlError as own:
-            raise (own if own.code in errors.LOST else error) from None
+            raise (own if own.code in return_codes.LOST else error) from None
         try:
             told = self.call("nvmlDeviceGetUUID", handle)
         except NvmlError as own:
-            if errors.FUNCTION_NOT_FOUND in {own.code, error.code} and own.code not in errors.LOST:
+            if return_codes.FUNCTION_NOT_FOUND in {own.code, error.code} and own.code not in return_codes.LOST:
                 return handle
-            raise (own if own.code in errors.LOST else error) from None
+            raise (own if own.code in return_codes.LOST else error) from None
         if told != uuid:
             raise error
         return handle
@@ -197,11 +197,11 @@ class Library:
     def _function(self, name: str) -> Callable[..., Any]:
         function = getattr(self._nvml, name, None)
         if function is None:
-            raise self._nvml.NVMLError(errors.FUNCTION_NOT_FOUND)
+            raise self._nvml.NVMLError(return_codes.FUNCTION_NOT_FOUND)
         return function  # type: ignore[no-any-return]
 
     def _complain(self, error: NvmlError) -> None:
-        if error.code in errors.CANNOT_TELL:
+        if error.code in return_codes.CANNOT_TELL:
             logger.debug("%s", error)
             return
         # By function and code: GPUs that fail in different ways must not take turns.
@@ -216,14 +216,14 @@ class Library:
         try:
             self.call("nvmlInitWithFlags", _NO_GPUS)
         except NvmlError as error:
-            if error.code != errors.ALREADY_INITIALIZED:
+            if error.code != return_codes.ALREADY_INITIALIZED:
                 raise BackendError(self._no_driver(error)) from None
         self._open = True
         self.number += 1
 
     def _no_driver(self, error: NvmlError) -> str:
         where = f" below {self._root.path}" if self._root is not None and not _is_ours(self._root) else ""
-        if error.code != errors.LIBRARY_NOT_FOUND:
+        if error.code != return_codes.LIBRARY_NOT_FOUND:
             why = error.reason
         elif error.function == "dlopen" and error.text:
             why = f"no {NAME}{where} can be loaded ({error.text})"
@@ -253,7 +253,7 @@ class Library:
         nvml.nvmlLib = None  # whatever the linker finds under the usual name, on a host of its own kind
         nvml._nvmlGetFunctionPointer_cache.clear()
         if not _is_ours(self._root):
-            raise BackendError(self._no_driver(NvmlError("dlopen", errors.LIBRARY_NOT_FOUND, trouble)))
+            raise BackendError(self._no_driver(NvmlError("dlopen", return_codes.LIBRARY_NOT_FOUND, trouble)))
 
     def _older(self, function: str, arguments: tuple[Any, ...]) -> Any:
         """The answer of a symbol that came before the one that is not there; None without such."""
@@ -285,7 +285,7 @@ class Library:
                 code = entry(arguments[0], ctypes.byref(result), ctypes.c_uint(arguments[1]))
         if code:
             error = NvmlError(function, int(code), _text(nvml.NVMLError(int(code))))
-            if error.code in errors.SESSION_OVER:
+            if error.code in return_codes.SESSION_OVER:
                 self.expire()
             raise error
         return result

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from driver.hardware.backend import BackendError
 from driver.hardware.model import MigMode, MigProfile, Partition
-from driver.hardware.nvml import errors
-from driver.hardware.nvml.errors import NvmlError, explained
+from driver.hardware.nvml import return_codes
 from driver.hardware.nvml.mig_profiles import STARTS, canonical_name, compose_name, most_side_by_side
+from driver.hardware.nvml.return_codes import NvmlError, explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,7 +182,10 @@ class Mig:
             trouble: dict[str, int] = {}
             query = "nvmlDeviceGetGpuInstanceProfileInfo"
             info = self._library.probe(query, handle, number, trouble=trouble)
-            if info is None and trouble[query] in {errors.FUNCTION_NOT_FOUND, errors.ARGUMENT_VERSION_MISMATCH}:
+            if info is None and trouble[query] in {
+                return_codes.FUNCTION_NOT_FOUND,
+                return_codes.ARGUMENT_VERSION_MISMATCH,
+            }:
                 info = self._library.probe(query, handle, number, version=1)
             if info is not None:
                 yield number, info
@@ -223,7 +226,10 @@ class Mig:
         try:
             self._library.call("nvmlDeviceGetGpuInstances", handle, profile_id, array, ctypes.byref(count))
         except NvmlError as error:
-            if error.code in {errors.NOT_SUPPORTED, errors.NOT_FOUND}:  # of this profile there can be none now
+            if error.code in {
+                return_codes.NOT_SUPPORTED,
+                return_codes.NOT_FOUND,
+            }:  # of this profile there can be none now
                 return []
             raise
         return list(array[: min(count.value, MAX_INSTANCES)])
@@ -241,7 +247,7 @@ class Mig:
                 "nvmlDeviceCreateGpuInstanceWithPlacement", handle, profile.profile_id, ctypes.byref(placement)
             )
         except NvmlError as error:
-            if error.code != errors.INSUFFICIENT_RESOURCES:
+            if error.code != return_codes.INSUFFICIENT_RESOURCES:
                 raise
             there = ", ".join(f"{p.profile} at {p.start} ({p.uuid})" for p in self.partitions(handle, gpu_uuid))
             raise BackendError(f"{what}: {error.reason}; there are: {there or 'none'}") from None
@@ -265,12 +271,12 @@ class Mig:
         wanted = MigMode.ENABLED if on else MigMode.DISABLED
         if not status and self.mode(handle) is wanted:
             return
-        if status == errors.IN_USE:
+        if status == return_codes.IN_USE:
             why = "a process still uses the GPU, for example a monitoring agent"
         elif not status:
             why = "it waits for a reset of the GPU"
         else:
-            why = f"{errors.words(status)} (NVML status {status})"
+            why = f"{return_codes.words(status)} (NVML status {status})"
         if not on:  # leave nothing pending that the next reset would bring about
             self._attempt(what, "nvmlDeviceSetMigMode", handle, 1)
         raise BackendError(f"{what}: MIG mode cannot be switched {'on' if on else 'off'} now: {why}")
@@ -280,7 +286,7 @@ class Mig:
         try:
             return self._library.call(function, owner, number)
         except NvmlError as error:
-            if error.code == errors.NOT_FOUND:
+            if error.code == return_codes.NOT_FOUND:
                 return None
             raise
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from driver.hardware.backend import BackendError
 from driver.hardware.host import libraries
-from driver.hardware.sharing import TimeSlice
+from driver.hardware.process_sharing import TimeSlice
 
 if TYPE_CHECKING:
     from driver.hardware.host.root import DriverRoot

@@ -11,7 +11,7 @@ from driver.base import layout
 from driver.base.threads import in_daemon_thread
 from driver.cdi import SpecDirectory
 from driver.claims import ClaimError, Engine, MetadataFiles, Records, State
-from driver.hardware import BackendError, look_around, sharer
+from driver.hardware import BackendError, read_surroundings, sharer
 from driver.inventory import Devices, Instance, Kind, Options, find_instances, is_own_slice, listened_to, survey
 from driver.kube import RESOURCE, Api, ApiError, check_list, uid_of
 from driver.observe import Metrics
@@ -167,7 +167,7 @@ def sweep(settings: Settings, *, remove: bool, force: bool, others: tuple[Instan
     walk.directory(settings.kubelet_registry_dir, rules.in_registry_dir(driver), strangers=False)
     walk.directory(settings.cdi_root, rules.in_cdi_root(driver), strangers=False)
     walk.directory(settings.kubelet_plugins_dir, rules.in_plugins_dir(driver), strangers=False)
-    walk.directory(look_around().root / "dev/shm", rules.in_shm(driver), strangers=False)
+    walk.directory(read_surroundings().root / "dev/shm", rules.in_shm(driver), strangers=False)
     return walk.swept
 
 

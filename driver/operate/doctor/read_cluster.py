@@ -11,7 +11,7 @@ from driver.inventory import slice_name
 from driver.kube import RESOURCE, Api, ApiError
 from driver.operate.doctor.cluster_checks import class_text
 from driver.operate.doctor.permissions import needed
-from driver.operate.doctor.state import Access, ClusterState, Object, Permission
+from driver.operate.doctor.state import AccessReview, ClusterState, Object, Permission
 
 if TYPE_CHECKING:
     from driver.node import Settings
@@ -81,7 +81,7 @@ class _Looker:
             found |= {name: value == "1" for name, value in _FEATURE.findall(metrics)}
         return found, server_time
 
-    async def access(self, pods: tuple[Object, ...] | None) -> tuple[str, bool | None, tuple[Access, ...] | None]:
+    async def access(self, pods: tuple[Object, ...] | None) -> tuple[str, bool | None, tuple[AccessReview, ...] | None]:
         """Whose permissions, whether the token is bound to a node, and what is allowed."""
         name, bound = await self._who()
         if name and not _ACCOUNT.fullmatch(name):  # a person: the driver's pods say who the driver is
@@ -94,7 +94,7 @@ class _Looker:
             kind, spec = "SelfSubjectAccessReview", {}
         wanted = needed(self._settings, node_name=self._node)
         try:
-            answers = [Access(permission=one, allowed=await self._may(kind, spec, one)) for one in wanted]
+            answers = [AccessReview(permission=one, allowed=await self._may(kind, spec, one)) for one in wanted]
         except ApiError as error:
             self.unreadable["access"] = str(error)
             return name, bound, None

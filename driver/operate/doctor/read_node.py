@@ -17,7 +17,7 @@ from driver.cdi import SpecDirectory
 from driver.claims import State
 from driver.hardware import BackendError, open_backend
 from driver.inventory import DEVICE_PLUGIN_DIR, NVIDIA_DRIVER, find_instances, is_socket, listened_to
-from driver.operate.doctor.state import Hardware, NodeState, Place, RuntimeConfig
+from driver.operate.doctor.state import NodeHardware, NodeState, Place, RuntimeConfig
 from driver.operate.drain import Holder, holders
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ async def _page(settings: Settings) -> tuple[str, ...] | None:
         return None
 
 
-async def _hardware(settings: Settings, boot_id: str) -> Hardware:
-    def read() -> Hardware:
+async def _hardware(settings: Settings, boot_id: str) -> NodeHardware:
+    def read() -> NodeHardware:
         # Fake hardware keeps its state where it is opened: not in a running driver's directory.
         with tempfile.TemporaryDirectory(prefix="gpu-dra-") as state:
             backend = open_backend(settings.devices, Path(state), boot_id=boot_id, host=settings.host)
@@ -155,17 +155,17 @@ async def _hardware(settings: Settings, boot_id: str) -> Hardware:
                 inventory = backend.inventory()
             finally:
                 backend.close()
-        return Hardware(gpus=tuple(gpu.name for gpu in inventory.gpus), defects=inventory.defects)
+        return NodeHardware(gpus=tuple(gpu.name for gpu in inventory.gpus), defects=inventory.defects)
 
     try:
         async with asyncio.timeout(PATIENCE):
             return await in_daemon_thread(read)
     except BackendError as error:
-        return Hardware(problem=str(error))
+        return NodeHardware(problem=str(error))
     except TimeoutError:
-        return Hardware(problem=f"NVIDIA's driver has not answered for {PATIENCE:.0f} s")
+        return NodeHardware(problem=f"NVIDIA's driver has not answered for {PATIENCE:.0f} s")
     except OSError as error:
-        return Hardware(problem=f"{error}")
+        return NodeHardware(problem=f"{error}")
 
 
 def _runtime(path: Path) -> RuntimeConfig | None:

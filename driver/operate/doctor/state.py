@@ -29,7 +29,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hardware:
+class NodeHardware:
     """What the setting ``devices`` finds."""
 
     gpus: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class NodeState:
     """Sockets of NVIDIA's device plugin that live."""
     foreign_files: tuple[Path, ...] = ()
     """What NVIDIA's DRA driver has left in the driver's directory."""
-    hardware: Hardware = Hardware()
+    hardware: NodeHardware = NodeHardware()
     holders: tuple[Holder, ...] = ()
     quarantined: tuple[Path, ...] = ()
     without_spec: tuple[Holder, ...] = ()
@@ -104,7 +104,7 @@ class Permission:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class AccessReview:
     """Whether somebody may do it."""
 
     permission: Permission
@@ -134,7 +134,7 @@ class ClusterState:
     """Whose permissions were asked for."""
     node_bound: bool | None = None
     """Whether these credentials say which node their pod is on; None for other credentials than a pod's."""
-    access: tuple[Access, ...] | None = None
+    access: tuple[AccessReview, ...] | None = None
     nodes: tuple[Object, ...] | None = None
     slices: tuple[Object, ...] | None = None
     classes: tuple[Object, ...] | None = None

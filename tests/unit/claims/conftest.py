@@ -11,7 +11,7 @@ from driver.claims.ledger.damage import SpecHolds
 from driver.claims.ledger.records import Records
 from driver.hardware.model import ContainerEdits, DeviceNode, Gpu
 from driver.hardware.mps.edits import client_edits
-from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+from driver.hardware.process_sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 from driver.inventory.catalogue import Device
 from driver.kube.client import ApiError
 from driver.observe.metrics import Metrics

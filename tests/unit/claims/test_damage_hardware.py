@@ -10,7 +10,7 @@ import pytest
 from driver.claims.errors import Reason
 from driver.claims.ledger.record import State
 from driver.hardware.fake.fault import inject
-from driver.hardware.sharing import ComputeMode, TimeSlice
+from driver.hardware.process_sharing import ComputeMode, TimeSlice
 
 from .conftest import DRIVER, ClaimApi, result
 from .test_damage import GARBAGE, damage

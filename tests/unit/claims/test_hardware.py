@@ -25,7 +25,7 @@ from tests.eventually import PATIENCE, eventually
 from .conftest import ClaimApi, Node, result
 
 if TYPE_CHECKING:
-    from driver.hardware.fake.backend import FakeBackend
+    from driver.hardware.fake.fake_backend import FakeBackend
 
 SMALL = "gpu-0-mig-1g10gb-19-0"
 SMALL_TOO = "gpu-0-mig-1g10gb-19-1"

@@ -14,7 +14,7 @@ from driver.claims.ledger.holders import Holders, consumption
 from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.plan import check_overlap
 from driver.claims.sharing import DeviceSharing, Strategy
-from driver.hardware.sharing import TimeSlice
+from driver.hardware.process_sharing import TimeSlice
 
 GPU = "GPU-0"
 

@@ -28,10 +28,10 @@ from driver.claims.engine import Engine
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.record import State
 from driver.hardware.fake import profile
-from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fake_backend import FakeBackend
 from driver.hardware.fake.fault import inject
 from driver.hardware.model import Partition
-from driver.hardware.sharing import ComputeMode
+from driver.hardware.process_sharing import ComputeMode
 from driver.inventory.catalogue import Device, catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning
 from driver.observe.metrics import Metrics

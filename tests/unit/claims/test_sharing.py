@@ -21,7 +21,7 @@ from driver.claims.sharing import daemons_of
 from driver.hardware.backend import BackendError
 from driver.hardware.fake.fault import inject
 from driver.hardware.open import open_backend
-from driver.hardware.sharing import ComputeMode, MpsDaemon, TimeSlice
+from driver.hardware.process_sharing import ComputeMode, MpsDaemon, TimeSlice
 from driver.inventory.catalogue import Device, catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning, ShareBy, Shares
 from tests.eventually import PATIENCE, eventually

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from driver.cli.main import cli
 from driver.hardware.fake import profile
-from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fake_backend import FakeBackend
 from driver.hardware.model import Cause, Fault
 from driver.hardware.open import read_boot_id
 from driver.health.conditions import Condition

@@ -7,9 +7,9 @@ import pytest
 
 from driver.hardware.backend import BackendError
 from driver.hardware.fake import profile
-from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fake_backend import FakeBackend
 from driver.hardware.fake.fault import FaultError, inject
-from driver.hardware.fake.state import MAX_XIDS, STATE_FILE
+from driver.hardware.fake.state_file import MAX_XIDS, STATE_FILE
 from driver.hardware.model import Cause, Cleared, Event, Fault, Occurred
 from tests.eventually import PATIENCE
 

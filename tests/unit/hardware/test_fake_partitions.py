@@ -8,9 +8,9 @@ import pytest
 
 from driver.hardware.backend import BackendError
 from driver.hardware.fake import profile
-from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fake_backend import FakeBackend
 from driver.hardware.fake.fault import inject
-from driver.hardware.fake.state import STATE_FILE
+from driver.hardware.fake.state_file import STATE_FILE
 from driver.hardware.model import Cleared, Gpu, InventoryChanged, MigMode, MigProfile, Partition
 
 BOOT = "boot-1"

@@ -17,9 +17,9 @@ import pytest
 from driver.hardware.backend import BackendError
 from driver.hardware.host.root import DriverRoot
 from driver.hardware.mps.daemon import MpsDaemons
-from driver.hardware.mps.surroundings import Surroundings, look_around
+from driver.hardware.mps.surroundings import Surroundings, read_surroundings
 from driver.hardware.nvml.time_slice import TimeSlices
-from driver.hardware.sharing import MpsDaemon, MpsLimits, TimeSlice
+from driver.hardware.process_sharing import MpsDaemon, MpsLimits, TimeSlice
 from tests.eventually import PATIENCE, eventually
 from tests.needs import NO_ROOT
 
@@ -169,7 +169,8 @@ def test_it_outlives_the_process_that_started_it(place: Place) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
         "from driver.hardware.host.root import DriverRoot; from driver.hardware.mps.daemon import MpsDaemons\n"
-        "from driver.hardware.sharing import MpsDaemon; from driver.hardware.mps.surroundings import Surroundings\n"
+        "from driver.hardware.process_sharing import MpsDaemon\n"
+        "from driver.hardware.mps.surroundings import Surroundings\n"
         "base = Path(sys.argv[1]); root = DriverRoot(path=base / 'root', host=str(base / 'root'))\n"
         f"here = Surroundings(cgroups=None, isolate={place.isolate})\n"
         "daemons = MpsDaemons(base / 'plugin/mps', root, surroundings=here, shm=str(base / 'shm'))\n"
@@ -357,19 +358,19 @@ def links(proc: Path, first: str, own: str) -> Path:
 
 
 def test_a_pod_that_sees_no_processes_of_the_host_is_told_which_value_to_set(tmp_path: Path) -> None:
-    found = look_around(links(tmp_path, "mnt:[2]", "mnt:[2]"), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    found = read_surroundings(links(tmp_path, "mnt:[2]", "mnt:[2]"), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
 
     assert "as the chart does with devices=nvml" in found.refused
 
 
 def test_a_pod_that_may_not_enter_the_host_is_told_which_value_to_set(tmp_path: Path) -> None:
-    found = look_around(tmp_path, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    found = read_surroundings(tmp_path, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
 
     assert "as the chart does with devices=nvml" in found.refused
 
 
 def test_a_pod_with_the_hosts_processes_goes_through_the_first_of_them(tmp_path: Path) -> None:
-    found = look_around(links(tmp_path, "mnt:[1]", "mnt:[2]"), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    found = read_surroundings(links(tmp_path, "mnt:[1]", "mnt:[2]"), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
 
     assert (found.target, found.root, found.refused) == (1, tmp_path / "1/root", "")
 

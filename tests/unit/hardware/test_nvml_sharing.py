@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from driver.hardware.backend import BackendError
-from driver.hardware.nvml import errors
-from driver.hardware.nvml.errors import NvmlError
-from driver.hardware.nvml.share import NvmlSharing, is_server
-from driver.hardware.sharing import ComputeMode
+from driver.hardware.nvml import return_codes
+from driver.hardware.nvml.nvml_sharing import NvmlSharing, is_server
+from driver.hardware.nvml.return_codes import NvmlError
+from driver.hardware.process_sharing import ComputeMode
 
 
 class Library:
@@ -72,7 +72,7 @@ def test_a_server_of_mps_is_told_from_a_process_that_computes(tmp_path: Path) ->
 
 
 def test_a_refusal_says_what_was_tried_and_why_not(sharing: NvmlSharing, library: Library) -> None:
-    library.error = errors.NO_PERMISSION
+    library.error = return_codes.NO_PERMISSION
 
     with pytest.raises(
         BackendError, match="set the compute mode of GPU-0 to EXCLUSIVE_PROCESS: the driver's pod may not"

@@ -1,7 +1,7 @@
 import pytest
 
 from driver.hardware.backend import BackendError
-from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fake_backend import FakeBackend
 from driver.hardware.open import open_backend, read_boot_id
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from driver.hardware.backend import BackendError
 from driver.hardware.fake import profile
-from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fake_backend import FakeBackend
 from driver.hardware.fake.fault import inject
 from driver.hardware.model import Cause, Cleared, Fault, InventoryChanged, Occurred
 from driver.health.conditions import Condition

@@ -15,7 +15,7 @@ from driver.base.supervised import supervised
 from driver.claims.ledger.holdings import RecordedHoldings
 from driver.claims.ledger.records import Records
 from driver.hardware.fake import profile
-from driver.hardware.fake.backend import FakeBackend
+from driver.hardware.fake.fake_backend import FakeBackend
 from driver.health.store import ConditionStore
 from driver.health.taints import DEFAULT_EFFECTS
 from driver.inventory import Defects, Discovery, Patience, Publication

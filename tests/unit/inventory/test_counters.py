@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubernetes.utils.quantity import parse_quantity
 
-from driver.inventory.build import build_slices
 from driver.inventory.catalogue import catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning
+from driver.inventory.slices import build_slices
 from tests.unit.inventory.mig_facts import FACTS, MODELS, node
 
 if TYPE_CHECKING:

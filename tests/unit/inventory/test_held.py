@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from driver.hardware.model import Inventory, MigMode, Partition
-from driver.inventory.build import build_slices
 from driver.inventory.catalogue import Catalogue, Hold, survey
 from driver.inventory.options import DeviceOptions, Options, Override, Partitioning, ShareBy, Shares
+from driver.inventory.slices import build_slices
 from tests.unit.inventory.mig_facts import gpu, node
 
 NONE = DeviceOptions()

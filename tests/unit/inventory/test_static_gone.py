@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from driver.hardware.model import Inventory, MigMode
 from driver.health.report import GONE, Health, report_health
-from driver.inventory.build import build_slices
 from driver.inventory.catalogue import Hold, survey
 from driver.inventory.options import DeviceOptions, Options, Partitioning
+from driver.inventory.slices import build_slices
 from tests.unit.inventory.mig_facts import gpu
 
 STATIC = DeviceOptions(partitioning=Partitioning.STATIC)

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from driver.base import files
 from driver.kube.client import REFUSED_FOR_LONG, Api, ApiError
-from driver.kube.credentials import EVERY, ConfigError, Credentials, Reader, Tls, in_cluster
+from driver.kube.credentials import EVERY, ConfigError, Credentials, FileReader, Tls, in_cluster
 from driver.kube.kubeconfig import from_kubeconfig
 from tests.tls import TlsFront, put
 from tests.unit.kube.kubeconfigs import write_kubeconfig
@@ -87,7 +87,7 @@ async def connect(front: TlsFront, pod: Path, clock: Clock | None = None) -> Api
 
 
 async def loaded(path: Path) -> Any:
-    return await from_kubeconfig(str(path))(Reader())
+    return await from_kubeconfig(str(path))(FileReader())
 
 
 def encoded(data: bytes) -> str:
@@ -108,7 +108,7 @@ async def test_a_pod_trusts_its_authority_and_shows_its_token(server: Server, fr
 async def test_an_address_of_ipv6_is_written_in_brackets(pod: Path) -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
 
-    access = await in_cluster(environ, directory=str(pod))(Reader())
+    access = await in_cluster(environ, directory=str(pod))(FileReader())
 
     assert access.host == "https://[fd00::1]:443"
 
@@ -116,7 +116,7 @@ async def test_an_address_of_ipv6_is_written_in_brackets(pod: Path) -> None:
 @pytest.mark.parametrize("environ", [{}, {"KUBERNETES_SERVICE_HOST": "a"}, {"KUBERNETES_SERVICE_PORT": "443"}])
 async def test_outside_of_a_pod_there_are_no_credentials_of_one(environ: dict[str, str], pod: Path) -> None:
     with pytest.raises(ConfigError, match="this is no pod"):
-        await in_cluster(environ, directory=str(pod))(Reader())
+        await in_cluster(environ, directory=str(pod))(FileReader())
 
 
 async def test_an_authority_that_was_replaced_is_trusted_by_the_request_that_needs_it(
@@ -516,7 +516,7 @@ async def test_what_is_no_kubeconfig_is_refused_with_words(tmp_path: Path, text:
 async def test_credentials_show_no_secret_of_theirs(front: TlsFront, pod: Path) -> None:
     put(pod / "token", SECRET.encode())
 
-    access = await in_cluster(service(front), directory=str(pod))(Reader())
+    access = await in_cluster(service(front), directory=str(pod))(FileReader())
 
     assert SECRET not in repr(access)
     assert "CERTIFICATE" not in repr(access)

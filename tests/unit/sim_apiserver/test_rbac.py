@@ -35,7 +35,7 @@ async def refer(cluster: Cluster, name: str, kind: str, to: dict, *, namespaced:
     await cluster.create(BINDINGS if namespaced else CLUSTER_BINDINGS, body)
 
 
-async def test_a_new_user_may_do_nothing_but_look_around(cluster, login) -> None:
+async def test_a_new_user_may_do_nothing_but_read_surroundings(cluster, login) -> None:
     jane = await login("jane")
     await jane.get("/apis")
     async with refused(403) as refusal:

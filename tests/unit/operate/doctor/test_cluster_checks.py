@@ -12,7 +12,7 @@ import pytest
 from driver.node.settings import Settings
 from driver.operate.doctor import cluster_checks, permissions
 from driver.operate.doctor.findings import Finding, Level
-from driver.operate.doctor.state import Access, ClusterState, Permission
+from driver.operate.doctor.state import AccessReview, ClusterState, Permission
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DRIVER = "gpu.nvidia.com"
@@ -46,7 +46,7 @@ WELL = ClusterState(
         True,
     ),
     subject="system:serviceaccount:gpu:driver",
-    access=(Access(permission=Permission(verb="get", resource="resourceclaims", why=""), allowed=True),),
+    access=(AccessReview(permission=Permission(verb="get", resource="resourceclaims", why=""), allowed=True),),
     classes=(device_class(DRIVER, f"device.driver == '{DRIVER}'"),),
     slices=(resource_slice("gpu-0"),),
     selected={DRIVER: 1},
@@ -161,7 +161,7 @@ def test_selectors_that_nobody_can_evaluate_are_said_not_to_have_been_tried():
 def test_a_missing_permission_is_named_with_what_it_is_for(vital: bool, level: Level):
     missing = Permission(verb="create", resource="resourceslices", why="GPUs are published", vital=vital)
 
-    finding = say(cluster_checks.permissions, access=(Access(permission=missing, allowed=False),))
+    finding = say(cluster_checks.permissions, access=(AccessReview(permission=missing, allowed=False),))
 
     assert finding.level is level
     assert finding.sentence == f"{WELL.subject} may not create resourceslices: GPUs are published"
@@ -203,7 +203,9 @@ def test_when_no_class_selects_anything_it_is_a_problem():
 def test_missing_permissions_for_one_purpose_are_one_finding():
     missing = [Permission(verb=verb, resource="resourceslices", why="publish") for verb in ("create", "update")]
 
-    finding = say(cluster_checks.permissions, access=tuple(Access(permission=one, allowed=False) for one in missing))
+    finding = say(
+        cluster_checks.permissions, access=tuple(AccessReview(permission=one, allowed=False) for one in missing)
+    )
 
     assert finding.sentence == f"{WELL.subject} may not create or update resourceslices: publish"
 

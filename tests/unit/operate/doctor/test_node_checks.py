@@ -13,7 +13,7 @@ from driver.hardware.model import Defect
 from driver.inventory.instances import Instance, Kind
 from driver.operate.doctor.findings import Finding, Level, exit_status
 from driver.operate.doctor.node_checks import judge
-from driver.operate.doctor.state import Hardware, NodeState, Place, RuntimeConfig
+from driver.operate.doctor.state import NodeHardware, NodeState, Place, RuntimeConfig
 from driver.operate.drain import Holder
 
 REGISTRY = Path("/var/lib/kubelet/plugins_registry")
@@ -34,7 +34,7 @@ WELL = NodeState(
     instances=(instance(Kind.OURS),),
     not_ready=(),
     kubelet_listens=True,
-    hardware=Hardware(gpus=("gpu-0", "gpu-1")),
+    hardware=NodeHardware(gpus=("gpu-0", "gpu-1")),
     runtimes=(RuntimeConfig(path=Path("/etc/containerd/config.toml"), enabled=True),),
 )
 
@@ -154,7 +154,7 @@ def test_what_nvidias_driver_left_is_a_warning():
 
 
 def test_hardware_that_cannot_be_read_is_a_problem_in_its_own_words():
-    finding = the_one(replace(WELL, hardware=Hardware(problem="libnvidia-ml.so.1 is not there")))
+    finding = the_one(replace(WELL, hardware=NodeHardware(problem="libnvidia-ml.so.1 is not there")))
 
     assert finding.level is Level.PROBLEM
     assert "libnvidia-ml.so.1 is not there" in finding.sentence
@@ -170,7 +170,7 @@ def test_a_driver_that_is_installed_in_part_is_a_problem_with_its_remedy():
 
 
 def test_a_node_without_gpus_is_a_warning():
-    assert the_one(replace(WELL, hardware=Hardware())).level is Level.WARNING
+    assert the_one(replace(WELL, hardware=NodeHardware())).level is Level.WARNING
 
 
 def test_records_that_need_a_person_are_named():

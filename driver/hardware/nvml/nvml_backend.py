@@ -12,16 +12,16 @@ from driver.hardware.backend import BackendError, OutdatedError
 from driver.hardware.host.nvidia import NvidiaEdits
 from driver.hardware.host.root import DriverRoot
 from driver.hardware.model import ContainerEdits, Event, Gpu, Inventory, InventoryChanged, MigProfile, Partition
-from driver.hardware.nvml import errors
-from driver.hardware.nvml.errors import NvmlError
+from driver.hardware.nvml import return_codes
 from driver.hardware.nvml.kernel import Kernel
 from driver.hardware.nvml.library import Library
 from driver.hardware.nvml.mig import Mig
-from driver.hardware.nvml.read import Reader
+from driver.hardware.nvml.nvml_sharing import NvmlSharing, is_server
+from driver.hardware.nvml.read_gpus import GpuReader
 from driver.hardware.nvml.reading import Reading
-from driver.hardware.nvml.share import NvmlSharing, is_server
-from driver.hardware.nvml.watch import CHECK_SECONDS, SETTLE_SECONDS, Watch
-from driver.hardware.sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+from driver.hardware.nvml.return_codes import NvmlError
+from driver.hardware.nvml.watch_gpus import CHECK_SECONDS, SETTLE_SECONDS, Watch
+from driver.hardware.process_sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 
 STALE = "their driver was loaded anew or is away, and device files may be others' than before"
 
@@ -62,7 +62,7 @@ class NvmlBackend:
         self._sharing = NvmlSharing(self._library, self._handle, root=root, directory=state_dir)
         self._mig = Mig(self._library)
         kernel = Kernel(sysfs=sysfs, proc=proc)
-        self._reader = Reader(self._library, self._mig, kernel)
+        self._reader = GpuReader(self._library, self._mig, kernel)
         self._watch = Watch(
             self._library,
             self._mig,
@@ -229,7 +229,7 @@ class NvmlBackend:
         try:
             return self._library.device(gpu_uuid, reading.gpu.index if reading is not None else -1)
         except NvmlError as error:
-            why = "NVML does not know it any more" if error.code == errors.NOT_FOUND else error.reason
+            why = "NVML does not know it any more" if error.code == return_codes.NOT_FOUND else error.reason
             raise BackendError(f"GPU {gpu_uuid} cannot be used: {why}") from None
 
     def _processes(self, handle: Any) -> int | None:

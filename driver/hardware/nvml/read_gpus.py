@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from driver.hardware.backend import BackendError
 from driver.hardware.model import Cause, Fault, Gpu, MigMode, switches_without_reset
-from driver.hardware.nvml import errors
-from driver.hardware.nvml.errors import NvmlError
-from driver.hardware.nvml.names import ADDRESSING_MODES, ARCHITECTURES, BRANDS
+from driver.hardware.nvml import return_codes
+from driver.hardware.nvml.enum_names import ADDRESSING_MODES, ARCHITECTURES, BRANDS
 from driver.hardware.nvml.reading import GPU_LOST, NO_ANSWER, Reading, distinct, missing, ordered, settled, stand_in
+from driver.hardware.nvml.return_codes import NvmlError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ class _Surroundings:
     """By PCI address, as the kernel says or the last look found."""
 
 
-class Reader:
+class GpuReader:
     """Reads GPUs through a session of the library, in which the caller is."""
 
     def __init__(self, library: Library, mig: Mig, kernel: Kernel) -> None:
@@ -84,7 +84,7 @@ class Reader:
             handle = self._library.ask("nvmlDeviceGetHandleByIndex", index, trouble=trouble)
             reading = self._gpu(index, handle, around, trouble) if handle is not None else None
             if reading is None:
-                silent[index] = GPU_LOST if errors.LOST & set(trouble.values()) else NO_ANSWER
+                silent[index] = GPU_LOST if return_codes.LOST & set(trouble.values()) else NO_ANSWER
                 logger.error("the GPU with index %d does not answer: %s", index, _why(trouble))
                 continue
             found[reading.gpu.uuid], handles[reading.gpu.uuid] = reading, handle
@@ -142,9 +142,9 @@ class Reader:
             name
             for name, (field, query) in _TOLD_BY.items()
             # What this GPU or driver never tells is no fault; what failed for now is.
-            if getattr(gpu, field) is None and trouble.get(query, errors.NOT_SUPPORTED) not in errors.NEVER
+            if getattr(gpu, field) is None and trouble.get(query, return_codes.NOT_SUPPORTED) not in return_codes.NEVER
         ]
-        lost = bool(errors.LOST & set(trouble.values()))
+        lost = bool(return_codes.LOST & set(trouble.values()))
         return Reading(
             gpu=gpu, faults=_faults(unknown, lost=lost), answers=not lost, tells_partitions=partitions is not None
         )
@@ -233,4 +233,6 @@ def _place(info: Any, places: Places) -> str | None:
 
 
 def _why(trouble: Mapping[str, int]) -> str:
-    return ", ".join(f"{function}: {errors.words(code)}" for function, code in trouble.items()) or "it says nothing"
+    return (
+        ", ".join(f"{function}: {return_codes.words(code)}" for function, code in trouble.items()) or "it says nothing"
+    )

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from driver.base import layout
 from driver.hardware.backend import BackendError
-from driver.hardware.fake import rules
-from driver.hardware.fake.rules import WELL
-from driver.hardware.fake.state import (
+from driver.hardware.fake import behaviour
+from driver.hardware.fake.behaviour import WELL
+from driver.hardware.fake.state_file import (
     DamagedStateError,
+    GpuInstance,
     HardwareState,
-    Instance,
     MigState,
     MpsState,
     StateFile,
@@ -34,7 +34,7 @@ from driver.hardware.model import (
     partition_device_name,
 )
 from driver.hardware.mps.edits import client_edits, long_gone
-from driver.hardware.sharing import ComputeMode, TimeSlice
+from driver.hardware.process_sharing import ComputeMode, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from driver.hardware.fake.profile import Profile
     from driver.hardware.model import MigProfile
-    from driver.hardware.sharing import MpsDaemon, MpsLimits
+    from driver.hardware.process_sharing import MpsDaemon, MpsLimits
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ class FakeBackend:
             gpu.uuid: MigState(
                 enabled=gpu.mig_mode is MigMode.ENABLED,
                 instances=tuple(
-                    Instance(profile=name, start=start, gi=gi)
-                    for gi, (name, start) in zip(rules.GI_IDS, profile.instances(gpu.uuid), strict=False)
+                    GpuInstance(profile=name, start=start, gi=gi)
+                    for gi, (name, start) in zip(behaviour.GI_IDS, profile.instances(gpu.uuid), strict=False)
                 ),
             )
             for gpu in self._inventory.gpus
@@ -143,16 +143,16 @@ class FakeBackend:
             known = self._known(gpu.uuid, what)
             if not (mig.enabled or known.mig_switchable):
                 raise BackendError(f"{what}: Not Supported: MIG mode is off, and needs a reset of the GPU to go on")
-            instance = rules.place(known, mig, profile, start, what)
+            instance = behaviour.place(known, mig, profile, start, what)
             self._cut(gpu.uuid, MigState(enabled=True, instances=(*mig.instances, instance)))
-        return rules.partition(known, instance)
+        return behaviour.partition(known, instance)
 
     def destroy_partition(self, partition: Partition) -> None:
         """Destroy a partition, after the injected latency."""
         what = f"destroy {partition.profile} at {partition.start} ({partition.uuid})"
         with self._operation(partition.gpu_uuid, what) as mig:
             known = self._known(partition.gpu_uuid, what)
-            left = tuple(instance for instance in mig.instances if rules.partition(known, instance) != partition)
+            left = tuple(instance for instance in mig.instances if behaviour.partition(known, instance) != partition)
             enabled = mig.enabled and not (known.mig_switchable and not left)
             self._cut(partition.gpu_uuid, MigState(enabled=enabled, instances=left))
 
@@ -316,7 +316,7 @@ class FakeBackend:
     def _partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
         gpu = self._by_uuid.get(gpu_uuid)
         instances = self._mig(self._state, gpu_uuid).instances if gpu else ()
-        return tuple(rules.partition(gpu, i) for i in sorted(instances, key=lambda i: i.start)) if gpu else ()
+        return tuple(behaviour.partition(gpu, i) for i in sorted(instances, key=lambda i: i.start)) if gpu else ()
 
     def _as_cut(self, gpu: Gpu) -> Gpu:
         if not gpu.mig_profiles:
@@ -335,7 +335,7 @@ class FakeBackend:
         for gpu in self._inventory.gpus:
             new = state.gpus.get(gpu.uuid, WELL)
             old = before.gpus.get(gpu.uuid, WELL) if before is not None else None
-            yield from rules.events(gpu.uuid, old, new)
+            yield from behaviour.events(gpu.uuid, old, new)
         if before is not None and before.mig != state.mig:
             yield InventoryChanged()
 

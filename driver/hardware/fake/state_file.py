@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from driver.base import files
-from driver.hardware.sharing import ComputeMode, TimeSlice
+from driver.hardware.process_sharing import ComputeMode, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ class GpuState(_Part):
     """How many operations on this GPU's hardware are going to fail from now on."""
 
 
-class Instance(_Part):
+class GpuInstance(_Part):
     """A partition: one GPU instance with one compute instance, on memory slices from ``start`` on."""
 
     profile: str
@@ -56,7 +56,7 @@ class MigState(_Part):
     """How one GPU is cut at the moment."""
 
     enabled: bool
-    instances: tuple[Instance, ...] = ()
+    instances: tuple[GpuInstance, ...] = ()
 
 
 class MpsState(_Part):

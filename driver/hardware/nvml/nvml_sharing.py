@@ -9,9 +9,9 @@ from driver.base import layout
 from driver.hardware.backend import BackendError
 from driver.hardware.host.root import DriverRoot
 from driver.hardware.mps.daemon import MpsDaemons
-from driver.hardware.nvml.errors import explained
+from driver.hardware.nvml.return_codes import explained
 from driver.hardware.nvml.time_slice import TimeSlices
-from driver.hardware.sharing import ComputeMode
+from driver.hardware.process_sharing import ComputeMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

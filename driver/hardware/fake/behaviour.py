@@ -6,13 +6,13 @@ import uuid as uuids
 from typing import TYPE_CHECKING
 
 from driver.hardware.backend import BackendError
-from driver.hardware.fake.state import GpuState, Instance
+from driver.hardware.fake.state_file import GpuInstance, GpuState
 from driver.hardware.model import Cause, Cleared, Event, Fault, Gpu, Occurred, Partition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from driver.hardware.fake.state import MigState
+    from driver.hardware.fake.state_file import MigState
     from driver.hardware.model import MigProfile
 
 WELL = GpuState()
@@ -20,7 +20,7 @@ GI_IDS = range(1, 15)
 _UUIDS = uuids.UUID("6e0c4a1e-2b0f-4f6d-9d0a-3a2e7d1b5c11")
 
 
-def place(gpu: Gpu, mig: MigState, profile: MigProfile, start: int, what: str) -> Instance:
+def place(gpu: Gpu, mig: MigState, profile: MigProfile, start: int, what: str) -> GpuInstance:
     """The new instance; raises BackendError as the hardware would, where the placement is not possible."""
     if gpu.profile(profile.name) != profile or start not in profile.starts:
         raise BackendError(f"{what}: Invalid Argument: not a placement of this GPU")
@@ -39,10 +39,10 @@ def place(gpu: Gpu, mig: MigState, profile: MigProfile, start: int, what: str) -
     ):
         there = ", ".join(f"{i.profile} at {i.start}" for i in mig.instances)
         raise BackendError(f"{what}: Insufficient Resources: there are {there} already")
-    return Instance(profile=profile.name, start=start, gi=gi)
+    return GpuInstance(profile=profile.name, start=start, gi=gi)
 
 
-def partition(gpu: Gpu, instance: Instance) -> Partition:
+def partition(gpu: Gpu, instance: GpuInstance) -> Partition:
     """An instance as the driver sees it; its UUID follows from its place."""
     profile = gpu.profile(instance.profile)
     return Partition(

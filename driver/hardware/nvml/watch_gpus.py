@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from driver.hardware.backend import BackendError
 from driver.hardware.model import Cause, Cleared, Event, Fault, InventoryChanged, MigMode, Occurred, Quiet, is_uuid
-from driver.hardware.nvml import errors
-from driver.hardware.nvml.errors import NvmlError
+from driver.hardware.nvml import return_codes
+from driver.hardware.nvml.enum_names import RECOVERY_ACTIONS
 from driver.hardware.nvml.library import NO_INSTANCE
-from driver.hardware.nvml.names import RECOVERY_ACTIONS
 from driver.hardware.nvml.reading import GPU_LOST, NO_ANSWER
+from driver.hardware.nvml.return_codes import NvmlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -134,7 +134,7 @@ class Watch:
                 handle = self._library.device(uuid, reading.gpu.index)
                 types = WANTED & (self._library.ask("nvmlDeviceGetSupportedEventTypes", handle) or 0)
                 if not types & (_XID | _DOUBLE_BIT):
-                    raise NvmlError("nvmlDeviceGetSupportedEventTypes", errors.NOT_SUPPORTED, "Not Supported")
+                    raise NvmlError("nvmlDeviceGetSupportedEventTypes", return_codes.NOT_SUPPORTED, "Not Supported")
                 self._library.call("nvmlDeviceRegisterEvents", handle, types, self._events)
             except NvmlError as error:
                 logger.warning("%s cannot be watched for errors: %s", uuid, error.reason)
@@ -166,14 +166,14 @@ class Watch:
             data = self._library.call("nvmlEventSetWait_v2", self._events, int(timeout * 1000))
         except NvmlError as error:
             match error.code:
-                case errors.TIMEOUT:
+                case return_codes.TIMEOUT:
                     self._failed = False
                     return ()
-                case errors.GPU_IS_LOST:  # it does not say which one, and goes on saying it
+                case return_codes.GPU_IS_LOST:  # it does not say which one, and goes on saying it
                     self._failed = False
                     known = any(GPU_LOST in faults for faults in self._faults.values())
                     return () if known else self._check()
-                case code if code in errors.CANNOT_TELL:
+                case code if code in return_codes.CANNOT_TELL:
                     logger.warning("NVML's events cannot be read, GPUs are only looked at: %s", error.reason)
                     self._unsubscribe()
                     self._monitored, self._next_check = frozenset(), 0.0
@@ -265,13 +265,13 @@ class Watch:
         try:
             handle = self._library.device(uuid, gpu.index)
         except NvmlError as error:
-            if error.code in {errors.NOT_FOUND, *errors.LOST} and is_uuid(uuid):
+            if error.code in {return_codes.NOT_FOUND, *return_codes.LOST} and is_uuid(uuid):
                 return frozenset({GPU_LOST}), False, _shape(gpu, answers=False)
             faults = frozenset({NO_ANSWER}) if reading.answers else reading.faults
             return faults, False, _shape(gpu, answers=False)
         answers = self._library.ask("nvmlDeviceGetUUID", handle, trouble=trouble) is not None
         self._library.ask("nvmlDeviceGetTemperature", handle, _GPU_TEMPERATURE, trouble=trouble)  # NVML remembers names
-        if errors.LOST & set(trouble.values()):
+        if return_codes.LOST & set(trouble.values()):
             return frozenset({GPU_LOST}), False, _shape(gpu, answers=False)
         found = set(reading.faults)  # of one that has come back, too, until it was read
         if uuid not in self._monitored:
