@@ -36,7 +36,7 @@ def install(venv: Path, name: str, *, checkout: bool) -> None:
     started = time.monotonic()
     say(f"Installing {count} packages for {name} into {venv} …")
     again = ["--clear"] if of_another_python(venv) else []
-    subprocess.run([sys.executable, "-m", "venv", *again, str(venv)], check=True)
+    follow([sys.executable, "-m", "venv", *again, str(venv)], 0)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"]
     follow([*pip, "--require-hashes", "-r", str(lock)], count)
     if checkout:
@@ -55,10 +55,10 @@ def of_another_python(venv: Path) -> bool:
 
 
 def follow(command: "list[str]", count: int) -> None:
-    """Run pip, and show what it is at; all that it said when it fails."""
+    """Run a step, and show what pip is at; all that it said when it fails."""
     lines, seen = [], 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
-        for line in (raw.decode(errors="replace") for raw in pip.stdout or ()):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as step:
+        for line in (raw.decode(errors="replace") for raw in step.stdout or ()):
             lines.append(line)
             if line.startswith(("Collecting ", "Requirement already satisfied: ")):
                 seen += 1
@@ -66,8 +66,8 @@ def follow(command: "list[str]", count: int) -> None:
                 say(f"  {seen} of {max(seen, count)}: {what.split()[0]}", passing=True)
             elif line.startswith(("Installing collected", "Preparing editable")):
                 say("  unpacking …" if count > 1 else "  the checkout …", passing=True)
-    if pip.returncode:
-        sys.exit("".join(lines) + "pip has failed, see above")
+    if step.returncode:
+        sys.exit("".join(lines) + f"{' '.join(command[1:4])} has failed, see above")
 
 
 def say(text: str, *, passing: bool = False) -> None:
@@ -82,4 +82,8 @@ if __name__ == "__main__":
     problem = lacking(sys.version_info[:3], environments=importlib.util.find_spec("ensurepip") is not None)
     if problem:
         sys.exit(problem)
-    install(Path(sys.argv[1]), sys.argv[2], checkout="--checkout" in sys.argv)
+    sys.stdout.reconfigure(errors="replace")
+    try:
+        install(Path(sys.argv[1]), sys.argv[2], checkout="--checkout" in sys.argv)
+    except KeyboardInterrupt:
+        sys.exit("\nStopped: the same command goes on from here.")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,32 @@ def test_nothing_is_lacking_on_a_python_that_is_new_enough(version: tuple[int, .
 
 def test_an_old_python_can_read_the_script_that_says_so() -> None:
     ast.parse(SCRIPT.read_text(), feature_version=(3, 7))
+
+
+def stopped_at_once(venv: Path, **env: str) -> tuple[str, str, int]:
+    """The first line of an installation, what it says to a Ctrl-C after it, and how it ends."""
+    command = [sys.executable, SCRIPT, venv, "demo"]
+    with subprocess.Popen(
+        command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    ) as installing:
+        assert installing.stdout is not None
+        begun = installing.stdout.readline()
+        os.killpg(installing.pid, signal.SIGINT)
+        said = installing.stdout.read()
+    return begun, said, installing.returncode
+
+
+def test_ctrl_c_says_how_to_go_on_and_nothing_of_where_it_struck(tmp_path: Path) -> None:
+    _, said, status = stopped_at_once(tmp_path / "venv")
+
+    assert said.strip() == "Stopped: the same command goes on from here."
+    assert status == 1
+
+
+def test_a_terminal_that_knows_no_dots_gets_a_question_mark(tmp_path: Path) -> None:
+    begun, _, _ = stopped_at_once(tmp_path / "venv", PYTHONIOENCODING="ascii")
+
+    assert re.fullmatch(r"Installing \d+ packages for demo into .+ \?\n", begun)
 
 
 def test_the_demo_takes_nothing_along_that_the_tests_have_not() -> None:
