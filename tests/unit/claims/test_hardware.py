@@ -8,24 +8,22 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.record import State
 from driver.hardware.backend import BackendError
+from driver.hardware.fake.fake_backend import FakeBackend
 from driver.hardware.fake.fault import inject
+from driver.hardware.fake.profile import load_profile
 from driver.hardware.model import Gpu, MigMode, MigProfile, Partition
-from driver.hardware.open import open_backend
 from driver.inventory.catalogue import Device, catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning
 from tests.eventually import PATIENCE, eventually
 
 from .conftest import ClaimApi, Node, result
-
-if TYPE_CHECKING:
-    from driver.hardware.fake.fake_backend import FakeBackend
 
 SMALL = "gpu-0-mig-1g10gb-19-0"
 SMALL_TOO = "gpu-0-mig-1g10gb-19-1"
@@ -34,11 +32,11 @@ OTHER_GPU = "gpu-1-mig-1g10gb-19-0"
 BOOT = "boot-1"
 
 
-class Switchboard:
+class Switchboard(FakeBackend):
     """The fake backend, with a way to hold or fail its calls."""
 
-    def __init__(self, backend: FakeBackend) -> None:
-        self.backend = backend
+    def __init__(self, state_dir: Path, *, boot_id: str) -> None:
+        super().__init__(load_profile("h100x8"), name="h100x8", state_dir=state_dir, boot_id=boot_id)
         self.calls: list[str] = []
         self.hold: dict[str, threading.Event] = {}
         """By GPU UUID: creating and destroying there waits for the event."""
@@ -47,22 +45,19 @@ class Switchboard:
         self.half_made: Partition | None = None
         """A partition that shows without its compute instance until it is destroyed."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
     def create_partition(self, gpu: Gpu, profile: MigProfile, start: int) -> Partition:
         self._step("create_partition", gpu.uuid)
-        return self.backend.create_partition(gpu, profile, start)
+        return super().create_partition(gpu, profile, start)
 
     def partitions(self, gpu_uuid: str) -> tuple[Partition, ...]:
-        found = self.backend.partitions(gpu_uuid)
+        found = super().partitions(gpu_uuid)
         return tuple(replace(p, uuid="") if p == self.half_made else p for p in found)
 
     def destroy_partition(self, partition: Partition) -> None:
         self._step("destroy_partition", partition.gpu_uuid)
         if self.half_made is not None and replace(self.half_made, uuid="") == partition:
             partition, self.half_made = self.half_made, None
-        self.backend.destroy_partition(partition)
+        super().destroy_partition(partition)
 
     def _step(self, method: str, gpu_uuid: str) -> None:
         self.calls.append(method)
@@ -78,10 +73,9 @@ class MigNode(Node):
 
     def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = BOOT, **more: Any) -> None:
         super().__init__(root, api, boot_id=boot_id, **more)
-        backend: Any = open_backend("fake:h100x8", root / "plugin", boot_id=boot_id)
-        self.hardware = Switchboard(backend)
+        self.hardware = Switchboard(root / "plugin", boot_id=boot_id)
         options = Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC))
-        self.devices = {device.name: device for device in catalogue(backend.inventory(), options)}
+        self.devices = {device.name: device for device in catalogue(self.hardware.inventory(), options)}
         self.gpu_uuid = self.devices["gpu-0"].gpu.uuid
         self.state_dir = root / "plugin"
 
@@ -191,7 +185,7 @@ async def test_a_crash_after_the_hardware_changed_is_undone_by_unprepare(
 async def test_a_partition_of_an_administrator_is_refused_and_never_destroyed(node: MigNode, allocated: Any) -> None:
     device = node.devices[SMALL]
     assert device.profile is not None
-    node.hardware.backend.create_partition(device.gpu, device.profile, 0)
+    node.hardware.create_partition(device.gpu, device.profile, 0)
     claim = allocated(result(SMALL))
 
     error = await node.prepare(claim)
