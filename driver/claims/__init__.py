@@ -3,6 +3,7 @@
 from driver.claims.allocation import ClaimRef
 from driver.claims.chores.status import StatusWriter
 from driver.claims.chores.sweep import Sweeper
+from driver.claims.chores.watch_cdi import CdiWatch
 from driver.claims.engine import Engine
 from driver.claims.errors import ClaimError
 from driver.claims.ledger.codec import DamagedRecordError, decode
@@ -14,6 +15,7 @@ from driver.claims.ledger.records import Records
 from driver.claims.metadata import MetadataFiles
 
 __all__ = [
+    "CdiWatch",
     "ClaimError",
     "ClaimRef",
     "DamagedRecordError",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from driver.claims.allocation import ClaimRef, check_ref
 from driver.claims.background import Background
-from driver.claims.chores.lost import LostSpecs
 from driver.claims.chores.renew import Renewal
 from driver.claims.chores.supervise import Supervisor
 from driver.claims.errors import ClaimError, Reason
@@ -22,7 +21,7 @@ from driver.claims.undo import Undo
 from driver.claims.unprepare import Unprepare
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 
     from driver.cdi import SpecDirectory
     from driver.claims.chores.status import StatusWriter
@@ -75,7 +74,6 @@ class Engine:
         self._undo = Undo(records=records, specs=claim_specs, hardware=hardware, devices=devices, boot_id=boot_id)
         self._renewal = Renewal(records=records, specs=claim_specs, locks=locks, devices=devices, boot_id=boot_id)
         self._supervisor = Supervisor(records=records, hardware=hardware, devices=devices, boot_id=boot_id, warn=warn)
-        self._lost = LostSpecs(records=records, specs=specs, boot_id=boot_id, restore=self.restore, warn=warn)
         self._prepare = Prepare(
             Terms(driver=driver_name, pool=pool, boot_id=boot_id, patience=patience, enforce_shares=enforce_shares),
             reader=ClaimReader(api),
@@ -118,17 +116,17 @@ class Engine:
         """Unprepare a claim of which nobody will ask that again."""
         await self._background.to_its_end(self._unprepare.run(ref))
 
-    async def restore(self, uids: Container[str] | None = None) -> list[Record]:
-        """Bring the specs of prepared claims, of all or of these, to what the hardware is; which ones were written.
+    async def restore(self) -> list[Record]:
+        """Bring the specs of prepared claims to what the hardware is; the records of those that were written.
 
         To be called whenever the devices were read; waits for them. Raises BackendError.
         """
-        return await self._renewal.run(uids)
+        return await self._renewal.run()
 
     @property
-    def specs_settled(self) -> bool:
-        """Whether every spec is what it should be; if not, it is worth another try."""
-        return not self._renewal.failed
+    def unsettled(self) -> Set[str]:
+        """UIDs of claims whose specs are not what they should be, although that was tried; worth another try."""
+        return self._renewal.failed
 
     async def undo_leftovers(self) -> None:
         """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
@@ -137,10 +135,6 @@ class Engine:
     async def watch_mps(self) -> None:
         """See to it, for ever, that the MPS daemons of prepared claims run."""
         await self._supervisor.run()
-
-    async def watch_specs(self) -> None:
-        """See to it, for ever, that prepared claims have their CDI specs."""
-        await self._lost.run()
 
     async def settle(self, *, within: float) -> None:
         """Wait for work that goes on after its caller has gone, so many seconds at the most."""

@@ -1,7 +1,6 @@
 """From the hardware to what the node publishes: the flow that reads, offers and publishes, and tries again."""
 
 from driver.inventory.catalogue import Catalogue, Device, Hold, foreign_slots, survey
-from driver.inventory.cdi_root import watch_cdi_root
 from driver.inventory.defects import Defects
 from driver.inventory.flow import Discovery, Patience
 from driver.inventory.held import Held, HoldingsError
@@ -86,5 +85,4 @@ __all__ = [
     "plugin_resources",
     "slice_name",
     "survey",
-    "watch_cdi_root",
 ]

@@ -48,12 +48,12 @@ class Devices:
         """Set once the hardware was read, however that ended."""
         self.present = asyncio.Event()
         """Set once there is an inventory."""
-        self.renewed = asyncio.Event()
-        """Set with each inventory; whoever follows them clears it."""
         self.read_again = asyncio.Event()
         """Set by whoever knows that the hardware, or what claims keep of it, is not what was read."""
         self.publish_again = asyncio.Event()
         """Set by whoever has changed something that slices are made of."""
+        self.specs_again = asyncio.Event()
+        """Set with each inventory, and by whoever knows that CDI specs are not what they should be."""
 
     def update(
         self,
@@ -77,7 +77,7 @@ class Devices:
         self._settings = {device.gpu.uuid: device.offered for device in self.offered}
         self.inventory = inventory
         self.present.set()
-        self.renewed.set()
+        self.specs_again.set()
         self._read.set()
 
     def fail(self, problem: str) -> None:

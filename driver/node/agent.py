@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from driver.base.supervised import root_cause, supervised
 from driver.hardware import ProfileError
-from driver.inventory import watch_cdi_root
 from driver.kube import Api, ConfigError
 from driver.kubelet import allow_descriptors
 from driver.node import memory
@@ -107,9 +106,8 @@ async def _open(parts: Parts) -> None:
 def _background(parts: Parts) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
     """What goes on all the time, with its name."""
     yield "slices", parts.publication.run
-    yield "cdi", lambda: watch_cdi_root(parts.specs, defects=parts.defects, publication=parts.publication)
+    yield "cdi watch", parts.cdi_watch.run
     yield "spec renewal", lambda: renew_specs(parts.engine, parts.devices)
-    yield "lost specs", parts.engine.watch_specs
     yield "undo", parts.engine.undo_leftovers
     yield "mps", parts.engine.watch_mps
     yield "sweep", parts.sweeper.run

@@ -15,14 +15,14 @@ RENEWAL_RETRY = 10.0
 
 
 async def renew_specs(engine: Engine, devices: Devices, *, retry: float = RENEWAL_RETRY) -> None:
-    """Keep the CDI specs of claims in step with the hardware, for ever; those of earlier processes first."""
+    """Keep the CDI specs of claims as they should be, for ever; those of earlier processes first."""
     await devices.present.wait()
     while True:
-        devices.renewed.clear()
+        devices.specs_again.clear()
         await engine.restore()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if engine.specs_settled else retry):
-                await devices.renewed.wait()
+            async with asyncio.timeout(retry if engine.unsettled else None):
+                await devices.specs_again.wait()
 
 
 async def catch_up_statuses(status: StatusWriter, records: Records, devices: Devices) -> None:

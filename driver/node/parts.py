@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from driver.base import layout
 from driver.cdi import SpecDirectory
-from driver.claims import Engine, MetadataFiles, RecordedHoldings, Records, SpecHolds, StatusWriter, Sweeper
+from driver.claims import CdiWatch, Engine, MetadataFiles, RecordedHoldings, Records, SpecHolds, StatusWriter, Sweeper
 from driver.hardware import open_backend, read_boot_id
 from driver.health import ConditionStore, HealthFeed
 from driver.inventory import (
@@ -46,7 +46,6 @@ class Parts:
     metrics: Metrics
     events: NodeEvents
     devices: Devices
-    defects: Defects
     specs: SpecDirectory
     records: Records
     metadata: MetadataFiles
@@ -57,6 +56,7 @@ class Parts:
     coexistence: Coexistence
     discovery: Discovery
     engine: Engine
+    cdi_watch: CdiWatch
     sweeper: Sweeper
     serving: Serving
 
@@ -105,7 +105,6 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
         metrics=shared.metrics,
         events=shared.events,
         devices=shared.devices,
-        defects=shared.defects,
         specs=shared.specs,
         records=records,
         metadata=metadata,
@@ -115,6 +114,7 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
         coexistence=coexistence,
         discovery=_discovery(shared, offer, publication),
         engine=engine,
+        cdi_watch=_cdi_watch(shared, records, engine),
         sweeper=_sweeper(shared, records, metadata, engine),
         serving=_serving(shared, engine, coexistence, seen),
     )
@@ -261,6 +261,18 @@ def _engine(
         status=status,
         enforce_shares=settings.shares_enforcement == "mps",
         warn=shared.events.warn,
+    )
+
+
+def _cdi_watch(shared: _Shared, records: Records, engine: Engine) -> CdiWatch:
+    return CdiWatch(
+        shared.specs,
+        records=records,
+        boot_id=shared.boot_id,
+        engine=engine,
+        devices=shared.devices,
+        defects=shared.defects,
+        events=shared.events,
     )
 
 

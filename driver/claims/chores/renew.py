@@ -17,7 +17,7 @@ from driver.claims.ledger.record import State
 from driver.hardware import BackendError, OutdatedError, partitioner
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from driver.claims.ledger.record import PreparedDevice, Record
     from driver.claims.ledger.records import Records
@@ -58,15 +58,15 @@ class Renewal:
         self.failed: set[str] = set()
         """UIDs of claims whose specs are not what they should be."""
 
-    async def run(self, uids: Container[str] | None = None) -> list[Record]:
-        """Write specs that are missing or out of date, of all claims or of these; withdraw those of what is gone.
+    async def run(self) -> list[Record]:
+        """Write specs that are missing or out of date; withdraw those of what is gone.
 
         A kubelet does not ask again for a claim that it knows as prepared, while a container that restarts needs the
         spec. Gives the claims whose specs were written; ``failed`` has those that are to be looked at again.
         """
         backend, devices = await self._devices()
         written = []
-        concerned = self._concerned(backend, devices) if uids is None else (lambda record: record.claim.uid in uids)
+        concerned = self._concerned(backend, devices)
         for record in self._records:
             if record.boot_id != self._boot_id or record.state is not State.PREPARED or not concerned(record):
                 continue

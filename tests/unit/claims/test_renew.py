@@ -34,7 +34,7 @@ async def test_a_spec_is_written_again_with_the_numbers_of_now(node: Node, alloc
     renumber(node, gpu0=1, gpu1=0)
 
     assert len(await node.engine.restore()) == 1
-    assert node.engine.specs_settled
+    assert not node.engine.unsettled
     assert files(node) == ["/dev/nvidia1"]
     assert list(node.records) == records
 
@@ -58,13 +58,13 @@ async def test_the_spec_of_a_gpu_that_is_gone_is_withdrawn_until_it_is_back(node
 
     renumber(node, gpu1=0, gpu2=1)  # gpu-0 is gone, and the rest have moved down
     await node.engine.restore()
-    assert not node.engine.specs_settled
+    assert node.engine.unsettled
     assert files(node) == ["/dev/nvidia0"]
     assert len(node.records) == 2
 
     renumber(node, gpu0=0, gpu1=1)
     assert len(await node.engine.restore()) == 2
-    assert node.engine.specs_settled
+    assert not node.engine.unsettled
     assert sorted(files(node)) == ["/dev/nvidia0", "/dev/nvidia1"]
 
 
@@ -75,5 +75,5 @@ async def test_a_spec_is_by_uuid_whatever_the_name_stands_for_now(node: Node, al
     node.inventory = {name: Device(name=name, gpu=other) for name, other in swapped.items()}
 
     assert len(await node.engine.restore()) == 1
-    assert node.engine.specs_settled
+    assert not node.engine.unsettled
     assert files(node) == ["/dev/nvidia5"]

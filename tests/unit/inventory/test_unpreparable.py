@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from driver.cdi.directory import SpecDirectory
-from driver.inventory import watch_cdi_root
+from driver.claims.chores.watch_cdi import CdiWatch
 from tests.eventually import eventually
-from tests.unit.inventory.conftest import DRIVER
+from tests.unit.inventory.conftest import BOOT, DRIVER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,9 +59,19 @@ async def test_a_node_where_specs_cannot_be_written_gets_no_claims_until_they_ca
     place = tmp_path / "run"
     place.write_text("a file where the directory should be")
     specs = SpecDirectory(place / "cdi", driver=DRIVER)
-    watching = asyncio.create_task(
-        watch_cdi_root(specs, defects=world.defects, publication=world.publication, period=0.01)
+    engine: Any = SimpleNamespace(unsettled=set())
+    events: Any = world.said
+    watch = CdiWatch(
+        specs,
+        records=world.records,
+        boot_id=BOOT,
+        engine=engine,
+        devices=world.devices,
+        defects=world.defects,
+        events=events,
+        period=0.01,
     )
+    watching = asyncio.create_task(watch.run())
     async with world.running():
         await eventually(lambda: world.published)
         assert all(world.taints(n) == {("unpreparable", "cdi-root", "NoSchedule")} for n in world.published)

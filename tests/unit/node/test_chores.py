@@ -19,7 +19,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.restored = 0
-        self.specs_settled = True
+        self.unsettled: set[str] = set()
 
     async def restore(self) -> None:
         self.restored += 1
@@ -63,7 +63,7 @@ async def test_specs_are_renewed_once_for_each_reading() -> None:
 
 async def test_specs_that_are_not_what_they_should_be_are_tried_again_without_a_reading() -> None:
     engine, devices = Engine(), Devices()
-    engine.specs_settled = False
+    engine.unsettled = {"a claim"}
     async with renewing(engine, devices):
         read(devices)
 
