@@ -1,7 +1,8 @@
 """Device conditions, and what they mean to the scheduler (taints) and to the kubelet (health)."""
 
-from driver.health.conditions import Conditions, concerning, difference
+from driver.health.conditions import Conditions, concerning
 from driver.health.feed import HealthFeed
+from driver.health.gpu_events import tell_difference
 from driver.health.monitor import Monitor
 from driver.health.report import DeviceHealth, describe, report_health
 from driver.health.store import CONDITIONS_FILE, ConditionStore
@@ -22,6 +23,6 @@ __all__ = [
     "concerning",
     "describe",
     "device_taints",
-    "difference",
     "report_health",
+    "tell_difference",
 ]

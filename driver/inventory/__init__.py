@@ -2,7 +2,8 @@
 
 from driver.inventory.catalogue import Catalogue, Device, Hold, foreign_slots, survey
 from driver.inventory.defects import Defects
-from driver.inventory.flow import Discovery, Patience
+from driver.inventory.devices import Devices
+from driver.inventory.discovery import Discovery, Patience
 from driver.inventory.held import Held, HoldingsError
 from driver.inventory.instances import (
     CHANNEL_OPTIONS,
@@ -36,7 +37,6 @@ from driver.inventory.options import (
     parse_memory,
     parse_shares,
 )
-from driver.inventory.present import Devices
 from driver.inventory.publication import Publication
 from driver.inventory.publisher import Publisher
 from driver.inventory.slices import build_slices, capacity, slice_name

@@ -17,8 +17,8 @@ from driver.hardware import ProfileError
 from driver.kube import Api, ConfigError
 from driver.kubelet import allow_descriptors
 from driver.node import memory
-from driver.node.chores import catch_up_statuses, renew_specs
 from driver.node.config_file import read_node_config
+from driver.node.follow_devices import catch_up_statuses, renew_specs
 from driver.node.parts import assemble
 from driver.node.settings import NodeConfigError
 from driver.observe import configure_logging

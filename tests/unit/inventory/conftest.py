@@ -19,10 +19,10 @@ from driver.hardware.fake.fake_backend import FakeBackend
 from driver.health.store import ConditionStore
 from driver.health.taints import DEFAULT_EFFECTS
 from driver.inventory import Defects, Discovery, Patience, Publication
+from driver.inventory.devices import Devices
 from driver.inventory.name_store import NameStore
 from driver.inventory.offer import Offer
 from driver.inventory.options import DeviceOptions, Options, Partitioning
-from driver.inventory.present import Devices
 from driver.observe.metrics import Metrics
 
 if TYPE_CHECKING:

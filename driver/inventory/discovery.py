@@ -16,7 +16,7 @@ from driver.base.backoff import Backoff
 from driver.base.repeat_filter import RepeatFilter
 from driver.base.threads import in_daemon_thread
 from driver.hardware import BackendError, Defect, ProfileError
-from driver.health import Monitor, Severity, describe, difference
+from driver.health import Monitor, tell_difference
 from driver.inventory.held import HoldingsError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from driver.hardware import Backend
     from driver.health import Conditions, ConditionStore
     from driver.inventory.defects import Defects
+    from driver.inventory.devices import Devices
     from driver.inventory.offer import Offer
-    from driver.inventory.present import Devices
     from driver.inventory.publication import Publication
     from driver.kube import NodeEvents
 
@@ -189,13 +189,7 @@ class Discovery:
         before, self._devices.conditions = self._devices.conditions, conditions
         self._publication.renew()
         names = {gpu.uuid: gpu.name for gpu in self._devices.inventory.gpus} if self._devices.inventory else {}
-        for uuid, condition, begins in difference(before, conditions):
-            if condition.severity > Severity.INFORMATION:  # what a program did to itself is in the log
-                what = f"{names.get(uuid, 'a GPU')} ({uuid}): {describe(condition)}"
-                if begins:
-                    self._events.warn("GpuFault", what)
-                else:
-                    self._events.tell("Normal", "GpuFaultOver", f"{what}: this is over")
+        tell_difference(self._events, before, conditions, names=names)
 
     def _uuids(self) -> tuple[str, ...]:
         inventory = self._devices.inventory

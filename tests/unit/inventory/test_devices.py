@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from driver.inventory.catalogue import survey
+from driver.inventory.devices import Devices
 from driver.inventory.options import DeviceOptions, Options, Partitioning
-from driver.inventory.present import Devices
 from tests.unit.inventory.mig_facts import node
 
 WHOLE = DeviceOptions()

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from driver.inventory.present import Devices
-from driver.node.chores import renew_specs
+from driver.inventory.devices import Devices
+from driver.node.follow_devices import renew_specs
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
