@@ -2,12 +2,11 @@
 
 from driver.kubelet.registration import RegistrationService
 from driver.kubelet.server import allow_descriptors
-from driver.kubelet.serving import Addresses, Serving, StopTimes
+from driver.kubelet.serving import Addresses, Serving
 
 __all__ = [
     "Addresses",
     "RegistrationService",
     "Serving",
-    "StopTimes",
     "allow_descriptors",
 ]

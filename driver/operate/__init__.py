@@ -3,14 +3,13 @@
 from driver.operate.cleanup.steps import InUse, delete_slice, in_use, own_slices, sweep, undo
 from driver.operate.cleanup.walk import Swept
 from driver.operate.doctor.examine import examine
-from driver.operate.doctor.findings import Finding, exit_status, problem
+from driver.operate.doctor.findings import exit_status
 from driver.operate.doctor.render import as_json, as_text
 from driver.operate.drain import Drained, Holder, users, wait_until_drained
 from driver.operate.explain import Room, find_room, profiles, taint_text
 
 __all__ = [
     "Drained",
-    "Finding",
     "Holder",
     "InUse",
     "Room",
@@ -23,7 +22,6 @@ __all__ = [
     "find_room",
     "in_use",
     "own_slices",
-    "problem",
     "profiles",
     "sweep",
     "taint_text",
