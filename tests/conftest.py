@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import driver  # noqa: F401 - before any test imports gRPC, as in a program of ours
 from tests import needs
 
 if TYPE_CHECKING:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
+import grpc
+import grpc.aio
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -166,3 +169,27 @@ def _type(field: FieldDescriptor) -> str:
     if field.is_repeated:
         return f"repeated {name}"
     return f"optional {name}" if field.has_presence and message is None else name
+
+
+async def test_a_server_that_ends_with_a_call_open_writes_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    called = asyncio.Event()
+
+    async def never(*_: Any) -> bytes:
+        called.set()
+        await asyncio.Event().wait()
+        return b""
+
+    server = grpc.aio.server()
+    method = grpc.unary_unary_rpc_method_handler(never)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("service", {"method": method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = asyncio.ensure_future(channel.unary_unary("/service/method")(b""))
+        await called.wait()
+        await server.stop(None)
+
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+
+    assert capfd.readouterr().err == ""
