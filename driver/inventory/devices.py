@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Devices:
-    """Shared by the flows of the driver: the inventory's writes it, all read it, and each may ask for another look."""
+    """Shared by the flows of the driver: the inventory's writes it, all read it, each may ask for another reading."""
 
     def __init__(self) -> None:
         self._backend: Backend | None = None

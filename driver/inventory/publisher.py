@@ -1,7 +1,7 @@
 """Keeps the ResourceSlices on the API server as they should be, and writes nothing when they are.
 
 Slices have fixed names with the index in front. So a slice cannot be created twice by two instances, or twice by one
-that has not seen its own write yet: the server answers AlreadyExists, and we look again.
+that has not seen its own write yet: the server answers AlreadyExists, and we read again.
 
 The rules for generations are those of the Go controller (contract of ``resource.k8s.io``): one changed slice is an
 atomic update and keeps the generation of its pool; anything more gives the whole pool a new one, so that nobody
@@ -115,7 +115,7 @@ class Publisher:
             decode=decode_frugally,
         )
         self.published = False
-        """Whether the slices on the server were complete and as desired at the last look, or are another's business."""
+        """Whether the slices on the server were complete and as desired when last seen, or are another's business."""
         self.quiet = False
         """Whether another instance publishes."""
 
@@ -185,7 +185,7 @@ class Publisher:
                     pause = INVALID_RETRY
                 elif error.status in {401, 403}:
                     logger.error("%s; the driver's ServiceAccount lacks a permission, see its ClusterRole", error)
-                elif error.status != 409:  # a conflict is a race with somebody else; the next look settles it
+                elif error.status != 409:  # a conflict is a race with somebody else; the next attempt settles it
                     logger.warning("publishing failed, trying again: %s", error)
                 # Only a new wish can cure a refused slice, so only that cuts the wait short.
                 self._desired.clear()

@@ -10,7 +10,7 @@ import pytest
 
 from driver.hardware.backend import BackendError
 from driver.hardware.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
-from driver.hardware.nvml.watch_gpus import LOOKED_AT
+from driver.hardware.nvml.watch_gpus import TOLD_BY_READING
 from driver.health.conditions import Condition, Conditions, fold
 from tests.eventually import PATIENCE
 from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID
@@ -370,7 +370,7 @@ def test_events_that_go_on_failing_neither_spin_nor_flood_the_log(
 
     assert time.monotonic() - before >= 0.6
     assert not caplog.messages
-    assert (Cleared(gpu_uuid=lost, remaining=frozenset({LOST}), causes=LOOKED_AT) in found) == (code == 15)
+    assert (Cleared(gpu_uuid=lost, remaining=frozenset({LOST}), causes=TOLD_BY_READING) in found) == (code == 15)
 
 
 def test_a_session_that_ends_as_soon_as_it_has_begun_is_an_error(machine: World, health: Health) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PERIOD = 2.0
 ROOT_EVERY = 5
-"""So many looks for lost specs, one listing each, to one at the directory itself, which writes a file."""
+"""So many checks of the specs, one listing each, to one of the directory itself, which writes a file."""
 
 
 class CdiWatch:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-"""How often a waiting backend looks at its state file: one stat() each."""
+"""How often a waiting backend checks its state file: one stat() each."""
 NULL_DEVICE = (1, 3)
 """Major and minor of /dev/null, which stands in for every GPU's device file."""
 CAPS_PER_GPU, CAPS_PER_INSTANCE, FIRST_CAP = 135, 9, 3
@@ -340,7 +340,7 @@ class FakeBackend:
             yield InventoryChanged()
 
     def _refresh(self) -> None:
-        """Look at the file again if it was written since. Raises BackendError; the next look tries again then."""
+        """Read the file again if it was written since. Raises BackendError; the next call tries again then."""
         with self._mutex:
             if self._file.signature() != self._signature:
                 self._state = self._read(starting=False)

@@ -31,7 +31,7 @@ KEEP_OTHERS_OUT = "NVIDIA_VISIBLE_DEVICES=void"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverFiles:
-    """What one look at a driver root found."""
+    """What one reading of a driver root found."""
 
     version: str
     """The version that libraries were looked for; empty where nobody knows one."""

@@ -1,4 +1,4 @@
-"""One look at all GPUs: what is known of each, and what stands in the way of knowing more.
+"""One reading of all GPUs: what is known of each, and what stands in the way of knowing more.
 
 No odd GPU takes another one with it. One that NVML does not show is described by what the kernel driver says of it;
 one that answered before, by what it said then.
@@ -43,13 +43,13 @@ _TOLD_BY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Surroundings:
-    """What a look knows of GPUs before it asks NVML."""
+    """What a reading knows of GPUs before it asks NVML."""
 
     places: Places
     kernel: Mapping[str, KernelGpu]
     """By PCI address."""
     uuids: Mapping[str, str]
-    """By PCI address, as the kernel says or the last look found."""
+    """By PCI address, as the kernel says or the last reading found."""
 
 
 class GpuReader:
@@ -61,7 +61,7 @@ class GpuReader:
         self._kernel = kernel
 
     def read(self, before: Mapping[str, Reading]) -> tuple[Reading, ...]:
-        """All GPUs in order of their PCI address; ``before`` is what the last look found, by UUID.
+        """All GPUs in order of their PCI address; ``before`` is what the last reading found, by UUID.
 
         Raises BackendError when there is no driver that tells anything.
         """

@@ -1,4 +1,4 @@
-"""What is known of the node's GPUs, put together from NVML, the kernel and the look before: pure."""
+"""What is known of the node's GPUs, put together from NVML, the kernel and the reading before: pure."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def missing(
         found: those that answer, by UUID.
         silent: what is wrong with those that do not, by their index, of which nobody says which GPU it is.
         known: what the kernel says; None where it says nothing.
-        before: what the last look found; indexes are of this session of NVML, or -1.
+        before: what the last reading found; indexes are of this session of NVML, or -1.
     """
     places = {reading.gpu.pci_bus_id for reading in found.values()}
     taken = {gpu.pci_bus_id for gpu in known or ()}
@@ -103,7 +103,7 @@ def missing(
 
 
 def _former(found: Mapping[str, Reading], places: Container[str | None], before: Mapping[str, Reading]) -> list[Gpu]:
-    """GPUs of the last look that this one has not found; what had only an index to be known by is told anew by that."""
+    """GPUs of the last reading that are not found now; what had only an index to be known by is told anew by that."""
     return [
         reading.gpu
         for uuid, reading in before.items()

@@ -1,6 +1,6 @@
-"""What goes wrong with GPUs: NVML's events where there are any, and a look at each GPU now and then.
+"""What goes wrong with GPUs: NVML's events where there are any, and each GPU read now and then.
 
-The look is for what has no event: GPUs that are lost, that ask for a reset, that were mended, that came or went, and
+Reading is for what has no event: GPUs that are lost, that ask for a reset, that were mended, that came or went, and
 MIG devices that an administrator made or destroyed.
 """
 
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 UNMONITORED = Fault(cause=Cause.UNMONITORED)
 ECC_DOUBLE_BIT = Fault(cause=Cause.ECC, detail="double-bit")
-LOOKED_AT = frozenset({Cause.GPU_LOST, Cause.UNMONITORED, Cause.REPAIR, Cause.INCOMPLETE})
-"""Causes of which a look says all there is to say; XIDs and memory errors are events."""
+TOLD_BY_READING = frozenset({Cause.GPU_LOST, Cause.UNMONITORED, Cause.REPAIR, Cause.INCOMPLETE})
+"""Causes of which a reading says all there is to say; XIDs and memory errors are events."""
 
 CLOSE_SECONDS = 0.5
 """Longest stay inside the library, so that close() is noticed."""
@@ -53,7 +53,7 @@ Shape = tuple[bool, MigMode, "tuple[Partition, ...]"]
 
 
 class Watch:
-    """Not thread-safe: one thread waits. ``readings`` gives what the last look at the inventory found, by UUID."""
+    """Not thread-safe: one thread waits. ``readings`` gives what the last reading of the inventory found, by UUID."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class Watch:
         if uuid is not None and uuid not in self._readings():
             parent = self._library.ask("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", data.device)
             uuid = self._library.ask("nvmlDeviceGetUUID", parent) if parent else None
-        self._next_check = 0.0  # an error is a reason to look at all that has no event
+        self._next_check = 0.0  # an error is a reason to read all that has no event
         if uuid is None:
             return self._check()
         if data.eventType == _XID:
@@ -215,7 +215,7 @@ class Watch:
         return next((partition.slots for partition in partitions if partition.gi_id == gi_id), None)
 
     def _check(self) -> tuple[Event, ...]:
-        """Look at every GPU: what is different from the last look."""
+        """Read every GPU: what is different from the last time."""
         first = self._session != self._library.number
         self._next_check = time.monotonic() + self._check_seconds
         if not first and self._kernel.fingerprint() != self._fingerprint:
@@ -238,7 +238,7 @@ class Watch:
                 events.append(Cleared(gpu_uuid=uuid, remaining=now))
             elif now != self._faults.get(uuid):
                 self._faults[uuid] = now
-                events.append(Cleared(gpu_uuid=uuid, remaining=now, causes=LOOKED_AT))
+                events.append(Cleared(gpu_uuid=uuid, remaining=now, causes=TOLD_BY_READING))
             quiet = (
                 self._settles.setdefault(uuid, time.monotonic() + self._settle_seconds) if well is None else math.inf
             )
@@ -248,7 +248,7 @@ class Watch:
         for uuid in self._known - self._readings().keys():  # taken out of the node; claims may still hold it
             # What stood in for a UUID is known by that now, and nothing is wrong with what never was.
             left = frozenset({GPU_LOST} if is_uuid(uuid) else ())
-            events.append(Cleared(gpu_uuid=uuid, remaining=left, causes=LOOKED_AT))
+            events.append(Cleared(gpu_uuid=uuid, remaining=left, causes=TOLD_BY_READING))
             self._faults.pop(uuid, None)
         self._known = frozenset(self._readings())
         if back:  # what was subscribed to before its reset is gone
