@@ -3,11 +3,10 @@
 import asyncio
 
 import aiohttp
-import pytest
 
 from driver.sim.apiserver import ADMIN
 from tests.eventually import PATIENCE
-from tests.unit.sim_apiserver.cluster import CLAIMS, CONFIGMAPS, CORE, DRA, PODS, SLICES, Cluster, claim, pod, refused
+from tests.unit.sim_apiserver.cluster import CLAIMS, CONFIGMAPS, CORE, DRA, PODS, Cluster, claim, pod, refused
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 ROLES, BINDINGS = f"{RBAC}/namespaces/default/roles", f"{RBAC}/namespaces/default/rolebindings"
@@ -134,21 +133,6 @@ async def test_an_aggregated_role_is_the_sum_of_its_parts_at_any_time(cluster, l
         "rules" not in await cluster.get(f"{CLUSTER_ROLES}/sum")
         or not (await cluster.get(f"{CLUSTER_ROLES}/sum"))["rules"]
     )
-
-
-@pytest.mark.parametrize(("role", "may", "may_not"), [
-    ("edit", ("create", CLAIMS), ("list", SLICES)),
-])  # fmt: skip
-async def test_the_roles_of_users(cluster, login, role, may, may_not) -> None:
-    await refer(cluster, role, "ClusterRole", subject("User", "jane"))
-    jane = await login("jane")
-
-    async def attempt(verb: str, path: str) -> None:
-        await (jane.names(path) if verb == "list" else jane.create(path, claim()))
-
-    await attempt(*may)
-    async with refused(403):
-        await attempt(*may_not)
 
 
 async def test_permissions_follow_the_objects_at_once(cluster, login) -> None:
