@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from aiohttp import web
 
-from driver.sim.apiserver import discovery, patch, protobuf, tables
+from driver.sim.apiserver import discovery, patch, protobuf, reviews, tables
 from driver.sim.apiserver.decoding import decode_body
 from driver.sim.apiserver.engine import Call, Engine, Selection
 from driver.sim.apiserver.errors import (
@@ -29,7 +29,7 @@ from driver.sim.apiserver.watching import Encoder, Watch
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.faults import Request
-    from driver.sim.apiserver.reviews import Reviews
+    from driver.sim.apiserver.rbac import Rbac
 
 LogReader = Callable[[Mapping[str, Any], str], str]
 """``(pod, container) -> text``; raises LookupError where there is none."""
@@ -39,9 +39,9 @@ _BODIES = ("application/json", "application/yaml", "application/octet-stream", p
 class Handler:
     """Answers requests from an engine."""
 
-    def __init__(self, engine: Engine, reviews: Reviews, *, bookmark_seconds: float, read_log: LogReader) -> None:
+    def __init__(self, engine: Engine, rbac: Rbac, *, bookmark_seconds: float, read_log: LogReader) -> None:
         self._engine = engine
-        self._reviews = reviews
+        self._rbac = rbac
         self._bookmark_seconds = bookmark_seconds
         self._read_log = read_log
         gates = engine.context.gates
@@ -74,7 +74,7 @@ class Handler:
         if what.subresource == "status" and not resource.status:
             raise no_such_resource()
         if not resource.stored:
-            answer = self._reviews.answer(resource.kind, decode_body(call, body), what.user)
+            answer = reviews.answer(self._rbac, resource.kind, decode_body(call, body), what.user)
             return _json(answer, status=201)
         return self._object(request, call, body)
 
@@ -84,10 +84,10 @@ class Handler:
             name = what.name or selected_name(what)
             namespace = what.name if what.resource == "namespaces" else what.namespace  # a namespace is in itself
             asked = (what.verb, what.group, what.resource, what.subresource, namespace, name)
-            decision = self._reviews.decide(what.user, *asked)
+            decision = self._rbac.decide(what.user, *asked)
         else:
             asked = (what.verb, "", "", "", "", what.path)
-            decision = self._reviews.rbac.decide_path(what.user, what.verb, what.path)
+            decision = self._rbac.decide_path(what.user, what.verb, what.path)
         if not decision.allowed:
             raise forbidden_request(what.user.name, *asked, decision.reason)
 

@@ -21,10 +21,9 @@ from driver.sim.apiserver.faults import Dropped, Fault, Request
 from driver.sim.apiserver.garbage import Collector
 from driver.sim.apiserver.handler import Handler, status_response
 from driver.sim.apiserver.quotas import Quotas
-from driver.sim.apiserver.rbac import Decision, Rbac
+from driver.sim.apiserver.rbac import Rbac
 from driver.sim.apiserver.request import parse
 from driver.sim.apiserver.resources import BY_KIND
-from driver.sim.apiserver.reviews import Reviews
 from driver.sim.apiserver.store import Store
 
 if TYPE_CHECKING:
@@ -55,9 +54,8 @@ class ApiServer:
     A request without credentials is made by ``anonymous``: the administrator unless told otherwise, for tests and tools
     that are not about access. With ``ANONYMOUS`` the server is as strict as a real one. Tokens are the administrator's
     (in every kubeconfig that names no other), those of service accounts, and those in ``tokens``, which maps them to
-    users. What a user may do is in the roles and bindings of the cluster; ``authorize`` overrides them, it is asked
-    ``(user, verb, group, resource, subresource, namespace, name)``. ``fault`` is called with each request and may
-    answer with what is to go wrong. All four are plain attributes and may be replaced at any time.
+    users. What a user may do is in the roles and bindings of the cluster. ``fault`` is called with each request and may
+    answer with what is to go wrong. All three are plain attributes and may be replaced at any time.
     """
 
     def __init__(
@@ -65,7 +63,6 @@ class ApiServer:
         *,
         anonymous: User = access.ADMIN,
         tokens: Mapping[str, User] | None = None,
-        authorize: access.Authorize | None = None,
         fault: Hook | None = None,
         gates: frozenset[str] = GATES,
         compile_cel: Callable[[str], str | None] = lambda _expression: None,
@@ -76,16 +73,15 @@ class ApiServer:
     ) -> None:
         self.anonymous = anonymous
         self.tokens: Mapping[str, User] = tokens or {}
-        self.authorize = authorize
         self.fault = fault
         self.requests: dict[tuple[str, str], int] = {}
         """How many requests came so far, by (verb, resource)."""
         self._store = Store(history=history)
         context = Context(now=now, gates=gates, compile_cel=compile_cel)
-        self._rbac = Rbac(self._store)
-        self.engine = Engine(self._store, context, authorize=lambda *what: self._decide(*what).allowed)
+        rbac = Rbac(self._store)
+        self.engine = Engine(self._store, context, authorize=lambda *what: rbac.decide(*what).allowed)
         """The semantics without HTTP, for code in the same process that must be fast or atomic."""
-        self._store.listeners.append(self._rbac.changed)
+        self._store.listeners.append(rbac.changed)
         for obj in bootstrap.objects():
             self.add(obj)
         quotas = Quotas(self._store)
@@ -93,10 +89,9 @@ class ApiServer:
         self.engine.admission += [self._check_policies, quotas.admit]
         self._policies: Policies | None = None
         self._tokens = access.Tokens(self._store)
-        reviews = Reviews(rbac=self._rbac, decide=self._decide)
         self._collector = Collector(self.engine)
         self._store.listeners.append(self._collector.changed)
-        self._handler = Handler(self.engine, reviews, bookmark_seconds=bookmark_seconds, read_log=read_log)
+        self._handler = Handler(self.engine, rbac, bookmark_seconds=bookmark_seconds, read_log=read_log)
         self._runner: web.ServerRunner | None = None
         self._collecting: asyncio.Task[None] | None = None
         self._address = ("127.0.0.1", 0)
@@ -227,14 +222,7 @@ class ApiServer:
         token = token.strip() if scheme.lower() == "bearer" else ""
         user = (self.tokens.get(token) or self._tokens.user(token)) if token else self.anonymous
         other = request.headers.get("Impersonate-User", "")
-        return access.impersonated(user, other, lambda *what: self._decide(*what).allowed) if other else user
-
-    def _decide(
-        self, user: User, verb: str, group: str, resource: str, subresource: str, namespace: str, name: str
-    ) -> Decision:
-        if self.authorize is not None:
-            return Decision(self.authorize(user, verb, group, resource, subresource, namespace, name))
-        return self._rbac.decide(user, verb, group, resource, subresource, namespace, name)
+        return access.impersonated(user, other, self.engine.authorize) if other else user
 
     def _check_policies(self, call: Call, operation: str, new: Object | None, old: Object | None) -> None:
         if not self._store.collection("validatingadmissionpolicybindings").objects:

@@ -5,65 +5,17 @@ import asyncio
 import aiohttp
 import pytest
 
-from driver.kube.client import Api, ApiError
-from driver.sim.apiserver import ApiServer, Fault, User
+from driver.kube.client import ApiError
+from driver.sim.apiserver import ApiServer, Fault
 from tests.eventually import PATIENCE
 from tests.unit.sim_apiserver.cluster import (
-    CLAIMS,
     CONFIGMAPS,
     PODS,
     SLICES,
-    Cluster,
-    allocation,
-    claim,
     pod,
     refused,
     resource_slice,
-    result,
 )
-
-NODE_PLUGIN = User(
-    name="system:serviceaccount:gpu:driver",
-    groups=("system:serviceaccounts",),
-    extra={"authentication.kubernetes.io/node-name": ("node-1",)},
-)
-
-
-async def test_a_user_without_permission_is_told_what_is_missing(server, tmp_path) -> None:
-    server.tokens = {"secret": User(name="jane")}
-    server.authorize = lambda user, verb, group, resource, sub, namespace, name: resource == "resourceclaims"
-    async with await Api.connect(server.write_kubeconfig(tmp_path / "jane", token="secret")) as api:
-        assert await Cluster(api).names(CLAIMS) == []
-        async with refused(403) as refusal:
-            await Cluster(api).names(SLICES)
-        assert refusal.message == (
-            'resourceslices.resource.k8s.io is forbidden: User "jane" cannot list resource "resourceslices" '
-            'in API group "resource.k8s.io" at the cluster scope'
-        )
-        async with refused(403) as refusal:
-            await Cluster(api).get(f"{CONFIGMAPS}/c")
-        assert refusal.message.endswith('cannot get resource "configmaps" in API group "" in the namespace "default"')
-
-
-async def test_device_status_needs_the_synthetic_permission_of_its_driver(server, cluster, tmp_path) -> None:
-    node = {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]}
-    await cluster.create(CLAIMS, claim())
-    await cluster.merge(f"{CLAIMS}/claim/status", {"status": {"allocation": allocation() | {"nodeSelector": node}}})
-    device = {key: value for key, value in result().items() if key != "request"}
-    allowed: set[str] = set()
-    server.tokens = {"secret": NODE_PLUGIN}
-    server.authorize = lambda _user, verb, _group, _resource, sub, _namespace, name: (
-        sub != "driver" or (name == "gpu.example.com" and verb in allowed)
-    )
-    async with await Api.connect(server.write_kubeconfig(tmp_path / "plugin", token="secret")) as api:
-        async with refused(422) as refusal:
-            await Cluster(api).merge(f"{CLAIMS}/claim/status", {"status": {"devices": [device]}})
-        assert (
-            'changing status.devices requires resource="resourceclaims/driver", '
-            'verb="[associated-node:patch arbitrary-node:patch]" permission'
-        ) in refusal.message
-        allowed.add("associated-node:patch")
-        assert await Cluster(api).merge(f"{CLAIMS}/claim/status", {"status": {"devices": [device]}})
 
 
 async def test_a_fault_may_refuse_with_retry_after(server, cluster) -> None:
