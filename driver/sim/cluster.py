@@ -43,7 +43,7 @@ class Cluster:
         self.server = ApiServer(compile_cel=compile_error, read_log=self._read_log)
         self.api: Api
         self.kubelet: Kubelet
-        self._options = options or Options.quick()
+        self._options = options or Options()
         self._stack = contextlib.AsyncExitStack()
         self._kubelet_task: asyncio.Task[None] | None = None
 

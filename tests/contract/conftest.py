@@ -138,7 +138,7 @@ async def new_kubelet(api: Api, node: NodeDirectories) -> AsyncIterator[Any]:
     made: list[NodeKubelet] = []
 
     def new(*, clock: Callable[[], float] = time.time, **changes: Any) -> NodeKubelet:
-        made.append(NodeKubelet(api, node, Options.quick(on_shutdown="leave", **changes), clock))
+        made.append(NodeKubelet(api, node, Options(on_shutdown="leave", **changes), clock))
         return made[-1]
 
     yield new

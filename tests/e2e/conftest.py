@@ -91,7 +91,7 @@ class EmbeddedSite(Site):
     async def running(cls, *flags: str) -> AsyncIterator[EmbeddedSite]:
         with tempfile.TemporaryDirectory(prefix="ge-", dir="/tmp", ignore_cleanup_errors=True) as root:
             # With the kubelet's own pace for pods: what a driver does wrong once is not healed within a second.
-            async with Cluster(Path(root), options=Options.quick(resync=5.0)) as cluster:
+            async with Cluster(Path(root), options=Options(resync=5.0)) as cluster:
                 site = cls(cluster)
                 try:
                     await site.start_driver(*flags)

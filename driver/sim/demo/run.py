@@ -128,7 +128,7 @@ async def _stage(screen: Screen, devices: str) -> AsyncIterator[Story]:
     try:
         # The wait before slices are deleted is the real one: a driver that is killed comes back sooner, also on a slow
         # machine.
-        async with Cluster(root, options=Options.quick(wiping_delay=30.0)) as cluster:
+        async with Cluster(root, options=Options(wiping_delay=30.0)) as cluster:
             workloads = Workloads(cluster.api, waiting=screen.waiting)
             node = Node(cluster, workloads, devices=devices)
             try:

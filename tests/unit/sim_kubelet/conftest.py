@@ -69,7 +69,7 @@ async def run_kubelet(api: Api, root: Path) -> AsyncIterator[Callable[..., Runni
     running: list[RunningKubelet] = []
 
     def start(**changes: object) -> RunningKubelet:
-        running.append(RunningKubelet(api, root, Options.quick(**changes)).start())
+        running.append(RunningKubelet(api, root, Options(**changes)).start())
         return running[-1]
 
     yield start
