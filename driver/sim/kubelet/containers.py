@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.kubelet import checkpoint
+from driver.base import files
 from driver.sim.kubelet.cdispec import CdiError
 
 if TYPE_CHECKING:
@@ -192,7 +192,6 @@ class Runtime:
             ) from error
 
     def _spawn(self, uid: str, identity: str, launch: Launch, argv: Sequence[str]) -> Container:
-        directory = self._dir(uid)
         log = self.log_file(uid, launch.name, launch.attempt)
         exit_file = self._exit_file(uid, identity)
         command = [*self._leash, "sh", "-c", SHIM, "shim", str(exit_file), *argv]
@@ -221,7 +220,7 @@ class Runtime:
             cdi_devices=tuple(launch.cdi_devices),
         )
         try:
-            checkpoint.store(directory / f"container-{launch.name}.json", asdict(container))
+            _store(self._dir(uid) / f"container-{launch.name}.json", asdict(container))
         except OSError:
             os.killpg(pid, signal.SIGKILL)  # nobody would know of it after a restart
             raise
@@ -241,7 +240,11 @@ class Runtime:
         return sandbox
 
     def _write_sandbox(self, uid: str, data: Mapping[str, Any]) -> None:
-        checkpoint.store(self._dir(uid) / "sandbox.json", data)
+        _store(self._dir(uid) / "sandbox.json", data)
+
+
+def _store(path: Path, data: Mapping[str, Any]) -> None:
+    files.replace(str(path), json.dumps(data).encode())
 
 
 def _check(launch: Launch, injection: Injection, path: str) -> None:

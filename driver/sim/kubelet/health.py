@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from driver.sim.kubelet.claiminfo import DraError, claim_name
-from driver.sim.kubelet.plugins import HEALTH_V1, go_code
-from driver.wire import dra_health_v1_pb2, dra_health_v1_pb2_grpc, dra_health_v1alpha1_pb2, dra_health_v1alpha1_pb2_grpc
+from driver.sim.kubelet.plugins import go_code
+from driver.wire import dra_health_v1_pb2, dra_health_v1_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -98,7 +98,8 @@ class HealthWatcher:
     async def _stream(self, plugin: Plugin) -> None:
         established = False
         try:
-            async for message in _open(plugin):
+            stub = dra_health_v1_pb2_grpc.DRAResourceHealthStub(plugin.channel)
+            async for message in stub.NodeWatchResources(dra_health_v1_pb2.NodeWatchResourcesRequest()):
                 established = True
                 changed = self._cache.update(plugin.driver, devices_of(message))
                 if changed:
@@ -117,7 +118,7 @@ class HealthWatcher:
 
 
 def devices_of(message: Any) -> dict[tuple[str, str], Health]:
-    """A NodeWatchResourcesResponse of either version, messages cut to what a pod's status may hold."""
+    """A NodeWatchResourcesResponse, messages cut to what a pod's status may hold."""
     return {
         (device.device.pool_name, device.device.device_name): Health(
             health=_HEALTH.get(device.health, "Unknown"),
@@ -181,11 +182,3 @@ def _claim_of(pod: Mapping[str, Any], entry_name: str) -> str | None:
             except DraError:
                 return None
     return None
-
-
-def _open(plugin: Plugin) -> Any:
-    if HEALTH_V1 in plugin.services:
-        stub = dra_health_v1_pb2_grpc.DRAResourceHealthStub(plugin.channel)
-        return stub.NodeWatchResources(dra_health_v1_pb2.NodeWatchResourcesRequest())
-    old = dra_health_v1alpha1_pb2_grpc.DRAResourceHealthStub(plugin.channel)
-    return old.NodeWatchResources(dra_health_v1alpha1_pb2.NodeWatchResourcesRequest())

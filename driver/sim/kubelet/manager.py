@@ -7,11 +7,12 @@ got prepared is unprepared like any other.
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from driver.base import files
 from driver.kube import ApiError, claim_path
-from driver.sim.kubelet import checkpoint
 from driver.sim.kubelet.claiminfo import (
     ClaimInfo,
     Device,
@@ -42,7 +43,7 @@ class ClaimManager:
         self._state_file = state_file
         self._metrics = metrics
         self.claims: dict[tuple[str, str], ClaimInfo] = {}
-        for state in checkpoint.load(state_file) or []:
+        for state in json.loads(state_file.read_bytes()) if state_file.exists() else []:
             info = ClaimInfo.from_state(state)
             self.claims[info.namespace, info.name] = info
         metrics.watch_claims(lambda: in_use(self.claims.values()))
@@ -217,7 +218,8 @@ class ClaimManager:
 
     def _store(self, doing: str) -> None:
         try:
-            checkpoint.store(self._state_file, [info.to_state() for info in self.claims.values()])
+            state = json.dumps([info.to_state() for info in self.claims.values()])
+            files.replace(str(self._state_file), state.encode())
         except OSError as error:
             raise DraError(f"{doing}: {error}") from error
 

@@ -21,7 +21,7 @@ class Options:
     rpc_timeout: float = 45.0
     """Deadline of NodePrepareResources and NodeUnprepareResources."""
     connect_backoff: float = 0.1
-    """First delay before a lost connection to a plugin is tried again; grows up to ``connect_backoff_max`` (1 to 120)."""
+    """Before a lost connection to a plugin is tried again; grows up to ``connect_backoff_max`` (1 to 120)."""
     connect_backoff_max: float = 0.5
     wiping_delay: float = 3.0
     """How long a driver may have no connected instance before its slices are deleted (30)."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVICES = ("v1.DRAPlugin",)
-HEALTH_V1 = "v1.DRAResourceHealth"
 
 
 class Plugin:

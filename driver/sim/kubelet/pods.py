@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.kube import ApiError
-from driver.sim.kubelet import podspec, resize
+from driver.sim.kubelet import podspec
 from driver.sim.kubelet.claiminfo import DraError
 from driver.sim.kubelet.containers import CreateError, Launch
 from driver.sim.kubelet.health import allocated_resources_status
@@ -98,10 +98,9 @@ class PodWorker:
         changed = [slot for slot in self.slots if (slot.spec.get("resources") or {}) != wanted[slot.name]]
         if not changed or self.terminated:
             return
-        self._event("Normal", "ResizeStarted", f"Pod resize started: {resize.summary(self.pod)}")
         for slot in changed:
             slot.spec = {**slot.spec, "resources": wanted[slot.name]}
-        self._event("Normal", "ResizeCompleted", f"Pod resize completed: {resize.summary(self.pod)}")
+        self._event("Normal", "ResizeCompleted", "Pod resize completed")
         self._dirty.set()
 
     def gone(self) -> None:
@@ -249,7 +248,7 @@ class PodWorker:
             await self._pause(self._options.backoff)
 
     def _launch(self, slot: Slot) -> Launch:
-        env = podspec.environment(self.pod, slot.spec, node_ip=NODE_IP)
+        env = podspec.environment(self.pod, slot.spec)
         return Launch(
             name=slot.name,
             attempt=slot.attempt + 1 if slot.container else 0,

@@ -17,8 +17,6 @@ Status = dict[str, Any]
 
 SLEEPER = ("sleep", "infinity")
 _REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
-_MAP_FIELD = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
-"""Conditions that the kubelet writes; all others belong to somebody else and are kept."""
 
 
 class ConfigError(Exception):
@@ -110,40 +108,17 @@ def should_restart(policy: str, kind: Kind, exit_code: int) -> bool:
     return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
 
 
-def environment(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_ip: str) -> dict[str, str]:
+def environment(pod: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, str]:
     """The container's variables before CDI. Raises ConfigError for a source that does not exist here."""
     env = {"HOME": "/root", "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"]}
     if container.get("envFrom"):
         raise ConfigError("envFrom is not supported by the embedded kubelet")
     for variable in container.get("env") or []:
         name = variable["name"]
-        source = variable.get("valueFrom")
-        if not source:
-            env[name] = expand(variable.get("value") or "", env)
-        elif "fieldRef" in source:
-            env[name] = field_value(pod, source["fieldRef"]["fieldPath"], node_ip=node_ip)
-        else:
-            raise ConfigError(f"variable {name}: {next(iter(source))} is not supported by the embedded kubelet")
+        if variable.get("valueFrom"):
+            raise ConfigError(f"variable {name}: valueFrom is not supported by the embedded kubelet")
+        env[name] = expand(variable.get("value") or "", env)
     return env
-
-
-def field_value(pod: Mapping[str, Any], path: str, *, node_ip: str) -> str:
-    """A downward API field. Raises ConfigError for one that is not known."""
-    metadata, spec = pod["metadata"], pod["spec"]
-    if match := _MAP_FIELD.fullmatch(path):
-        return str((metadata.get(match[1]) or {}).get(match[2], ""))
-    known = {
-        "metadata.name": metadata["name"],
-        "metadata.namespace": metadata["namespace"],
-        "metadata.uid": metadata["uid"],
-        "spec.nodeName": spec.get("nodeName", ""),
-        "spec.serviceAccountName": spec.get("serviceAccountName", "default"),
-        "status.hostIP": node_ip,
-        "status.podIP": node_ip,
-    }
-    if path not in known:
-        raise ConfigError(f"unsupported fieldPath: {path}; known are {', '.join(known)}, labels and annotations")
-    return str(known[path])
 
 
 def expand(text: str, env: Mapping[str, str]) -> str:

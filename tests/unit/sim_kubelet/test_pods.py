@@ -258,20 +258,6 @@ async def test_a_running_pod_is_ready(cluster, run_kubelet):
     assert conditions["PodScheduled"] == "True", "the scheduler's condition is kept"
 
 
-async def test_the_downward_api_is_there(cluster, run_kubelet):
-    kubelet = run_kubelet()
-    body = pod(script="echo $NODE $NAME")
-    body["spec"]["containers"][0]["env"] = [
-        {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
-        {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-    ]
-    await cluster.create_pod(body)
-
-    await cluster.phase("Succeeded")
-
-    assert kubelet.now.read_log(NAMESPACE, "pod-1") == f"{NODE} pod-1\n"
-
-
 async def test_the_node_is_ready(cluster, run_kubelet):
     kubelet = run_kubelet()
     await eventually(lambda: kubelet.now.node.ready.is_set())

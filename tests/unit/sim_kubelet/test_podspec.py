@@ -109,32 +109,19 @@ def test_known_references_are_expanded():
 def test_variables_may_use_those_before_them():
     container = {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}]}
 
-    assert environment(pod(), container, node_ip="")["B"] == "12"
-
-
-@pytest.mark.parametrize(
-    ("source", "value"),
-    [("metadata.uid", "u"), ("metadata.labels['app']", "x"), ("status.hostIP", "10.0.0.1"), ("spec.nodeName", "")],
-)
-def test_downward_api(source, value):
-    body = pod()
-    body["metadata"]["labels"] = {"app": "x"}
-    container = {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": source}}}]}
-
-    assert environment(body, container, node_ip="10.0.0.1")["A"] == value
+    assert environment(pod(), container)["B"] == "12"
 
 
 @pytest.mark.parametrize(
     "container",
     [
-        {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nonsense"}}}]},
         {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
         {"envFrom": [{"configMapRef": {"name": "c"}}]},
     ],
 )
 def test_sources_that_do_not_exist_here_are_errors(container):
     with pytest.raises(ConfigError):
-        environment(pod(), container, node_ip="")
+        environment(pod(), container)
 
 
 @pytest.mark.parametrize(
