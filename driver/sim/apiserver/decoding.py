@@ -9,7 +9,6 @@ from driver.sim.apiserver.errors import bad_request
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.engine import Call
-    from driver.sim.apiserver.errors import StatusError
     from driver.sim.apiserver.resources import Resource
 
     Object = dict[str, Any]
@@ -22,32 +21,21 @@ def decode_body(call: Call, body: Any) -> Object:
         raise bad_request(f"the object provided is unrecognized (must be of type {resource.kind})")
     version, kind = body.get("apiVersion"), body.get("kind")
     if (version or resource.group_version) != resource.group_version or (kind or resource.kind) != resource.kind:
-        raise _wrong_kind(resource, str(version), str(kind))
+        wanted = f"expected {resource.group_version}, {resource.kind}"
+        raise bad_request(f"{version}, {kind} cannot be handled as a {resource.kind}: {wanted}")
+    refused = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
     decoded = schema.decode(resource.definition, body)
     if decoded.errors:
-        raise bad_request(
-            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-            f"{decoded.errors[0]}"
-        )
-    if decoded.unknown and call.validation == "Strict":
-        fields = ", ".join(f'unknown field "{path}"' for path in decoded.unknown)
-        raise bad_request(
-            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-            f"strict decoding error: {fields}"
-        )
-    if decoded.unknown and call.validation == "Warn":
-        call.warnings.extend(f'unknown field "{path}"' for path in decoded.unknown)
+        raise bad_request(f"{refused}: {decoded.errors[0]}")
+    unknown = [f'unknown field "{path}"' for path in decoded.unknown]
+    if unknown and call.validation == "Strict":
+        raise bad_request(f"{refused}: strict decoding error: {', '.join(unknown)}")
+    if call.validation == "Warn":
+        call.warnings.extend(unknown)
     obj: Object = decoded.obj
     obj["apiVersion"], obj["kind"] = resource.group_version, resource.kind
-    meta = obj.setdefault("metadata", {})
-    if not isinstance(meta, dict):
-        obj["metadata"] = {}
+    obj.setdefault("metadata", {})
     return obj
-
-
-def _wrong_kind(resource: Resource, version: str, kind: str) -> StatusError:
-    wanted = f"expected {resource.group_version}, {resource.kind}"
-    return bad_request(f"{version}, {kind} cannot be handled as a {resource.kind}: {wanted}")
 
 
 def strip_empty(resource: Resource, obj: Object) -> None:

@@ -18,7 +18,6 @@ from driver.sim.apiserver.context import Context
 from driver.sim.apiserver.decoding import decode_body, strip_empty
 from driver.sim.apiserver.errors import (
     FieldError,
-    StatusError,
     already_exists,
     bad_request,
     conflict,
@@ -141,14 +140,12 @@ class Engine:
         resource = call.resource
         obj = decode_body(call, body)
         meta = obj["metadata"]
-        if meta.get("resourceVersion") and not call.dry_run:
-            raise StatusError(500, "InternalError", "resourceVersion should not be set on objects to be created")
         self._check_namespace(call, obj)
         self._check_namespace_open(call, meta.get("name") or meta.get("generateName", ""))
         if not meta.get("name") and meta.get("generateName"):
             meta["name"] = self._generate(resource, call.namespace, meta["generateName"])
         key = (call.namespace, meta.get("name", ""))
-        for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink", "managedFields"):
+        for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"):
             meta.pop(name, None)
         meta["uid"] = str(uuid.uuid4())
         meta["creationTimestamp"] = self.context.timestamp()
@@ -211,25 +208,20 @@ class Engine:
         try:
             patched = patch.patched(call.resource.definition, content_type, current.obj, body)
         except patch.PatchError as error:
-            if error.code == 422:
-                raise StatusError(422, "Invalid", str(error)) from error
             raise bad_request(str(error)) from error
         return self._update(call, current, decode_body(call, patched)), False
-
-    def _wrong_name(self, call: Call, name: str) -> None:
-        raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({call.name})")
 
     def _update(self, call: Call, current: Stored, new: Object) -> Stored:
         resource, old = call.resource, current.obj
         meta, old_meta = new["metadata"], old["metadata"]
         if (meta.get("name") or call.name) != call.name:
-            self._wrong_name(call, meta["name"])
+            raise bad_request(f"the name of the object ({meta['name']}) is not the one of the URL ({call.name})")
         meta["name"] = call.name
         self._check_namespace(call, new)
         if meta.get("uid") and meta["uid"] != old_meta["uid"]:
             if call.verb == "patch":
                 raise invalid(resource, call.name, [invalid_value("metadata.uid", meta["uid"], "field is immutable")])
-            raise conflict(resource, call.name, _other_uid(meta["uid"], old_meta["uid"]))
+            raise conflict(resource, call.name, f"its uid is {old_meta['uid']}, not {meta['uid']}")
         if meta.get("resourceVersion") and meta["resourceVersion"] != old_meta["resourceVersion"]:
             raise conflict(resource, call.name)
         for name in ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation",
@@ -335,9 +327,7 @@ class Engine:
         node = str((body.get("target") or {}).get("name") or "")
         if not node:
             raise invalid(call.resource, call.name, [required("target.name")])
-        uid = (body.get("metadata") or {}).get("uid")
-        if uid and uid != current.obj["metadata"]["uid"]:
-            raise conflict(call.resource, call.name, _other_uid(uid, current.obj["metadata"]["uid"]))
+        deletion.check_preconditions(call, current.obj["metadata"], body.get("metadata") or {})
         if current.obj["metadata"].get("deletionTimestamp"):
             raise conflict(call.resource, call.name, f"pod {call.name} is being deleted, cannot be assigned to a host")
         assigned = current.obj["spec"].get("nodeName")
@@ -360,10 +350,6 @@ class Engine:
             raise expired(version, oldest)
         if version > self.store.version:
             raise too_large_version(version, self.store.version)
-
-
-def _other_uid(wanted: str, found: str) -> str:
-    return f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
 
 
 def _restore(new: Object, old: Object, key: str) -> None:

@@ -16,8 +16,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 CONTENT_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\x00"
 
-# Number, name and type of each field: s string, i integer, b bytes, or a message; a leading * means repeated. What has a
-# a name with an underscore is only ever sent empty, or is set by the server itself.
+# Number, name and type of each field: s string, i integer, b bytes, or a message; a leading * means repeated. A name
+# with an underscore is of what is only ever sent empty, or is set by the server itself.
 _SCALARS = {"s": "TYPE_STRING", "i": "TYPE_INT64", "b": "TYPE_BYTES"}
 _META = "1:metadata:ObjectMeta"
 _BINDING = f"{_META} 2:subjects:*Subject 3:roleRef:RoleRef"

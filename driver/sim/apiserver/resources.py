@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver import rules_access, rules_apps, rules_claims, rules_core, rules_policy, rules_slices
+from driver.sim.apiserver import rules_apps, rules_claims, rules_core, rules_policy, rules_slices
 from driver.sim.apiserver.context import Context
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ def _valid(_new: dict[str, Any], _old: dict[str, Any] | None, _context: Context)
     return []
 
 
-RBAC = "rbac.authorization.k8s.io"
 _VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
@@ -93,15 +92,12 @@ def _row(group_version: str, kind: str, **more: Any) -> Resource:
 
 _CLUSTER: dict[str, Any] = {"namespaced": False}
 _DRA = "resource.k8s.io/v1"
-_BINDING = {"prepare": rules_access.prepare_binding, "validate": rules_access.validate_binding}
+_BINDING = {"prepare": rules_core.prepare_binding, "validate": rules_core.validate_binding}
 _POLICY = "admissionregistration.k8s.io/v1"
 
 RESOURCES: tuple[Resource, ...] = (
     _row("v1", "Namespace", **_CLUSTER, short="ns", status=True, prepare=rules_core.prepare_namespace),
-    _row(
-        "v1", "Node", **_CLUSTER, short="no", status=True, prepare=rules_core.prepare_node,
-        prepare_status=rules_core.prepare_node_status, validate=rules_core.validate_node,
-    ),
+    _row("v1", "Node", **_CLUSTER, short="no", status=True, prepare=rules_core.prepare_node),
     _row(
         "v1", "Pod", short="po", status=True, generation=True, subresources=("log", "binding", "eviction", "resize"),
         prepare=rules_core.prepare_pod, validate=rules_core.validate_pod, prepare_status=rules_core.prepare_pod_status,
@@ -116,7 +112,7 @@ RESOURCES: tuple[Resource, ...] = (
     ),
     _row("v1", "ServiceAccount", short="sa"),
     _row("v1", "ConfigMap", short="cm"),
-    _row("v1", "Secret", prepare=rules_core.prepare_secret),
+    _row("v1", "Secret"),
     _row("v1", "Service", short="svc", status=True),
     _row("v1", "ResourceQuota", short="quota", status=True, validate=rules_apps.validate_quota),
     _row(
@@ -151,10 +147,10 @@ RESOURCES: tuple[Resource, ...] = (
     ),
     _row("networking.k8s.io/v1", "NetworkPolicy", short="netpol"),
     _row("policy/v1", "PodDisruptionBudget", short="pdb", status=True),
-    _row(f"{RBAC}/v1", "Role"),
-    _row(f"{RBAC}/v1", "ClusterRole", **_CLUSTER),
-    _row(f"{RBAC}/v1", "RoleBinding", **_BINDING),
-    _row(f"{RBAC}/v1", "ClusterRoleBinding", **_CLUSTER, **_BINDING),
+    _row(f"{rules_core.RBAC}/v1", "Role"),
+    _row(f"{rules_core.RBAC}/v1", "ClusterRole", **_CLUSTER),
+    _row(f"{rules_core.RBAC}/v1", "RoleBinding", **_BINDING),
+    _row(f"{rules_core.RBAC}/v1", "ClusterRoleBinding", **_CLUSTER, **_BINDING),
     _row(
         _POLICY, "ValidatingAdmissionPolicy", **_CLUSTER, status=True, generation=True,
         prepare=rules_policy.prepare_policy, validate=rules_policy.validate_policy,

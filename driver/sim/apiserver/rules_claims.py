@@ -37,34 +37,28 @@ _REFERENCE = "must be the name of a request in the claim or the name of a reques
 # -- defaults --------------------------------------------------------------------------------------------------------
 
 
-def _default_claim_spec(spec: Object, context: Context) -> None:
+def _default_claim_spec(spec: Object) -> None:
     for request in (spec.get("devices") or {}).get("requests") or []:
         for part in [*(request.get("firstAvailable") or []), *([request["exactly"]] if "exactly" in request else [])]:
             if part.setdefault("allocationMode", "ExactCount") == "ExactCount":
                 part.setdefault("count", 1)
-            if "DRADeviceTaints" not in context.gates:
-                part.pop("tolerations", None)
-            if "DRAConsumableCapacity" not in context.gates:
-                part.pop("capacity", None)
 
 
-def prepare_claim(new: Object, old: Object | None, context: Context) -> None:
+def prepare_claim(new: Object, old: Object | None, _context: Context) -> None:
     """Defaults of the requests; there is always a status."""
-    _default_claim_spec(new.setdefault("spec", {}), context)
+    _default_claim_spec(new.setdefault("spec", {}))
     if old is None:
         new["status"] = {}
 
 
-def prepare_template(new: Object, _old: Object | None, context: Context) -> None:
+def prepare_template(new: Object, _old: Object | None, _context: Context) -> None:
     """Defaults of the requests in the template."""
-    _default_claim_spec(new.setdefault("spec", {}).setdefault("spec", {}), context)
+    _default_claim_spec(new.setdefault("spec", {}).setdefault("spec", {}))
 
 
-def prepare_class(new: Object, _old: Object | None, context: Context) -> None:
+def prepare_class(new: Object, _old: Object | None, _context: Context) -> None:
     """The spec is always there."""
-    spec = new.setdefault("spec", {})
-    if "DRAExtendedResource" not in context.gates:
-        spec.pop("extendedResourceName", None)
+    new.setdefault("spec", {})
 
 
 # -- specs -----------------------------------------------------------------------------------------------------------
@@ -268,12 +262,10 @@ def _allocated(status: Object) -> set[Device]:
     return {_device_id(result) for result in devices.get("results") or []}
 
 
-def prepare_claim_status(new: Object, old: Object | None, context: Context) -> None:
-    """Status entries of devices that were deallocated by this write are dropped; gates hide fields."""
+def prepare_claim_status(new: Object, old: Object | None, _context: Context) -> None:
+    """Status entries of devices that were deallocated by this write are dropped."""
     status = new.setdefault("status", {})
     before = (old or {}).get("status") or {}
-    if "DRAResourceClaimDeviceStatus" not in context.gates and not before.get("devices"):
-        status.pop("devices", None)
     if status.get("allocation") is not None:
         status["allocation"].setdefault("devices", {})
     deallocated = _allocated(before) - _allocated(status)

@@ -1,8 +1,7 @@
-"""Pods, nodes, namespaces, events: the defaults and checks that an embedded cluster needs, not all there are."""
+"""Pods, nodes, namespaces, events, role bindings: the defaults and checks that are needed here, not all there are."""
 
 from __future__ import annotations
 
-import base64
 import copy
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     Object = dict[str, Any]
     Errors = list[FieldError]
 
+RBAC = "rbac.authorization.k8s.io"
 _CONTAINERS = ("initContainers", "containers")
 
 
@@ -40,34 +40,23 @@ def prepare_node(new: Object, _old: Object | None, _context: Context) -> None:
     new.setdefault("status", {})
 
 
-def prepare_node_status(new: Object, _old: Object | None, _context: Context) -> None:
-    """All of the capacity is allocatable where the kubelet says nothing else."""
-    status = new.setdefault("status", {})
-    if status.get("capacity") and not status.get("allocatable"):
-        status["allocatable"] = dict(status["capacity"])
-
-
-def validate_node(new: Object, _old: Object | None, _context: Context) -> Errors:
-    """Taints of the node."""
-    known = ("NoExecute", "NoSchedule", "PreferNoSchedule")
-    return [
-        unsupported(f"spec.taints[{index}].effect", taint.get("effect", ""), known)
-        for index, taint in enumerate((new.get("spec") or {}).get("taints") or [])
-        if taint.get("effect") not in known
-    ]
-
-
-def prepare_secret(new: Object, _old: Object | None, _context: Context) -> None:
-    """The type; plain text becomes data."""
-    new.setdefault("type", "Opaque")
-    for key, value in (new.pop("stringData", None) or {}).items():
-        new.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
-
-
 def prepare_event(new: Object, _old: Object | None, _context: Context) -> None:
     """Source and involvedObject are always there."""
     new.setdefault("involvedObject", {})
     new.setdefault("source", {})
+
+
+def prepare_binding(new: Object, _old: Object | None, _context: Context) -> None:
+    """The API group of a binding's role and subjects, where it is left out."""
+    new.setdefault("roleRef", {}).setdefault("apiGroup", RBAC)
+    for subject in new.get("subjects") or []:
+        if subject.get("kind") in {"User", "Group"}:
+            subject.setdefault("apiGroup", RBAC)
+
+
+def validate_binding(new: Object, old: Object | None, _context: Context) -> Errors:
+    """A binding keeps its role."""
+    return checks.immutable(new["roleRef"], old["roleRef"], "roleRef") if old else []
 
 
 # -- pods ------------------------------------------------------------------------------------------------------------

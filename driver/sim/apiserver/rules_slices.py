@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
+
+from semver import Version
 
 from driver.sim import quantity
 from driver.sim.apiserver import checks
@@ -17,8 +18,6 @@ from driver.sim.apiserver.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from driver.sim.apiserver.context import Context
 
     Object = dict[str, Any]
@@ -26,9 +25,8 @@ if TYPE_CHECKING:
 
 MAX_DEVICES = 128
 MAX_DEVICES_ADVANCED = 64
-"""With taints, counters or list attributes on any device of the slice."""
+"""With taints or counters on any device of the slice."""
 MAX_ATTRIBUTES_AND_CAPACITIES = 32
-MAX_ATTRIBUTE_VALUES = 48
 MAX_VALUE_BYTES = 64
 MAX_COUNTER_SETS = 8
 MAX_COUNTERS = 32
@@ -36,11 +34,8 @@ MAX_CONSUMES = 2
 MAX_TAINTS = 16
 MAX_VALID_VALUES = 10
 
-_NUMBER = r"(0|[1-9]\d*)"
-_PRE = r"(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
-_BUILD = r"[0-9a-zA-Z-]+"
-_SEMVER = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PRE}(\.{_PRE})*)?(\+{_BUILD}(\.{_BUILD})*)?", re.ASCII)
 _LISTS = ("bools", "ints", "strings", "versions")
+"""Their gate is off up to 1.37."""
 _SCALARS = ("bool", "int", "string", "version")
 _EFFECTS = ("NoExecute", "NoSchedule", "None")
 _NODE_FIELDS = ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection")
@@ -66,10 +61,8 @@ def prepare_slice(new: Object, old: Object | None, context: Context) -> None:
         _drop(devices, ("allowMultipleAllocations",))
         for device in devices:
             _drop(list((device.get("capacity") or {}).values()), ("requestPolicy",))
-    if "DRAListTypeAttributes" not in gates and not any(_list_attributes(d) for d in before):
-        for device in devices:
-            _drop(list((device.get("attributes") or {}).values()), _LISTS)
     for device in devices:
+        _drop(list((device.get("attributes") or {}).values()), _LISTS)
         for taint in device.get("taints") or []:
             taint.setdefault("timeAdded", context.timestamp())
 
@@ -78,10 +71,6 @@ def _drop(items: list[Object], keys: tuple[str, ...]) -> None:
     for item in items:
         for key in keys:
             item.pop(key, None)
-
-
-def _list_attributes(device: Object) -> bool:
-    return any(key in attribute for attribute in (device.get("attributes") or {}).values() for key in _LISTS)
 
 
 # -- slices --------------------------------------------------------------------------------------------------------
@@ -108,7 +97,7 @@ def validate_slice(new: Object, old: Object | None, _context: Context) -> Errors
     if "sharedCounters" in spec and "devices" in spec:
         errors.append(invalid_value("spec", "", "only one of `sharedCounters` or `devices` is allowed"))
     devices = spec.get("devices") or []
-    advanced = any(d.get("taints") or d.get("consumesCounters") or _list_attributes(d) for d in devices)
+    advanced = any(d.get("taints") or d.get("consumesCounters") for d in devices)
     errors += checks.each(
         devices,
         "spec.devices",
@@ -150,10 +139,6 @@ def _device(device: Object, path: str) -> Errors:
     if total > MAX_ATTRIBUTES_AND_CAPACITIES:
         limit = f"the total number of attributes and capacities must not exceed {MAX_ATTRIBUTES_AND_CAPACITIES}"
         errors.append(invalid_value(path, total, limit))
-    values = sum(max(1, sum(len(item.get(key) or ()) for key in _LISTS)) for item in attributes.values())
-    if values > MAX_ATTRIBUTE_VALUES:
-        limit = f"the total number of attribute values must not exceed {MAX_ATTRIBUTE_VALUES}"
-        errors.append(invalid_value(path, values, limit))
     for key, item in attributes.items():
         errors += checks.qualified_name(key, f"{path}.attributes")
         errors += _attribute(item, f"{path}.attributes[{key}]")
@@ -177,29 +162,15 @@ def _device(device: Object, path: str) -> Errors:
 
 def _attribute(item: Object, path: str) -> Errors:
     errors: Errors = []
-    chosen = [key for key in (*_SCALARS, *_LISTS) if key in item]
-    for key in chosen:
-        if key in _LISTS and not item[key]:
-            errors.append(invalid_value(f"{path}.{key}", item[key], "must not be empty if specified"))
-    checkers: dict[str, Callable[[str, str], Errors]] = {"string": _string, "version": _version}
-    for name, check in checkers.items():
-        if name in item:
-            errors += check(item[name], f"{path}.{name}")
-        for index, value in enumerate(item.get(f"{name}s") or []):
-            errors += check(value, f"{path}.{name}s[{index}]")
+    chosen = [key for key in _SCALARS if key in item]
+    for key in ("string", "version"):
+        if len(item.get(key, "").encode()) > MAX_VALUE_BYTES:
+            errors.append(too_long(f"{path}.{key}", MAX_VALUE_BYTES))
+    if "version" in item and not Version.is_valid(item["version"]):
+        detail = "must be a string compatible with semver.org spec 2.0.0"
+        errors.append(invalid_value(f"{path}.version", item["version"], detail))
     if len(chosen) != 1:
         errors.append(invalid_value(path, item if chosen else "", "exactly one value must be specified"))
-    return errors
-
-
-def _string(value: str, path: str) -> Errors:
-    return [too_long(path, MAX_VALUE_BYTES)] if len(value.encode()) > MAX_VALUE_BYTES else []
-
-
-def _version(value: str, path: str) -> Errors:
-    errors = _string(value, path)
-    if not _SEMVER.fullmatch(value):
-        errors.insert(0, invalid_value(path, value, "must be a string compatible with semver.org spec 2.0.0"))
     return errors
 
 
