@@ -52,7 +52,7 @@ class Cluster:
         await self._stack.enter_async_context(self.server)
         self.server.write_kubeconfig(self.kubeconfig)
         self.api = await self._stack.enter_async_context(await Api.connect(self.kubeconfig, max_body=LARGE_BODY))
-        control_plane = asyncio.create_task(ControlPlane(self.api, job_backoff=0.2).run(), name="control plane")
+        control_plane = asyncio.create_task(ControlPlane(self.api).run(), name="control plane")
         self._stack.push_async_callback(_end, control_plane)
         self._control_plane = control_plane
         await self.start_kubelet()

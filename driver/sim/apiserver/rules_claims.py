@@ -5,14 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import (
-    FieldError,
-    forbidden_field,
-    invalid_value,
-    required,
-    too_long,
-    unsupported,
-)
+from driver.sim.apiserver.errors import FieldError, forbidden_field, invalid_value, required, too_long, unsupported
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context

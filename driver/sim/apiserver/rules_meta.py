@@ -5,13 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import (
-    FieldError,
-    forbidden_field,
-    invalid_value,
-    required,
-    too_long,
-)
+from driver.sim.apiserver.errors import FieldError, forbidden_field, invalid_value, required, too_long
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.resources import Resource

@@ -8,14 +8,7 @@ from semver import Version
 
 from driver.sim import quantity
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import (
-    FieldError,
-    forbidden_field,
-    invalid_value,
-    required,
-    too_long,
-    unsupported,
-)
+from driver.sim.apiserver.errors import FieldError, forbidden_field, invalid_value, required, too_long, unsupported
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context

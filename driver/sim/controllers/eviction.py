@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from driver.kube import ApiError
 from driver.sim.controllers.queue import WorkQueue
 from driver.sim.events import Recorder, timestamp
-from driver.sim.scheduler import taints
+from driver.sim.scheduler import tolerations
 from driver.sim.scheduler.cluster import CLAIMS, PODS, RULES, SLICES, Cluster, path
 from driver.sim.scheduler.objects import (
     Key,
@@ -61,8 +61,8 @@ def device_taints(
         if device["name"] == name
         for taint in device.get("taints") or []
     ]
-    found.extend(taints.from_rules(rules, driver, pool, name))
-    return [taint for taint in found if taint.get("effect") == taints.NO_EXECUTE]
+    found.extend(tolerations.from_rules(rules, driver, pool, name))
+    return [taint for taint in found if taint.get("effect") == tolerations.NO_EXECUTE]
 
 
 def claim_eviction(
@@ -76,17 +76,17 @@ def claim_eviction(
     evictions: list[tuple[datetime, str]] = []
     for result in (allocation_of(claim) or {"devices": {}})["devices"].get("results") or []:
         for taint in device_taints(result, slices, rules):
-            tolerations = [
+            tolerated = [
                 t
                 for t in result.get("tolerations") or []
-                if t.get("effect") == taints.NO_EXECUTE and taints.tolerates(t, taint)
+                if t.get("effect") == tolerations.NO_EXECUTE and tolerations.tolerates(t, taint)
             ]
-            if any(t.get("tolerationSeconds") is None for t in tolerations):
+            if any(t.get("tolerationSeconds") is None for t in tolerated):
                 continue
-            grace = min((max(int(t["tolerationSeconds"]), 0) for t in tolerations), default=0)
+            grace = min((max(int(t["tolerationSeconds"]), 0) for t in tolerated), default=0)
             device = f"{result['driver']}/{result['pool']}/{result['device']}"
             when = _moment(taint.get("timeAdded")) + timedelta(seconds=grace)
-            evictions.append((when, f"{device} {taints.describe(taint)}"))
+            evictions.append((when, f"{device} {tolerations.describe(taint)}"))
     if not evictions:
         return None
     return Eviction(when=min(when for when, _ in evictions), reasons=tuple(sorted({why for _, why in evictions})))
@@ -124,7 +124,6 @@ class EvictionController:
         self._clock = clock
         self._recorder = Recorder(cluster.api, "device-taint-eviction", clock=clock)
         self._pods: WorkQueue[Key] = WorkQueue("eviction of pod")
-        self._planned: dict[str, datetime] = {}
         self._evicted: set[str] = set()
         cluster.listen(PODS, self._pod_changed)
         for resource in (CLAIMS, SLICES, RULES):
@@ -146,9 +145,7 @@ class EvictionController:
     async def _sync(self, key: Key) -> float | None:
         pod = self._cluster.get(PODS, *key)
         if pod is None:
-            alive = {uid_of(p) for p in self._cluster.all(PODS)}
-            self._planned = {uid: when for uid, when in self._planned.items() if uid in alive}
-            self._evicted &= alive
+            self._evicted &= {uid_of(p) for p in self._cluster.all(PODS)}
             return None
         if deleting(pod) or uid_of(pod) in self._evicted:  # the mirror may not know yet that it is being deleted
             return None
@@ -157,22 +154,18 @@ class EvictionController:
         claims = {key_of(claim): claim for claim in self._cluster.all(CLAIMS)}
         eviction = pod_eviction(pod, claims, newest(self._cluster.all(SLICES)), self._cluster.all(RULES))
         if eviction is None:
-            if self._planned.pop(uid_of(pod), None):
-                await self._event(pod, "Cancelling deletion")
             return None
-        self._planned[uid_of(pod)] = eviction.when
         left = (eviction.when - self._clock()).total_seconds()
         if left > 0:
             return left
         logger.info("evicting pod %s/%s: %s", *key, ", ".join(eviction.reasons))
         await self._evict(pod)
         self._evicted.add(uid_of(pod))
-        self._planned.pop(uid_of(pod), None)
         return None
 
     async def _evict(self, pod: dict[str, Any]) -> None:
         now = timestamp(self._clock())
-        await self._event(pod, "Marking for deletion")
+        await self._recorder.event(pod, "Normal", "DeviceTaintManagerEviction", "Marking for deletion")
 
         def change(current: Mapping[str, Any]) -> dict[str, Any] | None:
             conditions = with_condition(current.get("status") or {}, CONDITION, now)
@@ -188,9 +181,6 @@ class EvictionController:
             if error.status == CONFLICT and "precondition" in str(error).lower():
                 return  # another pod of this name; it is looked at for itself
             raise
-
-    async def _event(self, pod: Mapping[str, Any], message: str) -> None:
-        await self._recorder.event(pod, "Normal", "DeviceTaintManagerEviction", message)
 
 
 def _moment(text: str | None) -> datetime:

@@ -1,8 +1,7 @@
-"""A small Job controller: parallelism, completions, backoffLimit. Pods are counted as long as they are there."""
+"""A small Job controller: parallelism, completions, backoffLimit; a pod that failed is replaced at once."""
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +26,6 @@ from driver.sim.scheduler.writes import NOT_FOUND
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-LONGEST_BACKOFF = 600.0
-
 Object = dict[str, Any]
 
 
@@ -40,31 +37,28 @@ class Actions:
     """The whole new status; equal to the old one if nothing is to be written."""
     delete: tuple[Key, ...] = ()
     create: int = 0
-    """Number of pods to create now, unless a failure is recent."""
+    """Number of pods to create."""
 
 
 def decide(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], now: str) -> Actions:
     """What has to be done, given all pods that the job controls. Pure."""
     spec, status = job["spec"], copy.deepcopy(job.get("status") or {})
-    live = [pod for pod in pods if not done(pod)]
-    active = [pod for pod in live if not deleting(pod)]
+    active = [pod for pod in pods if not done(pod) and not deleting(pod)]
     succeeded, failed = (sum(_phase(pod) == phase for pod in pods) for phase in ("Succeeded", "Failed"))
     verdict = ""
     if failed > int(spec.get("backoffLimit", 6)):
         verdict = "Failed"
     elif succeeded >= int(spec.get("completions", 1)):
         verdict = "Complete"
-    if any(c["type"] in ("Complete", "Failed") for c in status.get("conditions") or []):
+    if status.get("conditions"):
         return Actions(status=status, delete=tuple(map(key_of, active)))
     missing = int(spec.get("completions", 1)) - succeeded
-    wanted = 0 if verdict or spec.get("suspend") else min(int(spec.get("parallelism", 1)), missing)
+    wanted = 0 if verdict else min(int(spec.get("parallelism", 1)), missing)
     status |= {"succeeded": succeeded, "failed": failed, "active": len(active[:wanted])}
     status.setdefault("startTime", now)
-    if verdict and not live:
-        if verdict == "Complete":
-            status["completionTime"] = now
-        condition = {"type": verdict, "status": "True", "lastProbeTime": now}
-        status["conditions"] = with_condition(status, condition, now)
+    if verdict:
+        status |= {"completionTime": now} if verdict == "Complete" else {}
+        status["conditions"] = with_condition(status, {"type": verdict, "status": "True", "lastProbeTime": now}, now)
     return Actions(status=status, delete=tuple(map(key_of, active[wanted:])), create=max(0, wanted - len(active)))
 
 
@@ -91,19 +85,10 @@ def pod_for(job: Mapping[str, Any]) -> Object:
 class JobController:
     """Runs pods of jobs until enough have succeeded."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        *,
-        backoff: float = 1.0,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        """``backoff``: seconds before the first replacement of a failed pod, doubled each time (the real one: 10)."""
+    def __init__(self, cluster: Cluster, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._cluster = cluster
-        self._backoff = backoff
         self._clock = clock
         self._jobs: WorkQueue[Key] = WorkQueue("job")
-        self._failures: dict[Key, tuple[int, float]] = {}
         cluster.listen(JOBS, self._job_changed)
         cluster.listen(PODS, self._pod_changed)
 
@@ -124,11 +109,10 @@ class JobController:
         elif owner and owner.get("kind") == "Job":
             self._jobs.add((pod["metadata"]["namespace"], owner["name"]))
 
-    async def _sync(self, key: Key) -> float | None:
+    async def _sync(self, key: Key) -> None:
         job = self._cluster.get(JOBS, *key)
         if job is None or deleting(job):
-            self._failures.pop(key, None)
-            return None
+            return
         pods = [pod for pod in self._cluster.all(PODS) if controlled_by(pod, job)]
         actions = decide(job, pods, timestamp(self._clock()))
         if actions.status != (job.get("status") or {}):
@@ -141,19 +125,6 @@ class JobController:
             except ApiError as error:
                 if error.status != NOT_FOUND:
                     raise
-        pause = self._pause(key, int(actions.status.get("failed", 0)))
-        if actions.create and pause > 0:
-            return pause
         for _ in range(actions.create):
             pod = await self._cluster.api.request("POST", path(PODS, key[0]), body=pod_for(job))
             self._cluster.put(PODS, pod, created=True)
-        return None
-
-    def _pause(self, key: Key, failed: int) -> float:
-        """Seconds until the next pod may be created after a failure."""
-        now = asyncio.get_running_loop().time()
-        known, since = self._failures.get(key, (0, now))
-        if failed != known:
-            since = now
-            self._failures[key] = (failed, since)
-        return since + min(self._backoff * 2 ** min(failed - 1, 20), LONGEST_BACKOFF) - now if failed else 0.0

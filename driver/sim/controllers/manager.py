@@ -21,20 +21,13 @@ if TYPE_CHECKING:
 class ControlPlane:
     """Scheduler and controllers for one API server."""
 
-    def __init__(
-        self,
-        api: Api,
-        *,
-        job_backoff: float = 1.0,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        """``job_backoff``: seconds before the first replacement of a job's failed pod (the real one waits 10)."""
+    def __init__(self, api: Api, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.cluster = Cluster(api)
         self._parts = (
             Scheduler(self.cluster, clock=clock),
             ClaimController(self.cluster),
             EvictionController(self.cluster, clock=clock),
-            JobController(self.cluster, backoff=job_backoff, clock=clock),
+            JobController(self.cluster, clock=clock),
         )
 
     async def run(self) -> None:

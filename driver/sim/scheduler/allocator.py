@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from driver.sim import quantity
-from driver.sim.scheduler import capacity, cel, taints
+from driver.sim.scheduler import capacity, cel, tolerations
 from driver.sim.scheduler.constraints import Constraint
 from driver.sim.scheduler.pools import Candidate, Counters, DeviceId, InUse, Pool, gather
 from driver.sim.scheduler.requests import MAX_RESULTS, Request, RequestError, alternatives, key
@@ -67,7 +67,7 @@ def allocate(
         constraints = [
             [Constraint(c) for c in (claim["spec"].get("devices") or {}).get("constraints") or []] for claim in claims
         ]
-    except (RequestError, ValueError) as error:
+    except RequestError as error:
         raise AllocationError(str(error)) from error
     out_of_time = clock() + timeout
     search = _Search(
@@ -226,7 +226,7 @@ class _Search:
         if self._busy(c, request, device) or self._lacks_counters(pool, device):
             return False
         charged = self._charge(pool, device)
-        if taints.blocking(device.taints, request.tolerations):
+        if tolerations.blocking(device.taints, request.tolerations):
             return False
         for number, constraint in enumerate(self.constraints[c]):
             if constraint.add(request.name, request.subrequest, device):
@@ -300,8 +300,8 @@ class _Search:
             return f"with {short}"
         if self._lacks_counters(pool, device):
             return "with insufficient counters"
-        if taint := taints.blocking(device.taints, request.tolerations):
-            return f"with untolerated taint {taints.describe(taint)}"
+        if taint := tolerations.blocking(device.taints, request.tolerations):
+            return f"with untolerated taint {tolerations.describe(taint)}"
         return ""
 
     def _busy(self, c: int, request: Request, device: Candidate) -> bool:
@@ -369,7 +369,7 @@ class _Search:
                 except cel.CelError as error:
                     raise AllocationError(f"{where}: CEL compile error: {error}") from error
                 try:
-                    if not compiled.matches(cel.Device(driver=device.id.driver, spec=device.spec)):
+                    if not compiled.matches(device.id.driver, device.spec):
                         return False
                 except cel.CelError as error:
                     raise AllocationError(f"{where}: CEL runtime error: {error}") from error

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.scheduler import extended
 from driver.sim.scheduler.cluster import CLAIMS, PODS, path
-from driver.sim.scheduler.objects import (
-    FINALIZER,
-    consumer,
-    is_reserved_for,
-    key_of,
-    reserved_for,
-    uid_of,
-)
-from driver.sim.scheduler.writes import (
-    patch_pod_status,
-    update_claim,
-)
+from driver.sim.scheduler.objects import FINALIZER, consumer, is_reserved_for, key_of, reserved_for, uid_of
+from driver.sim.scheduler.writes import patch_pod_status, update_claim
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from driver.sim.scheduler.cluster import Cluster
-    from driver.sim.scheduler.plan import Plan
-
-logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where a pod goes and what has to be written for that."""
+
+    node: str
+    pending: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
+    """Claims that exist, each with its allocation."""
+    reserve: Sequence[Mapping[str, Any]] = ()
+    """Claims that are allocated already and must be reserved for the pod too."""
+    special: tuple[extended.Backed, Mapping[str, Any]] | None = None
+    """Extended resources with the allocation of the claim that is yet to be created."""
 
 
 async def bind(cluster: Cluster, pod: Object, plan: Plan, *, now: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from driver.sim.cel import CelError, compiled, environment, evaluated, quantity_
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CelError", "Device", "Selector", "compile_error", "selector"]
+__all__ = ["CelError", "Selector", "compile_error", "selector"]
 
 FIELDS = frozenset({"driver", "attributes", "capacity", "allowMultipleAllocations"})
 MAX_EXPRESSION_BYTES = 10 * 1024
@@ -28,15 +27,6 @@ _TOKEN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """What a selector sees of a device."""
-
-    driver: str
-    spec: Mapping[str, Any]
-    """An entry of ``ResourceSlice.spec.devices``."""
-
-
 class Selector:
     """One compiled expression."""
 
@@ -44,9 +34,9 @@ class Selector:
         self.expression = expression
         self._program = _compile(expression)
 
-    def matches(self, device: Device) -> bool:
-        """Whether the device is selected. Raises CelError where the real scheduler reports a runtime error."""
-        value = evaluated(self._program, {"device": device_value(device)})
+    def matches(self, driver: str, device: Mapping[str, Any]) -> bool:
+        """Whether a device of ``ResourceSlice.spec.devices`` is selected. Raises CelError."""
+        value = evaluated(self._program, {"device": _device(driver, device)})
         if not isinstance(value, bool):
             raise CelError(f"CEL result of type {type(value).__name__} could not be converted to bool")
         return value
@@ -67,19 +57,19 @@ def compile_error(expression: str) -> str | None:
     return None
 
 
-def device_value(device: Device) -> dict[str, Any]:
+def _device(driver: str, device: Mapping[str, Any]) -> dict[str, Any]:
     """The ``device`` variable: names without a domain are put in the driver's."""
     attributes: dict[str, dict[str, Any]] = {}
-    for name, attribute in (device.spec.get("attributes") or {}).items():
-        domain, identifier = _split(name, device.driver)
+    for name, attribute in (device.get("attributes") or {}).items():
+        domain, identifier = _split(name, driver)
         attributes.setdefault(domain, {})[identifier] = _attribute(name, attribute)
     capacity: dict[str, dict[str, Any]] = {}
-    for name, entry in (device.spec.get("capacity") or {}).items():
-        domain, identifier = _split(name, device.driver)
+    for name, entry in (device.get("capacity") or {}).items():
+        domain, identifier = _split(name, driver)
         capacity.setdefault(domain, {})[identifier] = quantity_value(str(entry["value"]))
     return {
-        "driver": device.driver,
-        "allowMultipleAllocations": bool(device.spec.get("allowMultipleAllocations")),
+        "driver": driver,
+        "allowMultipleAllocations": bool(device.get("allowMultipleAllocations")),
         "attributes": attributes,
         "capacity": capacity,
     }

@@ -19,13 +19,10 @@ class Constraint:
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
-        """Take an entry of ``spec.devices.constraints``. Raises ValueError for a kind that it does not know."""
+        """Take an entry of ``spec.devices.constraints``."""
         self._requests = frozenset(spec.get("requests") or ())
         self._distinct = spec.get("matchAttribute") is None
-        name = spec.get("distinctAttribute") if self._distinct else spec["matchAttribute"]
-        if not name:
-            raise ValueError("empty constraint (unsupported constraint type?)")
-        self.attribute: str = name
+        self.attribute: str = spec["distinctAttribute"] if self._distinct else spec["matchAttribute"]
         self._count = 0
         self._values: list[tuple[str, tuple[str, Any]]] = []
 

@@ -1,11 +1,36 @@
-"""Which nodes a slice, a device or an allocation may be used from."""
+"""Which nodes a pod may run on, and a slice, a device or an allocation be used from. CPU and memory are not counted."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from driver.sim.scheduler import tolerations
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+UNSCHEDULABLE = {"key": "node.kubernetes.io/unschedulable", "effect": tolerations.NO_SCHEDULE}
+
+
+def refusal(pod: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """Why the node is out of the question, empty if it is not."""
+    spec = pod["spec"]
+    ready = next((c for c in (node.get("status") or {}).get("conditions") or [] if c["type"] == "Ready"), None)
+    if ready is not None and ready["status"] != "True":
+        return "node(s) were not ready"
+    node_taints = [*((node.get("spec") or {}).get("taints") or [])]
+    if (node.get("spec") or {}).get("unschedulable"):
+        node_taints.append(UNSCHEDULABLE)
+    if taint := tolerations.blocking(node_taints, spec.get("tolerations") or ()):
+        return f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"
+    labels = node["metadata"].get("labels") or {}
+    affinity = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    wanted = (spec.get("nodeSelector") or {}).items()
+    if any(labels.get(key) != value for key, value in wanted) or not matches(node, affinity):
+        return "node(s) didn't match Pod's node affinity/selector"
+    return ""
 
 
 def selects(node: Mapping[str, Any], scope: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from driver.sim import quantity
-from driver.sim.scheduler import nodes, taints
+from driver.sim.scheduler import nodes, tolerations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -193,7 +193,7 @@ def _candidates(
             spec=device,
             slice=spec,
             counters=counters,
-            taints=(*(device.get("taints") or ()), *taints.from_rules(rules, *identity)),
+            taints=(*(device.get("taints") or ()), *tolerations.from_rules(rules, *identity)),
         )
 
 

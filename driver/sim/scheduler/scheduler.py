@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.kube import ApiError
 from driver.sim.events import Recorder, timestamp
-from driver.sim.scheduler import binding, extended, fit, nodes
+from driver.sim.scheduler import binding, extended, nodes
 from driver.sim.scheduler.allocator import AllocationError, UnschedulableError, allocate
 from driver.sim.scheduler.cluster import CLAIMS, CLASSES, NODES, PODS, RULES, SLICES, Cluster, path
 from driver.sim.scheduler.objects import (
@@ -30,7 +30,6 @@ from driver.sim.scheduler.objects import (
     uid_of,
     with_condition,
 )
-from driver.sim.scheduler.plan import Plan
 from driver.sim.scheduler.writes import CONFLICT, NOT_FOUND, deallocate, patch_pod_status, remove_finalizer
 
 if TYPE_CHECKING:
@@ -150,14 +149,14 @@ class Scheduler:
             found.append(claim)
         return found
 
-    async def _plan(self, pod: Mapping[str, Any], claims: Sequence[dict[str, Any]]) -> Plan:
+    async def _plan(self, pod: Mapping[str, Any], claims: Sequence[dict[str, Any]]) -> binding.Plan:
         candidates = self._cluster.all(NODES)
         if not candidates:
             raise UnschedulableError("no nodes available to schedule pods")
         mapping = extended.classes_by_resource(self._cluster.all(CLASSES))
         refusals: Counter[str] = Counter()
         for node in candidates:
-            refused = fit.refusal(pod, node)
+            refused = nodes.refusal(pod, node)
             backed, lacking = extended.backed(pod, node, mapping)
             if refused or lacking:
                 refusals[refused or lacking] += 1
@@ -172,7 +171,7 @@ class Scheduler:
             except UnschedulableError as error:
                 refusals[str(error)] += 1
                 continue
-            return Plan(
+            return binding.Plan(
                 node=node["metadata"]["name"],
                 pending=list(zip(to_allocate, results, strict=False)),
                 reserve=[c for c in claims if allocation_of(c) is not None and not is_reserved_for(c, pod)],

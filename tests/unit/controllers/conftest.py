@@ -135,7 +135,7 @@ class World:
 async def world(tmp_path):
     async with ApiServer(compile_cel=compile_error) as server, contextlib.AsyncExitStack() as stack:
         api = await stack.enter_async_context(await Api.connect(server.write_kubeconfig(tmp_path / "kubeconfig")))
-        plane = ControlPlane(api, job_backoff=0.01)
+        plane = ControlPlane(api)
         world = World(api, server, plane)
         await world.create("/api/v1/nodes", "node-a")
         selector = {"cel": {"expression": 'device.driver == "gpu.nvidia.com"'}}

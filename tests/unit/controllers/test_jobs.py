@@ -44,11 +44,11 @@ def test_the_job_is_complete_when_enough_have_succeeded():
     assert (actions.status["completionTime"], actions.create) == (NOW, 0)
 
 
-def test_the_rest_is_deleted_first():
+def test_what_is_left_of_a_complete_job_is_deleted():
     actions = decide(job(), [pod("a", "Succeeded"), pod("left")], NOW)
 
     assert actions.delete == (("default", "left"),)
-    assert conditions(actions) == []
+    assert conditions(actions) == ["Complete"]
 
 
 def test_the_job_fails_after_too_many_failures():
@@ -64,12 +64,6 @@ def test_a_finished_job_starts_nothing_and_is_not_written_again():
     actions = decide(job(done), [], "2026-05-01T13:00:00Z")
 
     assert (actions.status, actions.create) == (done, 0)
-
-
-def test_a_suspended_job_runs_nothing():
-    actions = decide(job(suspend=True), [pod("a")], NOW)
-
-    assert (actions.create, actions.delete) == (0, (("default", "a"),))
 
 
 def test_the_pod_belongs_to_the_job():

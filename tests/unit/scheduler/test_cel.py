@@ -1,10 +1,10 @@
 import pytest
 
-from driver.sim.scheduler.cel import CelError, Device, compile_error, selector
+from driver.sim.scheduler.cel import CelError, compile_error, selector
 
-GPU = Device(
-    driver="gpu.nvidia.com",
-    spec={
+GPU = (
+    "gpu.nvidia.com",
+    {
         "attributes": {
             "model": {"string": "NVIDIA H100 80GB HBM3"},
             "mig": {"bool": False},
@@ -42,38 +42,38 @@ MEMORY = 'device.capacity["gpu.nvidia.com"].memory'
     ],
 )
 def test_selects_the_gpu(expression):
-    assert selector(expression).matches(GPU)
+    assert selector(expression).matches(*GPU)
 
 
 def test_an_unknown_domain_is_an_empty_map():
-    assert not selector('has(device.attributes["other.example.com"].model)').matches(GPU)
+    assert not selector('has(device.attributes["other.example.com"].model)').matches(*GPU)
 
 
 def test_an_unknown_domain_is_still_not_among_the_domains():
     guarded = '"other.example.com" in device.attributes && device.attributes["other.example.com"].x == 1'
 
-    assert not selector(guarded).matches(GPU)
+    assert not selector(guarded).matches(*GPU)
 
 
 def test_code_within_a_string_is_text():
-    assert not selector("device.driver == 'device.nonsense'").matches(GPU)
+    assert not selector("device.driver == 'device.nonsense'").matches(*GPU)
 
 
 def test_a_missing_attribute_is_a_runtime_error():
     with pytest.raises(CelError, match=r"^no such key: uuid$"):
-        selector(f'{ATTRIBUTES}.uuid == "GPU-1"').matches(GPU)
+        selector(f'{ATTRIBUTES}.uuid == "GPU-1"').matches(*GPU)
 
 
 def test_wrong_types_are_a_runtime_error():
     with pytest.raises(CelError, match=r"no such overload"):
-        selector(f"{ATTRIBUTES}.model > 3").matches(GPU)
+        selector(f"{ATTRIBUTES}.model > 3").matches(*GPU)
 
 
 def test_a_list_attribute_is_refused():
-    listed = Device(driver="d", spec={"attributes": {"roots": {"strings": ["a"]}}})
+    listed = ("d", {"attributes": {"roots": {"strings": ["a"]}}})
 
     with pytest.raises(CelError, match=r"attribute roots: unsupported attribute value"):
-        selector("true").matches(listed)
+        selector("true").matches(*listed)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from driver.sim.scheduler.taints import blocking, describe, tolerates
+from driver.sim.scheduler.tolerations import blocking, describe, tolerates
 
 TAINT = {"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoExecute"}
 

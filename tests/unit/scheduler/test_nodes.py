@@ -1,6 +1,6 @@
 import pytest
 
-from driver.sim.scheduler.fit import refusal
+from driver.sim.scheduler.nodes import refusal
 
 
 def node(*, labels=None, ready="True", **spec):
