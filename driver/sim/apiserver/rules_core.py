@@ -109,7 +109,9 @@ def validate_pod(new: Object, old: Object | None, _context: Context) -> Errors:
     spec = new.get("spec") or {}
     if old is not None:
         return _pod_update(spec, old.get("spec") or {})
-    return pod_spec_errors(spec, "spec", restart=("Always", "OnFailure", "Never"))
+    here = "this embedded cluster has no init containers"
+    errors = [forbidden_field("spec.initContainers", here)] if spec.get("initContainers") else []
+    return errors + pod_spec_errors(spec, "spec", restart=("Always", "OnFailure", "Never"))
 
 
 def pod_spec_errors(spec: Object, path: str, *, restart: tuple[str, ...]) -> Errors:

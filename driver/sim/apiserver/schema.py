@@ -5,6 +5,7 @@ The data is the OpenAPI document of a Kubernetes release as the package kubernet
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Node:
     """One type of the schema, resolved: what a value may be and how lists and maps in it merge."""
 
     kind: str
-    """object, map, list, string, integer, number, boolean, quantity, time, microtime, int-or-string, opaque, any."""
+    """object, map, list, string, integer, number, boolean, quantity, time, int-or-string, opaque, any."""
     name: str = ""
     properties: dict[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
@@ -122,7 +123,7 @@ class Schema:
 
 
 ANY = Node(kind="any")
-_SPECIAL = {QUANTITY: "quantity", INT_OR_STRING: "int-or-string", TIME: "time", MICRO_TIME: "microtime"}
+_SPECIAL = {QUANTITY: "quantity", INT_OR_STRING: "int-or-string", TIME: "time", MICRO_TIME: "time"}
 
 
 def _merge_rules(raw: dict[str, Any]) -> dict[str, Any]:
@@ -178,10 +179,8 @@ class _Decoder:
         self._out.errors.append(f"{path}: {wanted} is expected, and it is {json.dumps(value, default=str)[:80]}")
 
     def walk(self, node: Node, value: Any, path: str) -> Any:
-        if node.kind == "any" or node.kind == "opaque":
-            if node.kind == "opaque" and value is not None and not isinstance(value, dict):
-                return value  # the rules say what a raw extension may be
-            return _copy(value)
+        if node.kind in {"any", "opaque"}:  # the rules say what a raw extension may be
+            return copy.deepcopy(value)
         if node.kind in _SCALARS:
             return self._scalar(node, value, path)
         return getattr(self, f"_{node.kind}")(node, value, path)
@@ -243,31 +242,12 @@ class _Decoder:
             self._out.errors.append(str(error))
             return value
 
-    def _time(self, _node: Node, value: Any, path: str) -> Any:
-        moment = self._parse_time(value, path)
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else value
-
-    def _microtime(self, _node: Node, value: Any, path: str) -> Any:
-        moment = self._parse_time(value, path)
-        return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else value
-
-    def _parse_time(self, value: Any, path: str) -> datetime | None:
-        if not isinstance(value, str):
-            self._wrong(path, value, "a text")
-            return None
+    def _time(self, node: Node, value: Any, path: str) -> Any:
         try:
             moment = datetime.fromisoformat(value)
-        except ValueError:
+        except (TypeError, ValueError):
             moment = None
         if moment is None or moment.tzinfo is None or "T" not in value:
             self._wrong(path, value, "a time like 2006-01-02T15:04:05Z")
-            return None
-        return moment.astimezone(UTC)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_copy(child) for child in value]
-    return value
+            return value
+        return moment.astimezone(UTC).strftime(f"%Y-%m-%dT%H:%M:%S{'.%f' if node.name == MICRO_TIME else ''}Z")

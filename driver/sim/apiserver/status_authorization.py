@@ -26,8 +26,8 @@ def check(call: Call, new: Object, old: Object, authorize: Authorize) -> list[Fi
     if any(after.get(key) != before.get(key) for key in ("allocation", "reservedFor")) and not authorize(
         call.user, verb, "resource.k8s.io", "resourceclaims", "binding", "", ""
     ):
-        needs = f'requires resource="resourceclaims/binding", verb="{verb}" permission: '
-        detail = f"changing status.allocation or status.reservedFor {needs}{_denied(call, verb, 'binding', '', '')}"
+        needs = f'requires resource="resourceclaims/binding", verb="{verb}" permission'
+        detail = f"changing status.allocation or status.reservedFor {needs}, which {call.user.name} has not"
         errors.append(forbidden_field("status.allocation", detail))
     if not after.get("allocation"):
         return errors
@@ -40,17 +40,10 @@ def check(call: Call, new: Object, old: Object, authorize: Authorize) -> list[Fi
             for wanted in verbs
         )
         if not allowed:
-            needs = f'requires resource="resourceclaims/driver", verb="[{" ".join(verbs)}]" permission: '
-            detail = f"changing status.devices {needs}{_denied(call, verbs[0], 'driver', driver, call.namespace)}"
+            needs = f'requires resource="resourceclaims/driver", verb="[{" ".join(verbs)}]" permission'
+            detail = f"changing status.devices of {driver} {needs}, which {call.user.name} has not"
             errors.append(forbidden_field("status.devices", detail))
     return errors
-
-
-def _denied(call: Call, verb: str, subresource: str, name: str, namespace: str) -> str:
-    subject = f'resourceclaims.resource.k8s.io "{name}"' if name else "resourceclaims.resource.k8s.io"
-    where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
-    what = f'cannot {verb} resource "resourceclaims/{subresource}" in API group "resource.k8s.io" {where}'
-    return f'{subject} is forbidden: User "{call.user.name}" {what}'
 
 
 def _changed_drivers(after: Object, before: Object) -> set[str]:

@@ -80,12 +80,11 @@ def _event(obj: Object, now: datetime) -> list[Any]:
 
 def _pod(obj: Object, now: datetime) -> list[Any]:
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
-    statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    counted = {c.get("name") for c in spec.get("containers") or []}
-    ready = sum(bool(item.get("ready")) for item in statuses if item.get("name") in counted)
+    statuses = status.get("containerStatuses") or []
+    ready, count = sum(bool(item.get("ready")) for item in statuses), len(spec.get("containers") or [])
     restarts = sum(item.get("restartCount", 0) for item in statuses)
     return [
-        meta["name"], f"{ready}/{len(counted)}", _pod_state(meta, status), str(restarts), _age(obj, now),
+        meta["name"], f"{ready}/{count}", _pod_state(meta, status), str(restarts), _age(obj, now),
         status.get("podIP") or _NONE, spec.get("nodeName") or _NONE,
     ]  # fmt: skip
 
@@ -94,14 +93,13 @@ def _pod_state(meta: Object, status: Object) -> str:
     phase = str(status.get("phase", ""))
     if meta.get("deletionTimestamp") and phase not in {"Succeeded", "Failed"}:
         return "Terminating"
-    for key, prefix in (("initContainerStatuses", "Init:"), ("containerStatuses", "")):
-        for item in status.get(key) or []:
-            state = item.get("state") or {}
-            ended, waiting = state.get("terminated"), state.get("waiting")
-            if ended and (ended.get("exitCode") or (not prefix and phase == "Succeeded")):
-                return prefix + str(ended.get("reason") or f"ExitCode:{ended.get('exitCode', 0)}")
-            if waiting and waiting.get("reason") not in {None, "PodInitializing"}:
-                return prefix + str(waiting["reason"])
+    for item in status.get("containerStatuses") or []:
+        state = item.get("state") or {}
+        ended, waiting = state.get("terminated"), state.get("waiting")
+        if ended and (ended.get("exitCode") or phase == "Succeeded"):
+            return str(ended.get("reason") or f"ExitCode:{ended.get('exitCode', 0)}")
+        if waiting and waiting.get("reason"):
+            return str(waiting["reason"])
     return str(status.get("reason") or phase)
 
 

@@ -72,25 +72,12 @@ class ClaimInfo:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ClaimInfo:
         """Read back what ``to_state`` wrote."""
-        return cls(
-            uid=state["uid"],
-            name=state["name"],
-            namespace=state["namespace"],
-            pods=set(state["pods"]),
-            drivers={
-                driver: [
-                    Device(
-                        pool=device["pool"],
-                        name=device["name"],
-                        request_names=tuple(device["request_names"]),
-                        cdi_device_ids=tuple(device["cdi_device_ids"]),
-                        share_id=device["share_id"],
-                    )
-                    for device in devices
-                ]
-                for driver, devices in state["drivers"].items()
-            },
-        )
+        lists = ("request_names", "cdi_device_ids")
+        drivers = {
+            driver: [Device(**device | {key: tuple(device[key]) for key in lists}) for device in devices]
+            for driver, devices in state["drivers"].items()
+        }
+        return cls(**{**state, "pods": set(state["pods"]), "drivers": drivers})
 
 
 def in_use(claims: Iterable[ClaimInfo]) -> dict[str, int]:

@@ -116,7 +116,7 @@ class Kubelet:
         ]
         if not named:
             raise LookupError(f'pod "{pod}" not found on node {self.node_name}')
-        slots = [slot for slot in named[-1].slots if slot.name == container or (not container and slot.kind == "main")]
+        slots = [slot for slot in named[-1].slots if container in {slot.name, ""}]
         if len(slots) != 1:
             names = " ".join(slot.name for slot in named[-1].slots)
             raise LookupError(f"a container name must be specified for pod {pod}, choose one of: [{names}]")

@@ -7,6 +7,7 @@ got prepared is unprepared like any other.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from driver.sim.kubelet.claiminfo import (
 from driver.wire import dra_v1_pb2 as dra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from driver.kube import Api
@@ -50,26 +51,25 @@ class ClaimManager:
 
     async def prepare(self, pod: Mapping[str, Any]) -> None:
         """Make all devices of a pod ready, before its sandbox is created. Raises DraError."""
-        started, failed = time.monotonic(), "true"
-        try:
+        with self._operation("PrepareResources", "prepare dynamic resources"):
             await self._prepare(pod)
-            failed = "false"
-        except DraError as error:
-            raise DraError(f"prepare dynamic resources: {error}") from error
-        finally:
-            self._metrics.operations.labels("PrepareResources", failed).observe(time.monotonic() - started)
 
     async def unprepare(self, pod: Mapping[str, Any]) -> None:
         """Drop a pod's references; the last one of a claim unprepares it. Raises DraError. May be repeated."""
-        started, failed = time.monotonic(), "true"
-        try:
+        with self._operation("UnprepareResources", "unprepare dynamic resources"):
             names = [name for name, _ in (claim_name(pod, entry) for entry in pod_claims(pod)) if name is not None]
             await self._unprepare(pod["metadata"]["uid"], pod["metadata"]["namespace"], names)
+
+    @contextlib.contextmanager
+    def _operation(self, name: str, doing: str) -> Iterator[None]:
+        started, failed = time.monotonic(), "true"
+        try:
+            yield
             failed = "false"
         except DraError as error:
-            raise DraError(f"unprepare dynamic resources: {error}") from error
+            raise DraError(f"{doing}: {error}") from error
         finally:
-            self._metrics.operations.labels("UnprepareResources", failed).observe(time.monotonic() - started)
+            self._metrics.operations.labels(name, failed).observe(time.monotonic() - started)
 
     async def reconcile(self, active_pods: set[str]) -> list[DraError]:
         """Unprepare for pods (UIDs) that are no longer there. Returns what failed; the next round tries it again."""
@@ -96,9 +96,7 @@ class ClaimManager:
         for name, request in container_requests(pod, container):
             info = self.claims.get((namespace, name))
             if info is None:
-                raise DraError(
-                    f"internal error: unable to get claim info for ResourceClaim {name} in namespace {namespace}"
-                )
+                raise DraError(f"internal error: ResourceClaim {namespace}/{name} is not known")
             ids += info.cdi_devices(request)
         return ids
 
@@ -162,21 +160,11 @@ class ClaimManager:
             response = await plugin.prepare(claims)
         except DraError as error:
             raise DraError(f"NodePrepareResources: {error}") from error
-        requested = {claim.uid: claim for claim in claims}
-        for uid, result in response.claims.items():
-            if uid not in requested:
-                raise DraError(f"NodePrepareResources returned result for unknown claim UID {uid}")
-            if result.error:
-                raise DraError(f"NodePrepareResources failed for ResourceClaim {requested[uid].name}: {result.error}")
+        for uid, result in _answers("NodePrepareResources", claims, response):
             info = wanted[uid]
             if self.claims.get((info.namespace, info.name)) is not info:
-                raise DraError(
-                    f"internal error: unable to get claim info for ResourceClaim {info.name} "
-                    f"in namespace {info.namespace}"
-                )
+                raise DraError(f"internal error: ResourceClaim {info.namespace}/{info.name} is not known any more")
             info.drivers.setdefault(plugin.driver, []).extend(_device(device) for device in result.devices)
-        if skipped := len(claims) - len(response.claims):
-            raise DraError(f"NodePrepareResources skipped {skipped} ResourceClaims")
 
     async def _unprepare(self, pod_uid: str, namespace: str, names: Iterable[str]) -> None:
         last: list[ClaimInfo] = []
@@ -199,16 +187,7 @@ class ClaimManager:
                 response = await plugin.unprepare(claims)
             except DraError as error:
                 raise DraError(f"NodeUnprepareResources: {error}") from error
-            requested = {claim.uid: claim for claim in claims}
-            for uid, result in response.claims.items():
-                if uid not in requested:
-                    raise DraError(f"NodeUnprepareResources returned result for unknown claim UID {uid}")
-                if result.error:
-                    raise DraError(
-                        f"NodeUnprepareResources failed for ResourceClaim {requested[uid].name}: {result.error}"
-                    )
-            if skipped := len(claims) - len(response.claims):
-                raise DraError(f"NodeUnprepareResources skipped {skipped} ResourceClaims")
+            list(_answers("NodeUnprepareResources", claims, response))
 
         for info in last:
             info.pods.discard(pod_uid)
@@ -222,6 +201,19 @@ class ClaimManager:
             files.replace(str(self._state_file), state.encode())
         except OSError as error:
             raise DraError(f"{doing}: {error}") from error
+
+
+def _answers(method: str, claims: list[dra.Claim], response: Any) -> Iterator[tuple[str, Any]]:
+    """UID and result of each claim. Raises DraError at the first that is wrong, or when some are missing."""
+    names = {claim.uid: claim.name for claim in claims}
+    for uid, result in response.claims.items():
+        if uid not in names:
+            raise DraError(f"{method} returned result for unknown claim UID {uid}")
+        if result.error:
+            raise DraError(f"{method} failed for ResourceClaim {names[uid]}: {result.error}")
+        yield uid, result
+    if skipped := len(claims) - len(response.claims):
+        raise DraError(f"{method} skipped {skipped} ResourceClaims")
 
 
 def _claim_message(info: ClaimInfo) -> dra.Claim:

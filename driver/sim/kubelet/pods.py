@@ -91,10 +91,7 @@ class PodWorker:
 
     def resize(self) -> None:
         """Give containers what the spec says by now. Nothing of them restarts, and their devices stay as they are."""
-        spec = self.pod["spec"]
-        wanted = {
-            c["name"]: c.get("resources") or {} for c in [*(spec.get("initContainers") or []), *spec["containers"]]
-        }
+        wanted = {c["name"]: c.get("resources") or {} for c in self.pod["spec"]["containers"]}
         changed = [slot for slot in self.slots if (slot.spec.get("resources") or {}) != wanted[slot.name]]
         if not changed or self.terminated:
             return
@@ -152,32 +149,23 @@ class PodWorker:
 
     async def _live(self) -> None:
         """Run the containers. Returns when none is left to run."""
-        if not any(slot.kind == "main" and self._may_start(slot) for slot in self.slots):
+        if not any(map(self._may_start, self.slots)):
             return
         if not self._sandbox:
             await self._create_sandbox()
-        for slot in self.slots:
-            if slot.kind == "init":
-                await self._keep(slot)
-                if slot.exit_code != 0:
-                    return
         async with asyncio.TaskGroup() as group:
             for slot in self.slots:
-                if slot.kind == "main":
-                    group.create_task(self._keep(slot), name=f"{self.name}/{slot.name}")
+                group.create_task(self._keep(slot), name=f"{self.name}/{slot.name}")
 
     def _may_start(self, slot: Slot) -> bool:
         code = slot.exit_code
-        return code is None or podspec.should_restart(self._policy, slot.kind, code)
+        return code is None or podspec.should_restart(self._policy, code)
 
     @property
     def _policy(self) -> str:
         return self.pod["spec"].get("restartPolicy") or "Always"
 
     async def _create_sandbox(self) -> None:
-        for slot in self.slots:
-            if slot.kind != "main" and slot.container:  # a new sandbox starts from the beginning
-                slot.waiting("PodInitializing")
         if any(slot.container for slot in self.slots):
             self._event("Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
         self._dirty.set()
@@ -325,7 +313,6 @@ class PodWorker:
                     self.pod, slot.spec, self._context.claims.claims, self._context.health
                 )
                 for slot in self.slots
-                if slot.kind == "main"
             },
         )
         if status["phase"] in TERMINAL and not self.terminated:
@@ -341,8 +328,7 @@ class PodWorker:
             self._stopping.set()
 
     def _event(self, kind: str, reason: str, message: str, slot: Slot | None = None) -> None:
-        kinds = "containers" if slot and slot.kind == "main" else "initContainers"
-        field = f"spec.{kinds}{{{slot.name}}}" if slot else ""
+        field = f"spec.containers{{{slot.name}}}" if slot else ""
         self._context.recorder.record(self.pod, kind, reason, message, field=field)
 
     def _jittered(self, seconds: float) -> float:

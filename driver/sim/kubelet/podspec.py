@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from driver.sim.kubelet.containers import Container, Exit
 
-Kind = Literal["main", "init"]
 Status = dict[str, Any]
 
 SLEEPER = ("sleep", "infinity")
@@ -28,7 +27,6 @@ class Slot:
     """One container of a pod's spec over all its attempts."""
 
     spec: dict[str, Any]
-    kind: Kind
     state: Status
     last_state: Status = field(default_factory=dict)
     attempt: int = 0
@@ -91,20 +89,12 @@ def timestamp(seconds: float) -> str:
 
 
 def slots(pod: Mapping[str, Any]) -> list[Slot]:
-    """Init containers in their order, then the others."""
-    init = pod["spec"].get("initContainers") or []
-    main = pod["spec"]["containers"]
-    reason = "PodInitializing" if init else "ContainerCreating"
-    return [
-        *(Slot(spec=spec, kind="init", state={"waiting": {"reason": "PodInitializing"}}) for spec in init),
-        *(Slot(spec=spec, kind="main", state={"waiting": {"reason": reason}}) for spec in main),
-    ]
+    """One for each container."""
+    return [Slot(spec=spec, state={"waiting": {"reason": "ContainerCreating"}}) for spec in pod["spec"]["containers"]]
 
 
-def should_restart(policy: str, kind: Kind, exit_code: int) -> bool:
+def should_restart(policy: str, exit_code: int) -> bool:
     """Whether a container that ended starts again."""
-    if kind == "init":
-        return exit_code != 0 and policy != "Never"
     return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
 
 
@@ -135,14 +125,10 @@ def argv(container: Mapping[str, Any], env: Mapping[str, str]) -> list[str]:
 def phase(pod: Mapping[str, Any], all_slots: Sequence[Slot], *, terminal: bool) -> str:
     """The pod's phase; ``terminal`` when nothing will be started again whatever the restart policy says."""
     policy = pod["spec"].get("restartPolicy") or "Always"
-    main = [slot for slot in all_slots if slot.kind == "main"]
-    if not terminal and not all(_initialized(slot) for slot in all_slots):
-        failed = any(slot.kind == "init" and slot.exit_code and policy == "Never" for slot in all_slots)
-        return "Failed" if failed else "Pending"
-    codes = [slot.exit_code for slot in main]
+    codes = [slot.exit_code for slot in all_slots]
     if terminal:
         return "Succeeded" if all(code == 0 for code in codes) else "Failed"
-    if any("waiting" in slot.state and not slot.last_state for slot in main):
+    if any("waiting" in slot.state and not slot.last_state for slot in all_slots):
         return "Pending"
     if policy == "Always" or any(code is None for code in codes):
         return "Running"
@@ -169,15 +155,10 @@ def pod_status(
         "hostIPs": [{"ip": node_ip}],
         "startTime": old.get("startTime") or timestamp(now),
         "qosClass": old.get("qosClass") or "BestEffort",
-        "containerStatuses": [
-            container_status(slot, resources.get(slot.name)) for slot in all_slots if slot.kind == "main"
-        ],
+        "containerStatuses": [container_status(slot, resources.get(slot.name)) for slot in all_slots],
     }
     if sandbox:
         status |= {"podIP": node_ip, "podIPs": [{"ip": node_ip}]}
-    init = [container_status(slot, None) for slot in all_slots if slot.kind != "main"]
-    if init:
-        status["initContainerStatuses"] = init
     if generation := pod["metadata"].get("generation"):
         status["observedGeneration"] = generation
     status["conditions"] = conditions(
@@ -191,14 +172,13 @@ def pod_status(
 
 
 def container_status(slot: Slot, resources: list[Status] | None) -> Status:
-    """One entry of containerStatuses or initContainerStatuses."""
-    ready = slot.running if slot.kind != "init" else slot.exit_code == 0
+    """One entry of containerStatuses."""
     image = slot.spec.get("image") or ""
     status: Status = {
         "name": slot.name,
         "state": slot.state,
         "lastState": slot.last_state,
-        "ready": ready,
+        "ready": slot.running,
         "started": slot.running,
         "restartCount": slot.attempt,
         "image": image,
@@ -220,16 +200,15 @@ def conditions(
 ) -> list[Status]:
     """The kubelet's conditions beside those of others; a transition time changes only with the status."""
     before = {condition["type"]: dict(condition) for condition in old}
-    unready = [slot.name for slot in all_slots if slot.kind == "main" and not slot.running]
-    incomplete = [slot.name for slot in all_slots if not _initialized(slot)]
+    unready = [slot.name for slot in all_slots if not slot.running]
     ready: Status = {"status": "True"}
-    if unready or incomplete:
+    if unready:
         ended = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase_)
         ready = {"status": "False", "reason": ended or "ContainersNotReady"}
         ready |= {} if ended else {"message": f"containers with unready status: [{' '.join(unready)}]"}
     own = {
         "PodReadyToStartContainers": {"status": "True" if sandbox else "False"},
-        "Initialized": {"status": "False" if incomplete and phase_ != "Succeeded" else "True"},
+        "Initialized": {"status": "True"},
         "Ready": ready,
         "ContainersReady": ready,
     }
@@ -239,7 +218,3 @@ def conditions(
         since = known.get("lastTransitionTime") if known.get("status") == condition["status"] else None
         result.append({"type": kind, "lastTransitionTime": since or timestamp(now), **condition})
     return sorted(result, key=lambda condition: str(condition["type"]))
-
-
-def _initialized(slot: Slot) -> bool:
-    return slot.kind == "main" or slot.exit_code == 0

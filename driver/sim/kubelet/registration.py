@@ -146,10 +146,8 @@ class PluginManager:
             self._failures.pop(path, None)
             return
         before = self._failures.get(path)
-        delay = (
-            min(before.delay * 2, self._options.registration_backoff_max)
-            if before
-            else self._options.registration_backoff
+        delay = min(
+            before.delay * 2 if before else self._options.registration_backoff, self._options.registration_backoff_max
         )
         self._failures[path] = _Failure(at=asyncio.get_running_loop().time(), delay=delay)
         if isinstance(error, RegistrationError):
@@ -173,19 +171,14 @@ class PluginManager:
         try:
             await asyncio.wait_for(channel.channel_ready(), self._options.dial_timeout)
         except TimeoutError:
-            raise RegistrationError(
-                f"RegisterPlugin error -- dial failed at socket {path}, err: failed to dial socket {path}, "
-                "err: context deadline exceeded"
-            ) from None
+            raise RegistrationError(f"RegisterPlugin error -- dial failed at socket {path}") from None
         stub = registration_grpc.RegistrationStub(channel)
         try:
             info = await stub.GetInfo(registration.InfoRequest(), timeout=self._options.get_info_timeout)
         except grpc.aio.AioRpcError as error:
             raise RegistrationError(
-                f"RegisterPlugin error -- failed to get plugin info using RPC GetInfo at socket {path}, "
-                f"err: {_text(error)}"
+                f"RegisterPlugin error -- GetInfo failed at socket {path}: {_text(error)}"
             ) from error
-
         if info.type != PLUGIN_TYPE:
             refusal = f"RegisterPlugin error -- no handler registered for plugin type: {info.type} at socket {path}"
             await self._notify(path, stub, error=refusal)
@@ -196,9 +189,7 @@ class PluginManager:
             check_services(info.name, endpoint, services)
         except ValueError as error:
             await self._notify(path, stub, error=f"RegisterPlugin error -- plugin validation failed with err: {error}")
-            raise RegistrationError(
-                f"RegisterPlugin error -- pluginHandler.ValidatePluginFunc failed: {error}"
-            ) from error
+            raise RegistrationError(f"RegisterPlugin error -- plugin validation failed: {error}") from error
         try:
             self._store.add(info.name, endpoint, services)
         except ValueError as error:
@@ -220,10 +211,8 @@ class PluginManager:
         try:
             await stub.NotifyRegistrationStatus(status, timeout=self._options.notify_timeout)
         except grpc.aio.AioRpcError as failure:
-            raise RegistrationError(
-                f"RegisterPlugin error -- failed to send {'error' if error else 'registration status'} "
-                f"at socket {path}, err: {error}: {_text(failure)}"
-            ) from failure
+            what = f"failed to send {'error' if error else 'registration status'} at socket {path}"
+            raise RegistrationError(f"RegisterPlugin error -- {what}, err: {error}: {_text(failure)}") from failure
 
     def _states(self) -> Iterator[tuple[str, str]]:
         for path in self._actual:

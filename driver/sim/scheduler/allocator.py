@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +76,7 @@ def allocate(
         if any(pool.invalid for pool in pools):
             reasons = "; ".join(f"{p.driver}/{p.name}: {p.invalid}" for p in pools if p.invalid)
             raise UnschedulableError(f"invalid resource pools were encountered: {reasons}")
-        raise UnschedulableError(f"cannot allocate all claims: {search.explain()}")
+        raise UnschedulableError("cannot allocate all claims")
     return [
         allocation_result(
             node["metadata"]["name"], claim, [alts[search.picked[c, r]] for r, alts in enumerate(want)], got
@@ -132,31 +131,6 @@ class _Search:
             return self._claim(0)
         except _TooManyError:
             return False
-
-    def explain(self) -> str:
-        """Per request why its devices are out of the question, each request seen alone."""
-        reasons = []
-        for c, (claim, want) in enumerate(zip(self.claims, self.wanted, strict=True)):
-            for request in (r for options in want for r in options):
-                refused = Counter(self._explain_one(c, claim, request, pool, device) for pool, device in self._devices)
-                usable = refused.pop("", 0)
-                if usable >= self._count(request) > 0:
-                    continue
-                wanted = "all" if request.everything else request.count
-                details = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
-                reasons.append(
-                    f"claim {key(claim)}, request {request.reference}: {wanted} wanted, "
-                    f"{usable} of {len(self._devices)} devices usable" + (f" ({details})" if details else "")
-                )
-        if busy := [f"{pool.driver}/{pool.name}" for pool in self.pools if pool.incomplete]:
-            reasons.append(f"pools being updated: {', '.join(busy)}")
-        return "; ".join(reasons) or "each request alone could be satisfied, all together with their constraints not"
-
-    def _explain_one(self, c: int, claim: Mapping[str, Any], request: Request, pool: Pool, device: Candidate) -> str:
-        try:
-            return self._why_not(c, claim, request, pool, device)
-        except AllocationError:  # on a device that the search itself never came to
-            return "on which a selector fails"
 
     # --- the levels of the search -------------------------------------------------------------------------------
 
@@ -289,20 +263,6 @@ class _Search:
                 if self._selected(claim, request, device) and not self._over_capacity(request, device)
             ]
         return found
-
-    def _why_not(self, c: int, claim: Mapping[str, Any], request: Request, pool: Pool, device: Candidate) -> str:
-        """Why the device cannot be had for the request as things are, apart from constraints; empty if it can."""
-        if self._busy(c, request, device):
-            return "in use"
-        if not self._selected(claim, request, device):
-            return "not selected"
-        if short := self._over_capacity(request, device):
-            return f"with {short}"
-        if self._lacks_counters(pool, device):
-            return "with insufficient counters"
-        if taint := tolerations.blocking(device.taints, request.tolerations):
-            return f"with untolerated taint {tolerations.describe(taint)}"
-        return ""
 
     def _busy(self, c: int, request: Request, device: Candidate) -> bool:
         taken = self._taken.get(device.id, ())

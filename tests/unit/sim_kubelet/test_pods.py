@@ -216,27 +216,6 @@ async def test_an_unresolvable_device_is_the_runtimes_error(cluster, run_kubelet
     await eventually(told)  # the event comes first
 
 
-async def test_init_containers_run_one_after_the_other_first(cluster, run_kubelet):
-    kubelet = run_kubelet()
-    init = [{"name": name, "image": "busybox", "command": ["sh", "-c", "date +%s%N"]} for name in ("first", "second")]
-    await cluster.create_pod(pod(script="date +%s%N", initContainers=init))
-
-    await cluster.phase("Succeeded")
-
-    times = [int(kubelet.now.read_log(NAMESPACE, "pod-1", name)) for name in ("first", "second", "main")]
-    assert times == sorted(times)
-
-
-async def test_a_failed_init_container_fails_a_pod_that_never_restarts(cluster, run_kubelet):
-    run_kubelet()
-    init = [{"name": "first", "image": "busybox", "command": ["false"]}]
-    await cluster.create_pod(pod(initContainers=init))
-
-    failed = await cluster.phase("Failed")
-
-    assert "waiting" in failed["status"]["containerStatuses"][0]["state"]
-
-
 async def test_restarts_on_failure_until_success(cluster, run_kubelet, root):
     run_kubelet()
     script = f"echo x >>{root}/tries; [ $(wc -l <{root}/tries) = 3 ]"

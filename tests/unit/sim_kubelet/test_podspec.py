@@ -13,8 +13,8 @@ def ended(code):
     return {"terminated": {"exitCode": code}}
 
 
-def slot(state, *, kind="main", name="c", last=None):
-    return Slot(spec={"name": name}, kind=kind, state=state, last_state=last or {})
+def slot(state, *, name="c", last=None):
+    return Slot(spec={"name": name}, state=state, last_state=last or {})
 
 
 def pod(policy="Always"):
@@ -65,24 +65,17 @@ def test_a_container_that_waits_for_a_restart_counts_as_running():
     assert phase(pod(), [slot(WAITING, last=ended(1))], terminal=False) == "Running"
 
 
-def test_a_pod_is_pending_until_its_init_containers_are_done():
-    assert phase(pod(), [slot(ended(1), kind="init"), slot(WAITING)], terminal=False) == "Pending"
-    assert phase(pod("Never"), [slot(ended(1), kind="init"), slot(WAITING)], terminal=False) == "Failed"
-
-
 @pytest.mark.parametrize(
-    ("policy", "kind", "code", "expected"),
+    ("policy", "code", "expected"),
     [
-        ("Always", "main", 0, True),
-        ("OnFailure", "main", 0, False),
-        ("OnFailure", "main", 1, True),
-        ("Never", "main", 1, False),
-        ("Always", "init", 0, False),
-        ("Never", "init", 1, False),
+        ("Always", 0, True),
+        ("OnFailure", 0, False),
+        ("OnFailure", 1, True),
+        ("Never", 1, False),
     ],
 )
-def test_restart(policy, kind, code, expected):
-    assert should_restart(policy, kind, code) is expected
+def test_restart(policy, code, expected):
+    assert should_restart(policy, code) is expected
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes():
