@@ -243,7 +243,7 @@ def _selected(
     """How many devices each class of ours selects, or why that is not known; CEL comes with the embedded cluster."""
     ours = [found for found in classes or () if driver in class_text(found)]
     try:
-        from driver.sim.scheduler.cel import CelError, Device, selector
+        from driver.sim.scheduler.cel import CelError, selector
     except ImportError as error:
         return {}, {found["metadata"]["name"]: f"CEL cannot be evaluated here: {error}" for found in ours}
     devices = json.loads(json.dumps([one for found in slices or () for one in found["spec"].get("devices") or ()]))
@@ -254,8 +254,7 @@ def _selected(
         expressions = [one["cel"]["expression"] for one in found["spec"].get("selectors") or () if "cel" in one]
         try:
             selected[name] = sum(
-                all(selector(text).matches(Device(driver=driver, spec=device)) for text in expressions)
-                for device in devices
+                all(selector(text).matches(driver, device) for text in expressions) for device in devices
             )
         except CelError as error:
             not_evaluated[name] = str(error)

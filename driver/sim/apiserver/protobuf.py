@@ -1,4 +1,4 @@
-"""The few bodies that kubectl sends as protobuf (``create namespace``, ``drain``, ``auth can-i``), read into dicts.
+"""The few bodies that kubectl and helm send as protobuf (``create namespace``, ``auth can-i``), read into dicts.
 
 Field numbers are those of the generated .proto files of k8s.io/api 1.36. A field that is not listed is refused unless
 it is empty: to lose a part of an object in silence would be worse.
@@ -16,19 +16,22 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 CONTENT_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\x00"
 
-# Number, name and type of each field: s string, i integer, b bytes, or a message; a leading * means repeated. A name
-# with an underscore is of what is only ever sent empty, or is set by the server itself.
+# Number, name and type of each field: s string, i integer, b bytes, or a message; a leading * means repeated, and
+# many entries are a map. A name with an underscore is of what is only ever sent empty, or is set by the server itself.
 _SCALARS = {"s": "TYPE_STRING", "i": "TYPE_INT64", "b": "TYPE_BYTES"}
 _META = "1:metadata:ObjectMeta"
 _BINDING = f"{_META} 2:subjects:*Subject 3:roleRef:RoleRef"
 _TYPES = {
     "Unknown": "1:typeMeta:TypeMeta 2:raw:b",
+    "Entry": "1:key:s 2:value:s",
     "TypeMeta": "1:apiVersion:s 2:kind:s",
-    "ObjectMeta": "1:name:s 2:generateName:s 3:namespace:s 5:uid:s 6:resourceVersion:s",
+    "ObjectMeta": "1:name:s 2:generateName:s 3:namespace:s 5:uid:s 6:resourceVersion:s "
+    "11:labels:*Entry 12:annotations:*Entry",
     "DeleteOptions": "1:gracePeriodSeconds:i 2:preconditions:Preconditions 4:propagationPolicy:s 5:dryRun:*s",
     "Preconditions": "1:uid:s 2:resourceVersion:s",
     "Namespace": f"{_META} 2:_spec:b 3:_status:b",
     "ServiceAccount": _META,
+    "ConfigMap": f"{_META} 2:data:*Entry",
     "Eviction": f"{_META} 2:deleteOptions:DeleteOptions",
     "SelfSubjectAccessReview": f"{_META} 2:spec:AccessReviewSpec 3:_status:b",
     "AccessReviewSpec": "1:resourceAttributes:ResourceAttributes 2:nonResourceAttributes:PathAttributes",
@@ -82,7 +85,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | bytes | int):
         return value
     if not isinstance(value, Message):
-        return [_plain(item) for item in value]
+        items = [_plain(item) for item in value]
+        is_map = isinstance(value[0], Message) and value[0].DESCRIPTOR.name == "Entry"
+        return {item["key"]: item.get("value", "") for item in items} if is_map else items
     unknown = UnknownFieldSet(value)
     if any(unknown[index].data for index in range(len(unknown))):
         raise ValueError(f"not all fields of {value.DESCRIPTOR.name} are read from protobuf here: send JSON or YAML")
