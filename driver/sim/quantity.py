@@ -47,11 +47,6 @@ def parse(quantity: str | float) -> Fraction:
     return _parse(str(quantity))[0]
 
 
-def whole(value: Fraction) -> int:
-    """The value rounded up to whole units, as ``Quantity.Value()`` of the real API does."""
-    return ceil(value)
-
-
 def binary(number: int) -> str:
     """A whole number with the largest binary suffix that loses nothing."""
     return _format(Fraction(number), "binary")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from driver.sim.apiserver import deletion, patch, rules_meta, rules_resize, selectors, status_authorization
+from driver.sim.apiserver import deletion, patch, rules_core, rules_meta, selectors, status_authorization
 from driver.sim.apiserver.access import ADMIN, User
 from driver.sim.apiserver.context import Context
 from driver.sim.apiserver.decoding import decode_body, strip_empty
@@ -264,8 +264,8 @@ class Engine:
             for key in ("labels", "annotations", "finalizers", "ownerReferences"):
                 _restore(new["metadata"], old["metadata"], key)
             resource.prepare(new, old, self.context)
-            rules_resize.prepare_resize(new, old)
-            return rules_meta.validate_meta(new, old, resource) + rules_resize.validate_resize(new, old)
+            rules_core.prepare_resize(new, old)
+            return rules_meta.validate_meta(new, old, resource) + rules_core.validate_resize(new, old)
         resource.prepare(new, old, self.context)
         return rules_meta.validate_meta(new, old, resource) + resource.validate(new, old, self.context)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from aiohttp import web
 
-from driver.sim.apiserver import discovery, patch, protobuf, reviews, tables
+from driver.sim.apiserver import discovery, patch, protobuf, rbac, tables
 from driver.sim.apiserver.decoding import decode_body
 from driver.sim.apiserver.engine import Call, Engine, Selection
 from driver.sim.apiserver.errors import (
@@ -29,7 +29,6 @@ from driver.sim.apiserver.watching import Encoder, Watch
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.faults import Request
-    from driver.sim.apiserver.rbac import Rbac
 
 LogReader = Callable[[Mapping[str, Any], str], str]
 """``(pod, container) -> text``; raises LookupError where there is none."""
@@ -39,9 +38,9 @@ _BODIES = ("application/json", "application/yaml", "application/octet-stream", p
 class Handler:
     """Answers requests from an engine."""
 
-    def __init__(self, engine: Engine, rbac: Rbac, *, bookmark_seconds: float, read_log: LogReader) -> None:
+    def __init__(self, engine: Engine, roles: rbac.Rbac, *, bookmark_seconds: float, read_log: LogReader) -> None:
         self._engine = engine
-        self._rbac = rbac
+        self._rbac = roles
         self._bookmark_seconds = bookmark_seconds
         self._read_log = read_log
         gates = engine.context.gates
@@ -74,7 +73,7 @@ class Handler:
         if what.subresource == "status" and not resource.status:
             raise no_such_resource()
         if not resource.stored:
-            answer = reviews.answer(self._rbac, resource.kind, decode_body(call, body), what.user)
+            answer = rbac.answer(self._rbac, resource.kind, decode_body(call, body), what.user)
             return _json(answer, status=201)
         return self._object(request, call, body)
 

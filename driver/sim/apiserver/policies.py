@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cel_expr_python import cel
 
 from driver.sim.apiserver.errors import StatusError, forbidden
-from driver.sim.apiserver.reviews import user_info
+from driver.sim.apiserver.rbac import user_info
 from driver.sim.apiserver.selectors import match_label_selector
 from driver.sim.cel import CelError, compiled, environment, evaluated
 

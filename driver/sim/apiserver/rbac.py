@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver.access import ADMIN_GROUP
+from driver.sim.apiserver.access import ADMIN_GROUP, User
+from driver.sim.apiserver.errors import bad_request
 from driver.sim.apiserver.selectors import match_label_selector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from driver.sim.apiserver.access import User
     from driver.sim.apiserver.store import Change, Store
 
     Object = dict[str, Any]
@@ -134,3 +134,30 @@ def _applies(subject: Object, user: User, namespace: str) -> bool:
             return user.name == f"system:serviceaccount:{where}:{subject['name']}"
         case _:
             return False
+
+
+# -- questions that are answered and not stored: may this user do that, and who am I ----------------------------------
+
+
+def answer(rbac: Rbac, kind: str, body: Object, user: User) -> Object:
+    """The body, with its status filled in. Raises StatusError."""
+    if kind == "SelfSubjectReview":
+        return {**body, "status": {"userInfo": user_info(user)}}
+    spec = body.get("spec") or {}
+    if kind == "SubjectAccessReview":
+        user = User(name=spec.get("user", ""), groups=tuple(spec.get("groups") or ()))
+    resource, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+    if (resource is None) is (path is None):
+        raise bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified")
+    if path is not None:
+        decision = rbac.decide_path(user, path.get("verb", ""), path.get("path", ""))
+    else:
+        keys = ("verb", "group", "resource", "subresource", "namespace", "name")
+        decision = rbac.decide(user, *((resource or {}).get(key, "") for key in keys))
+    return {**body, "status": {"allowed": decision.allowed, **({"reason": decision.reason} if decision.reason else {})}}
+
+
+def user_info(user: User) -> Object:
+    """A user as reviews and admission policies see one."""
+    extra = {key: list(values) for key, values in user.extra.items()}
+    return {"username": user.name, "uid": user.uid, "groups": list(user.groups), "extra": extra}

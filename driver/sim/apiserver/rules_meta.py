@@ -10,7 +10,6 @@ from driver.sim.apiserver.errors import FieldError, forbidden_field, invalid_val
 if TYPE_CHECKING:
     from driver.sim.apiserver.resources import Resource
 
-_STANDARD_FINALIZERS = {"orphan", "foregroundDeletion", "kubernetes"}
 _ANNOTATIONS_LIMIT = 256 * 1024
 
 
@@ -37,13 +36,8 @@ def validate_meta(new: dict[str, Any], old: dict[str, Any] | None, resource: Res
     if size > _ANNOTATIONS_LIMIT:
         errors.append(too_long("metadata.annotations", _ANNOTATIONS_LIMIT))
     errors += _owners(meta.get("ownerReferences") or [])
-    for index, finalizer in enumerate(meta.get("finalizers") or []):
-        path = f"metadata.finalizers[{index}]"
+    for finalizer in meta.get("finalizers") or []:
         errors += checks.label_name(finalizer, "metadata.finalizers")
-        if "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
-            errors.append(
-                invalid_value(path, finalizer, "name is neither a standard finalizer name nor is it fully qualified")
-            )
     if old is not None:
         errors += _update(meta, old["metadata"])
     return errors

@@ -80,14 +80,16 @@ def match_label_selector(selector: Mapping[str, Any], labels: Labels) -> bool:
     for key, wanted in (selector.get("matchLabels") or {}).items():
         if labels.get(key) != wanted:
             return False
-    for term in selector.get("matchExpressions") or []:
-        found, values = labels.get(term["key"]), term.get("values") or []
-        matched = {
-            "In": found in values,
-            "NotIn": found not in values,
-            "Exists": found is not None,
-            "DoesNotExist": found is None,
-        }.get(term["operator"], False)
-        if not matched:
-            return False
-    return True
+    return all(meets(labels, term) for term in selector.get("matchExpressions") or [])
+
+
+def meets(labels: Labels, requirement: Mapping[str, Any]) -> bool:
+    """Whether a requirement of a label or node selector (key, operator, values) holds."""
+    found, values = labels.get(requirement["key"]), requirement.get("values") or []
+    answers = {
+        "In": found in values,
+        "NotIn": found not in values,
+        "Exists": found is not None,
+        "DoesNotExist": found is None,
+    }
+    return answers.get(requirement["operator"], False)

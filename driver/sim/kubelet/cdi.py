@@ -34,7 +34,6 @@ class Injection:
 class _File:
     stamp: tuple[int, int, int]
     spec: Spec | None
-    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,6 @@ class _Found:
     device: SpecDevice
     spec: Spec
     path: Path
-    priority: int
 
 
 class CdiCache:
@@ -54,8 +52,6 @@ class CdiCache:
     def __init__(self, dirs: Sequence[Path]) -> None:
         self._dirs = tuple(dirs)
         self._files: dict[Path, _File] = {}
-        self.errors: dict[Path, list[str]] = {}
-        """Why files, or devices in them, are not used; as of the last ``refresh``."""
         self.devices: dict[str, _Found] = {}
         """By qualified name."""
         self._watch = SpecWatch(self._dirs, outdated=self.refresh)
@@ -69,33 +65,14 @@ class CdiCache:
         """Look at the directories again; only files that changed are read."""
         files: dict[Path, _File] = {}
         devices: dict[str, _Found] = {}
-        conflicts: set[str] = set()
-        errors: dict[Path, list[str]] = {}
-        for priority, path in self._scan():
+        for path in self._scan():
             file = self._read(path)
             if file is None:
                 continue
             files[path] = file
-            if file.spec is None:
-                errors.setdefault(path, []).append(f"failed to load CDI Spec {file.error}")
-                continue
-            for device in file.spec.devices:
-                name = f"{file.spec.kind}={device.name}"
-                other = devices.get(name)
-                if other and other.priority == priority:
-                    conflicts.add(name)
-                    for where in (path, other.path):
-                        errors.setdefault(where, []).append(
-                            f'conflicting device "{name}" (specs "{path}", "{other.path}")'
-                        )
-                    continue
-                devices[name] = _Found(device=device, spec=file.spec, path=path, priority=priority)
-        for name in conflicts:
-            devices.pop(name, None)
-        for path, texts in errors.items():
-            if texts != self.errors.get(path):
-                logger.warning("CDI registry refresh failed: %s", "; ".join(texts))
-        self._files, self.devices, self.errors = files, devices, errors
+            if (spec := file.spec) is not None:
+                devices |= {f"{spec.kind}={d.name}": _Found(device=d, spec=spec, path=path) for d in spec.devices}
+        self._files, self.devices = files, devices
 
     def inject(self, names: Iterable[str]) -> Injection:
         """The edits of qualified devices, each once. Raises CdiError with the runtime's words."""
@@ -119,8 +96,8 @@ class CdiCache:
         except CdiError as error:
             raise CdiError(f"CDI device injection failed: failed to inject devices: {error}") from error
 
-    def _scan(self) -> Iterable[tuple[int, Path]]:
-        for priority, directory in enumerate(self._dirs):
+    def _scan(self) -> Iterable[Path]:
+        for directory in self._dirs:
             try:
                 names = sorted(entry.name for entry in os.scandir(directory) if not entry.is_dir(follow_symlinks=False))
             except FileNotFoundError:
@@ -128,7 +105,7 @@ class CdiCache:
             except OSError as error:
                 logger.warning("cannot read the CDI directory %s: %s", directory, error)
                 return
-            yield from ((priority, directory / name) for name in names if name.endswith(SUFFIXES))
+            yield from (directory / name for name in names if name.endswith(SUFFIXES))
 
     def _read(self, path: Path) -> _File | None:
         try:
@@ -137,11 +114,12 @@ class CdiCache:
             known = self._files.get(path)
             if known and known.stamp == stamp:
                 return known
-            return _File(stamp=stamp, spec=read(path), error="")
+            return _File(stamp=stamp, spec=read(path))
         except FileNotFoundError:
             return None
         except (CdiError, OSError) as error:
-            return _File(stamp=(0, 0, 0), spec=None, error=str(error))
+            logger.warning("CDI registry refresh failed: failed to load CDI Spec %s", error)
+            return _File(stamp=(0, 0, 0), spec=None)
 
 
 def merge(all_edits: Iterable[Edits]) -> Injection:

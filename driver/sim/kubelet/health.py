@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from driver.sim.kubelet.claiminfo import DraError, claim_name
 from driver.sim.kubelet.plugins import go_code
+from driver.sim.scheduler.objects import claim_name
 from driver.wire import dra_health_v1_pb2, dra_health_v1_pb2_grpc
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def allocated_resources_status(
     by_name: dict[str, dict[str, Any]] = {}
     namespace = pod["metadata"]["namespace"]
     for entry in (container.get("resources") or {}).get("claims") or []:
-        info = claims.get((namespace, _claim_of(pod, entry["name"]) or ""))
+        named = next((one for one in pod["spec"].get("resourceClaims") or [] if one["name"] == entry["name"]), None)
+        info = claims.get((namespace, (claim_name(pod, named) if named else None) or ""))
         if info is None:
             continue
         request = entry.get("request") or ""
@@ -172,13 +173,3 @@ def allocated_resources_status(
 
 def _relevant(devices: Iterable[Device], request: str) -> Iterable[Device]:
     return (device for device in devices if not request or not device.request_names or request in device.request_names)
-
-
-def _claim_of(pod: Mapping[str, Any], entry_name: str) -> str | None:
-    for entry in pod["spec"].get("resourceClaims") or []:
-        if entry["name"] == entry_name:
-            try:
-                return claim_name(pod, entry)[0]
-            except DraError:
-                return None
-    return None

@@ -1,4 +1,4 @@
-"""The kubelet's own DRA metrics, names, labels and buckets as the real kubelet has them."""
+"""The kubelet's own DRA metrics, names and labels as the real kubelet has them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-BUCKETS = (
-    *(0.1, 0.153413, 0.235355, 0.361064, 0.553918, 0.849781, 1.303673, 2.0, 3.068255, 4.707094),
-    *(7.221282, 11.078366, 16.995625, 26.073454, 40.0),
-)
-
 
 class KubeletMetrics:
     """One registry per kubelet, so that several can live in one process."""
@@ -28,14 +23,12 @@ class KubeletMetrics:
             "dra_operations_duration_seconds",
             "Latency in seconds of all ResourceClaims of one pod, by operation.",
             ["operation_name", "is_error"],
-            buckets=BUCKETS,
             registry=self.registry,
         )
         self.grpc_operations = Histogram(
             "dra_grpc_operations_duration_seconds",
             "Latency in seconds of the kubelet's gRPC calls to DRA drivers.",
             ["driver_name", "method_name", "grpc_status_code"],
-            buckets=BUCKETS,
             registry=self.registry,
         )
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 SERVICES = ("v1.DRAPlugin",)
 
 
@@ -55,18 +56,12 @@ class Plugin:
     async def prepare(self, claims: list[dra.Claim]) -> dra.NodePrepareResourcesResponse:
         """Call NodePrepareResources. Raises DraError with the gRPC status as text."""
         request = dra.NodePrepareResourcesRequest(claims=claims)
-        response: dra.NodePrepareResourcesResponse = await self._call(
-            "NodePrepareResources", request, dra.NodePrepareResourcesResponse
-        )
-        return response
+        return await self._call("NodePrepareResources", request, dra.NodePrepareResourcesResponse)
 
     async def unprepare(self, claims: list[dra.Claim]) -> dra.NodeUnprepareResourcesResponse:
         """Call NodeUnprepareResources. Raises DraError with the gRPC status as text."""
         request = dra.NodeUnprepareResourcesRequest(claims=claims)
-        response: dra.NodeUnprepareResourcesResponse = await self._call(
-            "NodeUnprepareResources", request, dra.NodeUnprepareResourcesResponse
-        )
-        return response
+        return await self._call("NodeUnprepareResources", request, dra.NodeUnprepareResourcesResponse)
 
     async def close(self) -> None:
         """End the connection; calls in flight fail with ``Canceled``."""
@@ -76,15 +71,17 @@ class Plugin:
         self.connected = False
         await self.channel.close()
 
-    async def _call(self, method: str, request: Any, response_type: Any) -> Any:
+    async def _call(self, method: str, request: Any, response_type: type[T]) -> T:
         package = self.service.removesuffix(".DRAPlugin")
         path = f"/k8s.io.kubelet.pkg.apis.dra.{package}.DRAPlugin/{method}"
         call = self.channel.unary_unary(
-            path, request_serializer=type(request).SerializeToString, response_deserializer=response_type.FromString
+            path,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response_type.FromString,  # type: ignore[attr-defined]
         )
         started, code = time.monotonic(), "Canceled"
         try:
-            response = await call(request, timeout=self._options.rpc_timeout)
+            response: T = await call(request, timeout=self._options.rpc_timeout)
             code = "OK"
         except grpc.aio.AioRpcError as error:
             code = go_code(error.code())

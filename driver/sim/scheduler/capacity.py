@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from driver.sim import quantity
@@ -51,8 +52,8 @@ def _consumed(wanted: Any, entry: Mapping[str, Any]) -> str:
             return str(bounds["min"])
         if bounds.get("step") is None:
             return str(wanted)
-        lowest, step = (quantity.whole(quantity.parse(bounds[key])) for key in ("min", "step"))
-        steps = -((lowest - quantity.whole(amount)) // step)
+        lowest, step = (ceil(quantity.parse(bounds[key])) for key in ("min", "step"))
+        steps = -((lowest - ceil(amount)) // step)
         return quantity.binary(lowest + steps * step)
     for valid in policy.get("validValues") or []:  # ascending, says the API
         if amount <= quantity.parse(valid):
@@ -71,7 +72,7 @@ def _violates(amount: str, policy: Mapping[str, Any] | None) -> bool:
             return True
         if bounds.get("step") is None:
             return False
-        lowest, step = (quantity.whole(quantity.parse(bounds[key])) for key in ("min", "step"))
-        return (quantity.whole(value) - lowest) % step != 0
+        lowest, step = (ceil(quantity.parse(bounds[key])) for key in ("min", "step"))
+        return (ceil(value) - lowest) % step != 0
     valid = policy.get("validValues") or []
     return bool(valid) and value not in {quantity.parse(v) for v in valid}

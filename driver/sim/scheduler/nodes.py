@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from driver.sim.apiserver.selectors import meets
 from driver.sim.scheduler import tolerations
 
 if TYPE_CHECKING:
@@ -55,22 +56,7 @@ def _term(node: Mapping[str, Any], term: Mapping[str, Any]) -> bool:
         return False  # an empty term matches nothing
     labels = node["metadata"].get("labels") or {}
     name = {"metadata.name": node["metadata"]["name"]}
-    return all(_requirement(labels, r) for r in expressions) and all(_requirement(name, r) for r in fields)
-
-
-def _requirement(values: Mapping[str, str], requirement: Mapping[str, Any]) -> bool:
-    key, wanted = requirement["key"], requirement.get("values") or []
-    match requirement["operator"]:
-        case "In":
-            return values.get(key) in wanted
-        case "NotIn":
-            return values.get(key) not in wanted
-        case "Exists":
-            return key in values
-        case "DoesNotExist":
-            return key not in values
-        case _:
-            return False
+    return all(meets(labels, r) for r in expressions) and all(meets(name, r) for r in fields)
 
 
 def bound_to(name: str) -> dict[str, Any]:

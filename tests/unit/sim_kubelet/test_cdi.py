@@ -96,18 +96,6 @@ def test_one_bad_file_does_not_take_the_others_with_it(tmp_path):
     cache = CdiCache([tmp_path])
 
     assert cache.inject([f"{KIND}=0"]).env == ("A=1",)
-    assert list(cache.errors) == [tmp_path / "bad.json"]
-
-
-def test_the_same_device_twice_in_one_directory_is_dropped(tmp_path):
-    for name in ("a.json", "b.json"):
-        write_spec(tmp_path / name, kind=KIND, name="0", env=["A=1"])
-    cache = CdiCache([tmp_path])
-
-    cache.refresh()
-
-    assert cache.devices == {}
-    assert "conflicting device" in cache.errors[tmp_path / "a.json"][0]
 
 
 def test_a_later_directory_wins(tmp_path):
