@@ -48,6 +48,8 @@ class StatusError(Exception):
 
 FieldError = str
 """One thing that is wrong with one field of an object: its path, and what is wrong."""
+Errors = list[FieldError]
+Object = dict[str, Any]
 
 
 def _quote(value: Any) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from driver.sim import quantity
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import FieldError, invalid_value
+from driver.sim.apiserver.errors import Errors, Object, invalid_value
 from driver.sim.apiserver.rules_core import default_pod_spec, pod_spec_errors
 from driver.sim.apiserver.selectors import match_label_selector
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context
-
-    Object = dict[str, Any]
-    Errors = list[FieldError]
 
 
 def prepare_job(new: Object, old: Object | None, _context: Context) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import FieldError, forbidden_field, invalid_value, required, too_long, unsupported
+from driver.sim.apiserver.errors import Errors, Object, forbidden_field, invalid_value, required, too_long, unsupported
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context
-
-    Object = dict[str, Any]
-    Errors = list[FieldError]
 
 MAX_REQUESTS = 32
 MAX_CONSTRAINTS = 32

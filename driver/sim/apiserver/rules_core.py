@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from driver.sim import quantity
 from driver.sim.apiserver import checks
 from driver.sim.apiserver.errors import (
-    FieldError,
+    Errors,
+    Object,
     forbidden_field,
     invalid_value,
     not_found_value,
@@ -18,9 +19,6 @@ from driver.sim.apiserver.errors import (
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context
-
-    Object = dict[str, Any]
-    Errors = list[FieldError]
 
 RBAC = "rbac.authorization.k8s.io"
 _CONTAINERS = ("initContainers", "containers")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from driver.sim.apiserver.errors import FieldError, forbidden_field, invalid_value, required, unsupported
+from driver.sim.apiserver.errors import Errors, Object, forbidden_field, invalid_value, required, unsupported
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context
-
-    Object = dict[str, Any]
-    Errors = list[FieldError]
 
 _NO_PARAMETERS = "this embedded server evaluates policies without parameters only"
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from semver import Version
 
 from driver.sim import quantity
 from driver.sim.apiserver import checks
-from driver.sim.apiserver.errors import FieldError, forbidden_field, invalid_value, required, too_long, unsupported
+from driver.sim.apiserver.errors import Errors, Object, forbidden_field, invalid_value, required, too_long, unsupported
 
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context
-
-    Object = dict[str, Any]
-    Errors = list[FieldError]
 
 MAX_DEVICES = 128
 MAX_DEVICES_ADVANCED = 64

@@ -31,12 +31,6 @@ class Injection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
-    stamp: tuple[int, int, int]
-    spec: Spec | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
     device: SpecDevice
     spec: Spec
@@ -51,7 +45,6 @@ class CdiCache:
 
     def __init__(self, dirs: Sequence[Path]) -> None:
         self._dirs = tuple(dirs)
-        self._files: dict[Path, _File] = {}
         self.devices: dict[str, _Found] = {}
         """By qualified name."""
         self._watch = SpecWatch(self._dirs, outdated=self.refresh)
@@ -62,17 +55,17 @@ class CdiCache:
         return self._watch.running()
 
     def refresh(self) -> None:
-        """Look at the directories again; only files that changed are read."""
-        files: dict[Path, _File] = {}
-        devices: dict[str, _Found] = {}
+        """Read the directories again; a file that a runtime would refuse is as if it were not there."""
+        self.devices = {}
         for path in self._scan():
-            file = self._read(path)
-            if file is None:
+            try:
+                spec = read(path)
+            except FileNotFoundError:
                 continue
-            files[path] = file
-            if (spec := file.spec) is not None:
-                devices |= {f"{spec.kind}={d.name}": _Found(device=d, spec=spec, path=path) for d in spec.devices}
-        self._files, self.devices = files, devices
+            except CdiError as error:
+                logger.warning("CDI registry refresh failed: failed to load CDI Spec %s", error)
+                continue
+            self.devices |= {f"{spec.kind}={d.name}": _Found(device=d, spec=spec, path=path) for d in spec.devices}
 
     def inject(self, names: Iterable[str]) -> Injection:
         """The edits of qualified devices, each once. Raises CdiError with the runtime's words."""
@@ -106,20 +99,6 @@ class CdiCache:
                 logger.warning("cannot read the CDI directory %s: %s", directory, error)
                 return
             yield from (directory / name for name in names if name.endswith(SUFFIXES))
-
-    def _read(self, path: Path) -> _File | None:
-        try:
-            status = path.stat()
-            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-            known = self._files.get(path)
-            if known and known.stamp == stamp:
-                return known
-            return _File(stamp=stamp, spec=read(path))
-        except FileNotFoundError:
-            return None
-        except (CdiError, OSError) as error:
-            logger.warning("CDI registry refresh failed: failed to load CDI Spec %s", error)
-            return _File(stamp=(0, 0, 0), spec=None)
 
 
 def merge(all_edits: Iterable[Edits]) -> Injection:
