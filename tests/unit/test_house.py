@@ -1,13 +1,16 @@
-"""How long files and functions may be, for a reader's sake."""
+"""How long files and functions may be, and that no modules need each other, for a reader's sake."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grimp
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 DRIVER = Path(__file__).parents[2] / "driver"
 FILE_LINES = 400
@@ -16,6 +19,8 @@ LONG_FILES = {"hardware/fake/fake_backend.py"}
 """These are still to be split; no other file may become one of them."""
 LONG_FUNCTIONS = {"hardware/fake/fault.py:inject"}
 """The same for functions."""
+ENTANGLED = ("driver.sim.apiserver", "driver.claims.sharing")
+"""What is below these is still to be disentangled."""
 
 
 def sources() -> Iterator[tuple[str, str]]:
@@ -43,3 +48,24 @@ def test_no_function_is_too_long() -> None:
     long = {where for name, text in sources() for where, lines in functions(name, text) if lines > FUNCTION_LINES}
 
     assert long <= LONG_FUNCTIONS
+
+
+def circle(imports: Mapping[str, set[str]]) -> list[str]:
+    """Modules of which each imports the one before, and the first is the last; nothing where there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = grimp.build_graph("driver", cache_dir=None)  # with what is imported for type checking only
+    modules = {module for module in graph.modules if not module.startswith(ENTANGLED)}
+
+    assert circle({module: graph.find_modules_directly_imported_by(module) & modules for module in modules}) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert sorted(set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}))) == ["b", "c"]
