@@ -1,27 +1,36 @@
 """ResourceClaims: what is ours in them, and the engine that prepares and unprepares them."""
 
 from driver.claims.allocation import ClaimRef
-from driver.claims.chores.status import StatusWriter
 from driver.claims.chores.sweep import Sweeper
 from driver.claims.chores.watch_cdi import CdiWatch
+from driver.claims.common import Common, Told
 from driver.claims.engine import Engine
 from driver.claims.errors import ClaimError
+from driver.claims.hardware import Hardware
 from driver.claims.ledger.codec import DamagedRecordError, decode
 from driver.claims.ledger.damage import SpecHolds
 from driver.claims.ledger.holders import holds
 from driver.claims.ledger.holdings import RecordedHoldings
+from driver.claims.ledger.quarantine import Quarantine
 from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.ledger.records import Records
 from driver.claims.metadata import MetadataFiles
+from driver.claims.specs import ClaimSpecs
+from driver.claims.status import StatusWriter
+from driver.claims.terms import Terms
 
 __all__ = [
     "CdiWatch",
     "ClaimError",
     "ClaimRef",
+    "ClaimSpecs",
+    "Common",
     "DamagedRecordError",
     "Engine",
+    "Hardware",
     "MetadataFiles",
     "PreparedDevice",
+    "Quarantine",
     "Record",
     "RecordedHoldings",
     "Records",
@@ -29,6 +38,8 @@ __all__ = [
     "State",
     "StatusWriter",
     "Sweeper",
+    "Terms",
+    "Told",
     "decode",
     "holds",
 ]

@@ -12,26 +12,17 @@ from driver.claims.background import Background
 from driver.claims.chores.renew import Renewal
 from driver.claims.chores.supervise import Supervisor
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.hardware import Hardware
-from driver.claims.locks import ClaimLocks
-from driver.claims.prepare import Prepare, Prepared, Terms
+from driver.claims.prepare import Prepare, Prepared
 from driver.claims.read import ClaimReader
-from driver.claims.specs import ClaimSpecs
 from driver.claims.undo import Undo
 from driver.claims.unprepare import Unprepare
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
+    from collections.abc import Awaitable, Callable, Iterable, Set
 
-    from driver.cdi import SpecDirectory
-    from driver.claims.chores.status import StatusWriter
+    from driver.claims.common import Common
     from driver.claims.ledger.record import PreparedDevice, Record
-    from driver.claims.ledger.records import Records
-    from driver.claims.metadata import MetadataFiles
-    from driver.hardware import Backend
-    from driver.inventory import Device
     from driver.kube import Api
-    from driver.observe import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,58 +31,22 @@ T = TypeVar("T")
 # The kubelet gives a call 45 s and tries again only after more than a minute, so we use the time but answer within it.
 ANSWER_MARGIN = 3.0
 MAX_DEADLINE = 45.0
-# How long a device may take to be let go by a claim that is ending. Most pods have 30 s before they are killed, and the
-# kubelet asks again only after more than a minute.
-HOLDER_PATIENCE = 35.0
 
 
 class Engine:
     """Prepares and unprepares claims. Stateless between calls but for the files: any instance may get any call."""
 
-    def __init__(
-        self,
-        *,
-        api: Api,
-        records: Records,
-        specs: SpecDirectory,
-        devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Device]]]],
-        driver_name: str,
-        pool: str,
-        boot_id: str,
-        metrics: Metrics,
-        published: Callable[[str], Mapping[str, Any]] = lambda _name: {},
-        metadata: MetadataFiles | None = None,
-        status: StatusWriter | None = None,
-        patience: float = HOLDER_PATIENCE,
-        enforce_shares: bool = False,
-        warn: Callable[[str, str], None] = lambda _reason, _message: None,
-    ) -> None:
-        self._records = records
-        self._metrics = metrics
+    def __init__(self, common: Common, *, api: Api) -> None:
+        self._records = common.records
+        self._metrics = common.told.metrics
         self._background = Background()
-        claim_specs = ClaimSpecs(specs, driver_name=driver_name, metrics=metrics, metadata=metadata)
-        hardware, locks = Hardware(records.lock_gpu), ClaimLocks()
-        self._undo = Undo(records=records, specs=claim_specs, hardware=hardware, devices=devices, boot_id=boot_id)
-        self._renewal = Renewal(records=records, specs=claim_specs, locks=locks, devices=devices, boot_id=boot_id)
-        self._supervisor = Supervisor(records=records, hardware=hardware, devices=devices, boot_id=boot_id, warn=warn)
+        self._undo = Undo(common)
+        self._renewal = Renewal(common)
+        self._supervisor = Supervisor(common)
         self._prepare = Prepare(
-            Terms(driver=driver_name, pool=pool, boot_id=boot_id, patience=patience, enforce_shares=enforce_shares),
-            reader=ClaimReader(api),
-            records=records,
-            specs=claim_specs,
-            hardware=hardware,
-            devices=devices,
-            published=published,
-            undo=self._undo,
-            renewal=self._renewal,
-            locks=locks,
-            background=self._background,
-            status=status,
-            metrics=metrics,
+            common, reader=ClaimReader(api), undo=self._undo, renewal=self._renewal, background=self._background
         )
-        self._unprepare = Unprepare(
-            records=records, specs=claim_specs, undo=self._undo, locks=locks, status=status, boot_id=boot_id
-        )
+        self._unprepare = Unprepare(common, self._undo)
 
     async def prepare(
         self, claims: Iterable[tuple[str, str, str]], *, seconds_left: float | None

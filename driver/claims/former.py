@@ -1,18 +1,36 @@
-"""What is taken over from the record that a claim had before: pure."""
+"""What the record that a claim has already is good for, and what is taken over from it: pure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from driver.claims.sharing import DeviceSharing, Strategy
+from driver.claims.ledger.device_sharing import DeviceSharing, Strategy
+from driver.claims.ledger.record import State, named
 from driver.hardware import ComputeMode, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from driver.claims.allocation import Allocation
     from driver.claims.ledger.record import Record
     from driver.inventory import Device
+
+
+def answers(record: Record, allocation: Allocation, devices: Mapping[str, Device], *, boot_id: str) -> bool:
+    """Whether a claim is prepared as it is allocated now, on ``devices`` as they are."""
+    return _is_of(record, allocation, boot_id) and record.state is State.PREPARED and present(record, devices)
+
+
+def begun(record: Record, allocation: Allocation, *, boot_id: str) -> bool:
+    """Whether a former call has begun to prepare the claim as it is allocated now, so that what it left is taken up.
+
+    A damaged record does not tell for which allocation it was: containers may be using what has the same names.
+    """
+    if record.state is not State.PREPARING or record.boot_id != boot_id:
+        return False
+    salvaged = bool(record.salvaged_from) and named(record.devices) == named(allocation.results)
+    return salvaged or _is_of(record, allocation, boot_id)
 
 
 def with_unknown(record: Record, known: Record, *, devices: bool) -> Record:
@@ -56,3 +74,7 @@ def present(record: Record, devices: Mapping[str, Device]) -> bool:
     return all(
         device.device in devices and devices[device.device].gpu.uuid == device.gpu_uuid for device in record.devices
     )
+
+
+def _is_of(record: Record, allocation: Allocation, boot_id: str) -> bool:
+    return record.allocation == allocation.fingerprint and record.boot_id == boot_id

@@ -9,27 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import re
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from driver.base.threads import in_daemon_thread
 from driver.claims.errors import ClaimError, Reason
-from driver.claims.sharing import Strategy, daemons_of
+from driver.claims.ledger.device_sharing import Strategy
+from driver.claims.ledger.lock import FileLock
+from driver.claims.sharing import daemons_of
 from driver.hardware import BackendError, ComputeMode, Partition, TimeSlice, partitioner, sharer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
     from driver.claims.allocation import ClaimRef
+    from driver.claims.ledger.device_sharing import DeviceSharing
+    from driver.claims.ledger.holders import Holders
     from driver.claims.ledger.record import PreparedDevice, Record
-    from driver.claims.sharing import DeviceSharing
     from driver.hardware import Backend
     from driver.inventory import Device
-
-    Uses = Callable[[PreparedDevice], Iterable[tuple[Record, PreparedDevice]]]
-    """Every use of a device, by whichever claim."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _GpuLock:
-    """Hardware calls for one GPU come one after another."""
+    """Hardware calls for one GPU come one after another, here and in other instances of the driver."""
 
+    file: FileLock
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     busy_with: str = ""
     since: float = 0.0
@@ -48,17 +51,17 @@ class _GpuLock:
 class Hardware:
     """Runs the blocking calls of a backend in threads, at most one for each GPU."""
 
-    def __init__(self, alone: Callable[[str], contextlib.AbstractAsyncContextManager[None]]) -> None:
-        """``alone`` keeps other instances of the driver off a GPU."""
-        self._alone = alone
-        self._locks: dict[str, _GpuLock] = defaultdict(_GpuLock)
+    def __init__(self, directory: Path) -> None:
+        """``directory`` is where all instances of the driver on a node lock a file for each GPU."""
+        self._directory = directory
+        self._locks: dict[str, _GpuLock] = {}
 
     @contextlib.asynccontextmanager
     async def lock(self, record: Record, *, deadline: float) -> AsyncIterator[None]:
         """Have the GPUs of a record to oneself. Raises ClaimError when another claim's call does not end in time."""
-        async with contextlib.AsyncExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             for uuid in sorted({device.gpu_uuid for device in record.devices}):  # one order for all: no deadlock
-                gpu = self._locks[uuid]
+                gpu = self._gpu(uuid)
                 try:
                     async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
                         await gpu.lock.acquire()
@@ -71,33 +74,37 @@ class Hardware:
                 stack.callback(gpu.lock.release)
                 gpu.busy_with, gpu.since = str(record.claim), time.monotonic()
                 try:
-                    async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-                        await stack.enter_async_context(self._alone(uuid))
+                    stack.callback(os.close, await gpu.file.acquire(within=max(deadline - time.monotonic(), 0)))
                 except TimeoutError:
                     raise ClaimError(
                         Reason.HARDWARE,
                         f"GPU {uuid} is being changed by another instance of the driver; claim {record.claim} is "
                         "tried again by the kubelet",
                     ) from None
+                except OSError as error:
+                    raise ClaimError(Reason.HARDWARE, f"cannot lock GPU {uuid}: {error.strerror}") from error
             yield
 
-    async def check_free(self, record: Record, backend: Backend, ours: Callable[[str], frozenset[str]]) -> None:
-        """Refuse a placement where somebody else has made a partition. GPUs locked, no record written yet.
+    def _gpu(self, uuid: str) -> _GpuLock:
+        if uuid not in self._locks:
+            name = re.sub(r"[^A-Za-z0-9-]", "_", uuid)
+            self._locks[uuid] = _GpuLock(FileLock(f"{self._directory}{os.sep}.{name}.lock"))
+        return self._locks[uuid]
 
-        ``ours`` gives the UUIDs of the partitions that our records know on a GPU.
-        """
+    async def check_free(self, record: Record, backend: Backend, held: Holders) -> None:
+        """Refuse a placement where somebody else has made a partition. GPUs locked, no record written yet."""
         for device in record.devices:
             if device.placement is None or device.admin:
                 continue
             for found in await self._call(record.claim, lambda d=device: partitioner(backend).partitions(d.gpu_uuid)):  # type: ignore[misc]
-                if found.slots & set(device.slots) and found.uuid not in ours(device.gpu_uuid):
+                if found.slots & set(device.slots) and found.uuid not in held.partitions(device.gpu_uuid):
                     raise ClaimError(
                         Reason.IN_USE,
                         f"device {device.device} cannot be made for claim {record.claim}: {found.profile} at memory "
                         f"slice {found.start} ({found.uuid}) is in its place, and this driver has not made it",
                     )
 
-    async def read_before(self, record: Record, backend: Backend, uses: Uses) -> Record:
+    async def read_before(self, record: Record, backend: Backend, held: Holders) -> Record:
         """The record with what its sharing is going to change, as that is now. GPUs locked, not written yet.
 
         Where another claim has changed it already, what was there before is in that one's record.
@@ -108,7 +115,7 @@ class Hardware:
         for device in record.devices:
             sharing = device.sharing
             if sharing is not None and sharing.changes and device.whole:
-                others = (held.sharing for holder, held in uses(device) if holder.claim.uid != record.claim.uid)
+                others = (other.sharing for holder, other in held.on(device) if holder.claim.uid != record.claim.uid)
                 known = next((other for other in others if other is not None and other.changes), None)
                 device = replace(
                     device, sharing=await self._before(record.claim, device.gpu_uuid, sharing, known, backend)
@@ -117,7 +124,7 @@ class Hardware:
         return replace(record, devices=tuple(devices))
 
     async def make(
-        self, record: Record, backend: Backend, devices: Mapping[str, Device], uses: Uses
+        self, record: Record, backend: Backend, devices: Mapping[str, Device], held: Holders
     ) -> tuple[PreparedDevice, ...]:
         """Bring the hardware to what a record says; partitions that are there already are adopted.
 
@@ -137,10 +144,10 @@ class Hardware:
         there = {device.device: device.partition for device in made if not device.admin}
         made = [replace(d, partition=there[d.device]) if d.admin and d.device in there else d for d in made]
         if any(device.sharing is not None and device.sharing.changes for device in made):
-            await self.share(replace(record, devices=tuple(made)), backend, uses)
+            await self.share(replace(record, devices=tuple(made)), backend, held)
         return tuple(made)
 
-    async def share(self, record: Record, backend: Backend, uses: Uses) -> None:
+    async def share(self, record: Record, backend: Backend, held: Holders) -> None:
         """Bring modes, intervals and daemons to what a record says; it can be called again. GPUs locked. ClaimError."""
         exclusive = ComputeMode.EXCLUSIVE_PROCESS
         for device in record.devices:
@@ -153,20 +160,20 @@ class Hardware:
             else:
                 interval = sharing.interval
                 await self._call(record.claim, lambda u=uuid, i=interval: sharer(backend).set_time_slice(u, i))  # type: ignore[misc]
-        for daemon in daemons_of(record, lambda device: (held for _, held in uses(device))):
+        for daemon in daemons_of(record, lambda device: (other for _, other in held.on(device))):
             await self._call(record.claim, lambda d=daemon: sharer(backend).start_mps(d))  # type: ignore[misc]
 
-    async def undo(self, record: Record, backend: Backend, uses: Uses) -> None:
+    async def undo(self, record: Record, backend: Backend, held: Holders) -> None:
         """Take back what was made for a record, but for what another claim uses as well.
 
         With its GPUs locked. Raises ClaimError when something may be left; it can be called again.
         """
         if any(device.sharing is not None and device.sharing.changes for device in record.devices):
-            await self._unshare(record, backend, uses)
+            await self._unshare(record, backend, held)
         for device in record.devices:
             if device.placement is None or device.admin:
                 continue
-            if any(holder.claim.uid != record.claim.uid for holder, _ in uses(device)):
+            if any(holder.claim.uid != record.claim.uid for holder, _ in held.on(device)):
                 continue
             there = await self._call(record.claim, lambda d=device: partitioner(backend).partitions(d.gpu_uuid))  # type: ignore[misc]
             # Where there is none any more, a crash may have left the GPU in MIG mode for nothing.
@@ -200,11 +207,11 @@ class Hardware:
             sharing = replace(sharing, interval_before=interval)
         return sharing
 
-    async def _unshare(self, record: Record, backend: Backend, uses: Uses) -> None:
+    async def _unshare(self, record: Record, backend: Backend, held: Holders) -> None:
         """The way back: daemons first, so that no client is left when the mode lets everybody in."""
         ours = []
         for device in record.devices:
-            others = (held.sharing for holder, held in uses(device) if holder.claim.uid != record.claim.uid)
+            others = (other.sharing for holder, other in held.on(device) if holder.claim.uid != record.claim.uid)
             if (
                 device.sharing is not None
                 and device.sharing.changes

@@ -31,15 +31,21 @@ class Call:
     claim: ClaimLock
     deadline: float
     """Monotonic seconds."""
+    held: contextlib.ExitStack
+    """What ends with the call, or with the work that it leaves to a task of its own."""
     unprepares: int
     commits: int
     gone: bool = False
     """Nobody waits for it any more: an unprepare may be with another instance, so nothing is begun that it undoes."""
 
-    @classmethod
-    def begin(cls, claim: ClaimLock, deadline: float) -> Call:
-        """A call that is about to read its claim."""
-        return cls(claim, deadline, claim.unprepares, claim.commits)
+    async def lock(self) -> None:
+        """Have the claim to oneself from now on. Raises TimeoutError when others do not let go before the deadline."""
+        if self.claim.users == 1:  # at once
+            await self.claim.lock.acquire()
+        else:
+            async with asyncio.timeout(self.left):
+                await self.claim.lock.acquire()
+        self.held.callback(self.claim.lock.release)
 
     @property
     def unprepared(self) -> bool:
@@ -63,6 +69,13 @@ class ClaimLocks:
     def __init__(self) -> None:
         self._locks: dict[str, ClaimLock] = {}
         self._round = asyncio.Lock()
+
+    @contextlib.contextmanager
+    def call(self, uid: str, deadline: float) -> Iterator[Call]:
+        """A prepare that is about to read its claim, and is to answer by ``deadline``, in monotonic seconds."""
+        with contextlib.ExitStack() as held:
+            claim = held.enter_context(self.of(uid))
+            yield Call(claim, deadline, held, claim.unprepares, claim.commits)
 
     @contextlib.contextmanager
     def of(self, uid: str) -> Iterator[ClaimLock]:

@@ -2,43 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from driver.base.quantity import parse_quantity
 from driver.cdi import cdi_device_name, qualified_name
 from driver.claims.config import resolve
 from driver.claims.errors import ClaimError, Reason
+from driver.claims.former import begun, with_unknown
 from driver.claims.ledger.holders import consumption
 from driver.claims.ledger.record import Placement, PreparedDevice, Record, State
 from driver.claims.sharing import plan_sharing
+from driver.inventory import capacity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from driver.claims.allocation import Allocation, ClaimRef, Result
     from driver.claims.ledger.holders import Holders
+    from driver.claims.terms import Terms
     from driver.inventory import Device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a claim is to have, and what becomes of what it has."""
+
+    record: Record
+    """Its state says whether hardware has to be changed for it."""
+    again: bool
+    """Whether a former call has begun with it: what that left is taken up."""
+    retired: Record | None
+    """What the claim had before and that is undone first: another allocation, another boot, or one that is ending."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but files has to be written for it."""
+        return self.record.state is State.PREPARED and not self.again and self.retired is None
 
 
 def plan(
     allocation: Allocation,
     *,
     devices: Mapping[str, Device],
-    pool: str,
-    driver: str,
+    former: Record | None,
+    terms: Terms,
     boot_id: str,
     prepared_at: str,
-    metadata: str | None = None,
-    enforce_shares: bool = False,
-) -> Record:
-    """The record that a claim will have. ``devices`` is the node's catalogue, keyed by name.
+    metadata: bool,
+) -> Plan:
+    """What is to be done for a claim. ``devices`` is the node's catalogue by name, ``former`` the record that it has.
 
-    ``enforce_shares``: shares are held to what they take even if their class says nothing. The record's state says
-    whether hardware has to be changed for it. Raises ClaimError for a device that this node does not have, the same
-    share twice, and parameters that cannot be applied.
+    ``metadata``: whether containers get files of that kind. Raises ClaimError for a device that this node does not
+    have, the same share twice, and parameters that cannot be applied.
     """
+    again = former is not None and begun(former, allocation, boot_id=boot_id)
+    record = Record(
+        claim=allocation.claim,
+        allocation=allocation.fingerprint,
+        boot_id=boot_id,
+        driver=terms.driver,
+        state=State.PREPARED,
+        devices=plan_devices(allocation, devices=devices, terms=terms),
+        prepared_at=prepared_at,
+        metadata=allocation.metadata_directory if metadata else None,
+    )
+    if any(needs_hardware(device, devices[device.device]) for device in record.devices):
+        record = record.with_state(State.PREPARING)
+    if former is not None:
+        record = with_unknown(record, former, devices=again)
+    return Plan(record=record, again=again, retired=None if again else former)
+
+
+def plan_devices(allocation: Allocation, *, devices: Mapping[str, Device], terms: Terms) -> tuple[PreparedDevice, ...]:
+    """The devices of a claim, with how they are shared. Raises ClaimError."""
+    driver = terms.driver
     planned = tuple(
-        _plan_device(result, allocation, devices=devices, pool=pool, driver=driver) for result in allocation.results
+        _plan_device(result, allocation, devices=devices, pool=terms.pool, driver=driver)
+        for result in allocation.results
     )
     # With admin access a claim may look at what it uses, too.
     used = [device for device in planned if not device.admin]
@@ -49,21 +90,38 @@ def plan(
                 Reason.INVALID_REQUEST, f"claim {allocation.claim} is allocated the same device or share twice: {name}"
             )
     check_within(allocation.claim, used)
-    if allocation.configs or enforce_shares:
+    if allocation.configs or terms.enforce_shares:
         types = {result.device: devices[result.device].type for result in allocation.results}
         applied = resolve(allocation, types, driver=driver)
-        planned = plan_sharing(allocation.claim, planned, known=devices, applied=applied, enforce=enforce_shares)
-    changes = any(needs_hardware(device, devices[device.device]) for device in planned)
-    return Record(
-        claim=allocation.claim,
-        allocation=allocation.fingerprint,
-        boot_id=boot_id,
-        driver=driver,
-        state=State.PREPARING if changes else State.PREPARED,
-        devices=planned,
-        prepared_at=prepared_at,
-        metadata=metadata,
-    )
+        planned = plan_sharing(allocation.claim, planned, known=devices, applied=applied, enforce=terms.enforce_shares)
+    return planned
+
+
+def with_partitions(record: Record, held: Holders) -> Record:
+    """With the partitions that admin access looks at: those that are there for other claims, as their records say.
+
+    Raises ClaimError where there is none.
+    """
+    own = {device.device for device in record.devices if not device.admin}
+    devices = []
+    for device in record.devices:
+        if looks_in(device) and device.device not in own:
+            others = (other.partition for holder, other in held.on(device) if holder.claim.uid != record.claim.uid)
+            partition = next(filter(None, others), None)
+            if partition is None:
+                raise ClaimError(
+                    Reason.UNKNOWN_DEVICE,
+                    f"claim {record.claim} has admin access to {device.device}, which does not exist now: "
+                    "partitions are made for claims that use them",
+                )
+            device = replace(device, partition=partition)
+        devices.append(device)
+    return replace(record, devices=tuple(devices))
+
+
+def looks_in(device: PreparedDevice) -> bool:
+    """Whether admin access is to a partition that prepare makes for those who use it."""
+    return device.admin and device.placement is not None
 
 
 def needs_hardware(device: PreparedDevice, known: Device) -> bool:
@@ -105,21 +163,23 @@ def check_overlap(record: Record, holders: Iterable[Record]) -> None:
                     raise ClaimError(Reason.IN_USE, _in_use(device, held, record, holder))
 
 
-def check_capacity(record: Record, device: PreparedDevice, held: Holders, capacity: Mapping[str, str]) -> None:
-    """Refuse a share that with all others takes more than its device has; ``capacity`` is by name, as published.
+def check_capacity(record: Record, device: PreparedDevice, known: Device, held: Holders) -> None:
+    """Refuse a share that with all others takes more than its device has, as published.
 
     Raises ClaimError. The scheduler counts too; this is for what it may have handed out twice.
     """
+    published = capacity(known)
     for name, amount in device.consumed:
-        if device.admin or name not in capacity:
+        if device.admin or name not in published:
             continue
+        available = published[name]["value"]
         taken = held.taken(device, name, except_for=record) + consumption(record, device, name)
-        if taken > parse_quantity(capacity[name]):
+        if taken > parse_quantity(available):
             others = (holder.claim for holder in held.of(device.gpu_uuid) if holder.claim.uid != record.claim.uid)
             names = ", ".join(sorted(map(str, set(others))))
             raise ClaimError(
                 Reason.IN_USE,
-                f"device {device.device} has {capacity[name]} of {name}: {amount} for claim {record.claim} would be "
+                f"device {device.device} has {available} of {name}: {amount} for claim {record.claim} would be "
                 f"too much, because it is shared with {names}",
             )
 

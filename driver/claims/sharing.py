@@ -1,4 +1,4 @@
-"""How the processes of claims share a device: what a claim gets, what goes together, and what a record says of it.
+"""How the processes of claims share a device: what a claim gets, and what its daemons are to be.
 
 Pure. A device that goes to one claim is shared by that claim's own processes only, so its parameters decide. A device
 that goes to several claims (shares) is a thing between them: how it is shared is for the DeviceClass, or the node's
@@ -7,19 +7,20 @@ setting, to say. A claim may repeat that, and it may lower its own limits; it ca
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from driver.base.quantity import parse_quantity
 from driver.claims.errors import ClaimError, Reason
-from driver.hardware import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
+from driver.claims.ledger.device_sharing import DeviceSharing, Strategy, go_together, way_of
+from driver.hardware import MpsDaemon, MpsLimits, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from driver.claims.allocation import ClaimRef
     from driver.claims.config import Applied, GpuSharing, MigDeviceSharing, MpsConfig
+    from driver.claims.ledger.holders import Holders
     from driver.claims.ledger.record import PreparedDevice, Record
     from driver.inventory import Device
 
@@ -28,67 +29,13 @@ FIRST_CAPABILITY = 7
 """Limits need Volta or newer (NVIDIA's MPS documentation); compute capabilities count Volta as 7."""
 
 
-class Strategy(enum.StrEnum):
-    """How processes share a device."""
-
-    TIME_SLICING = "TimeSlicing"
-    MPS = "MPS"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSharing:
-    """What prepare sets up for one device of a claim, and what was there before."""
-
-    strategy: Strategy
-    interval: TimeSlice = TimeSlice.DEFAULT
-    """With time slicing; ``DEFAULT`` leaves the GPU as it is."""
-    daemon: str = ""
-    """With MPS: the id of the control daemon."""
-    position: int = 0
-    """Which of the daemon's devices this one is."""
-    memory_mib: int | None = None
-    thread_percentage: int | None = None
-    multi_user: bool = False
-    interval_before: TimeSlice | None = None
-    """What undo restores; None where nothing was changed."""
-    mode_before: ComputeMode | None = None
-
-    @property
-    def changes(self) -> bool:
-        """Whether the hardware has to be changed for it."""
-        return bool(self.daemon) or self.interval is not TimeSlice.DEFAULT
-
-    def __str__(self) -> str:
-        """How it reads in an error."""
-        if self.strategy is Strategy.MPS:
-            return "MPS for several users" if self.multi_user else "MPS for one user"
-        return f"time slicing with interval {self.interval}"
-
-
-AS_IT_IS = "time slicing as it is"
-"""How a share without any parameters reads in an error; it goes with every interval."""
-
-
-def way_of(sharing: DeviceSharing | None) -> str:
-    """The way in which a device is shared, in words; shares of one device that have the same go together."""
-    return AS_IT_IS if sharing is None else str(sharing)
-
-
-def go_together(one: str, other: str) -> bool:
-    """Whether shares of two ways can be on one device."""
-    return one == other or (AS_IT_IS in (one, other) and not any(name.startswith("MPS") for name in (one, other)))
-
-
-def check_ways(record: Record, held: Callable[[PreparedDevice], Mapping[str, Record]]) -> None:
-    """Refuse a share that would be shared in another way than its device is already.
-
-    ``held`` gives one holder of a device for each way, other than the record's own claim. Raises ClaimError.
-    """
+def check_ways(record: Record, held: Holders) -> None:
+    """Refuse a share that would be shared in another way than its device is already. Raises ClaimError."""
     for device in record.devices:
         if device.share_id is None or device.admin:
             continue
         wanted = way_of(device.sharing)
-        for there, holder in held(device).items():
+        for there, holder in held.ways(device, except_for=record.claim.uid).items():
             if not go_together(wanted, there):
                 raise ClaimError(
                     Reason.IN_USE,
@@ -194,49 +141,6 @@ def client_limits(device: PreparedDevice) -> MpsLimits:
     if sharing is None or device.share_id is None:
         return MpsLimits()
     return MpsLimits(memory_mib=sharing.memory_mib, thread_percentage=sharing.thread_percentage)
-
-
-def encode_sharing(sharing: DeviceSharing) -> dict[str, Any]:
-    """What a record's file says."""
-    raw: dict[str, Any] = {"strategy": sharing.strategy}
-    if sharing.strategy is Strategy.TIME_SLICING:
-        raw["interval"] = sharing.interval
-    else:
-        raw |= {"daemon": sharing.daemon, "position": sharing.position, "multiUser": sharing.multi_user}
-    optional = {
-        "memoryMiB": sharing.memory_mib,
-        "threadPercentage": sharing.thread_percentage,
-        "intervalBefore": sharing.interval_before,
-        "modeBefore": sharing.mode_before,
-    }
-    return raw | {name: value for name, value in optional.items() if value is not None}
-
-
-def decode_sharing(raw: Any) -> DeviceSharing:
-    """Read what ``encode_sharing`` gave. Raises ValueError, KeyError, TypeError or AttributeError."""
-    sharing = DeviceSharing(
-        strategy=Strategy(raw["strategy"]),
-        interval=TimeSlice(raw.get("interval", TimeSlice.DEFAULT)),
-        daemon=raw.get("daemon", ""),
-        position=raw.get("position", 0),
-        memory_mib=raw.get("memoryMiB"),
-        thread_percentage=raw.get("threadPercentage"),
-        multi_user=raw.get("multiUser", False),
-        interval_before=TimeSlice(raw["intervalBefore"]) if raw.get("intervalBefore") is not None else None,
-        mode_before=ComputeMode(raw["modeBefore"]) if raw.get("modeBefore") is not None else None,
-    )
-    numbers = (sharing.memory_mib or 0, sharing.thread_percentage or 0, sharing.position)
-    types = {type(number) for number in numbers} | {int}
-    if types != {int} or type(sharing.daemon) is not str or type(sharing.multi_user) is not bool:
-        raise TypeError(f"not how a device is shared: {raw!r:.80}")
-    if sharing.strategy is Strategy.MPS and not _safe(sharing.daemon):
-        raise ValueError(f"{sharing.daemon!r:.80} is no id of an MPS daemon")
-    return sharing
-
-
-def _safe(daemon: str) -> bool:
-    """An id becomes a part of a path, of what is removed too."""
-    return bool(daemon) and len(daemon) <= 128 and daemon[0].isalnum() and all(c.isalnum() or c in "-." for c in daemon)
 
 
 def _share(

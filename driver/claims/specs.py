@@ -28,9 +28,9 @@ class ClaimSpecs:
     """What containers find of a claim. All methods raise ClaimError."""
 
     def __init__(
-        self, specs: SpecDirectory, *, driver_name: str, metrics: Metrics, metadata: MetadataFiles | None
+        self, directory: SpecDirectory, *, driver_name: str, metrics: Metrics, metadata: MetadataFiles | None
     ) -> None:
-        self._specs = specs
+        self.directory = directory
         self._driver = driver_name
         self._metrics = metrics
         self._metadata = metadata
@@ -43,12 +43,12 @@ class ClaimSpecs:
     def settled(self, ref: ClaimRef) -> bool:
         """Whether the spec of a claim is in place."""
         with self._about("write", ref):
-            return self._specs.settled(ref.uid)
+            return self.directory.settled(ref.uid)
 
     def read(self, ref: ClaimRef) -> bytes | None:
         """The spec of a claim, None where there is none."""
         with self._about("read", ref):
-            return self._specs.read(ref.uid)
+            return self.directory.read(ref.uid)
 
     def check(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> None:
         """Refuse what would come to containers that do not start; before anything is changed for the claim."""
@@ -58,7 +58,7 @@ class ClaimSpecs:
                 raise ClaimError(Reason.HARDWARE, message)
         if record.state is State.PREPARING:  # hardware takes long: not for a spec that cannot be written
             with self._about("write", record.claim):
-                self._specs.probe()
+                self.directory.probe()
         if missing := backend.missing_file():
             raise ClaimError(
                 Reason.HARDWARE,
@@ -74,7 +74,7 @@ class ClaimSpecs:
             except BackendError as error:
                 raise ClaimError(Reason.HARDWARE, f"claim {record.claim}: {error}") from error
             with self._about("write", record.claim):
-                self._specs.write(record.claim.uid, content)
+                self.directory.write(record.claim.uid, content)
 
     def renew(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bool:
         """Write a spec that is missing or out of date, and the files that it mounts; whether it was.
@@ -85,14 +85,14 @@ class ClaimSpecs:
         if self.settled(record.claim) and self.read(record.claim) == content:
             return False
         with self._about("write", record.claim):
-            self._specs.write(record.claim.uid, content)
+            self.directory.write(record.claim.uid, content)
         return True
 
     def remove(self, ref: ClaimRef) -> None:
         """Remove the spec of a claim, if there is one."""
         with self._about("remove", ref):
-            if self._specs.exists(ref.uid):  # a directory that is read-only refuses even what has nothing to do
-                self._specs.remove(ref.uid)
+            if self.directory.exists(ref.uid):  # a directory that is read-only refuses even what has nothing to do
+                self.directory.remove(ref.uid)
 
     def forget(self, ref: ClaimRef) -> None:
         """Remove the metadata files of a claim."""
@@ -105,7 +105,7 @@ class ClaimSpecs:
         try:
             yield
         except OSError as error:
-            path = self._specs.path(ref.uid)
+            path = self.directory.path(ref.uid)
             raise ClaimError(Reason.CDI, f"cannot {verb} CDI spec {path}: {error.strerror}") from error
 
     def _content(self, record: Record, backend: Backend, devices: Mapping[str, Device]) -> bytes:

@@ -16,15 +16,11 @@ from driver.claims.ledger.record import State, named
 from driver.hardware import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
     from driver.claims.allocation import ClaimRef
-    from driver.claims.hardware import Hardware
+    from driver.claims.common import Common
     from driver.claims.ledger.record import Record
     from driver.claims.ledger.records import Records
-    from driver.claims.specs import ClaimSpecs
     from driver.hardware import Backend
-    from driver.inventory import Device
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +32,11 @@ AGAIN = 10.0
 class Undo:
     """Takes back what records say was made. Undoing one record goes on while its caller has gone."""
 
-    def __init__(
-        self,
-        *,
-        records: Records,
-        specs: ClaimSpecs,
-        hardware: Hardware,
-        devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Device]]]],
-        boot_id: str,
-    ) -> None:
-        self._records = records
-        self._specs = specs
-        self._hardware = hardware
-        self._devices = devices
-        self._boot_id = boot_id
+    def __init__(self, common: Common) -> None:
+        self._records = common.records
+        self._specs = common.specs
+        self._hardware = common.hardware
+        self._devices = common.devices
         self.released = asyncio.Event()
         """Set, and replaced, when a claim has let go of its devices."""
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -73,7 +60,7 @@ class Undo:
 
     async def retire(self, old: Record, deadline: float) -> None:
         """Undo what a claim had before: another allocation, another boot, or an unprepare that is not through."""
-        if old.boot_id == self._boot_id and makes(old):
+        if old.boot_id == self._records.boot_id and makes(old):
             async with self._records.exclusive() as changes:
                 if self._records.read(old.claim.uid) != old:
                     raise ClaimError(
@@ -109,7 +96,7 @@ class Undo:
     async def take_back(self, record: Record, backend: Backend) -> None:
         """After a failed change, with its GPUs locked: leave nothing behind, or a record that says what may be left."""
         try:
-            await self._hardware.undo(record, backend, self._records.held.on)
+            await self._hardware.undo(record, backend, self._records.held)
         except ClaimError as error:
             logger.error("%s; what may be left is undone later", error)
             await self._store(record.with_state(State.UNDOING))
@@ -142,15 +129,15 @@ class Undo:
         """Destroy what was made for a record, then remove it. Errors are logged; the record stays for the next try."""
         try:
             # What was made before a reboot is gone with it.
-            if record.boot_id != self._boot_id or not makes(record):
+            if record.boot_id != self._records.boot_id or not makes(record):
                 await self.drop(record.claim, ended=noted)
                 return
-            backend, _ = await self._devices()
+            backend, _ = await self._devices.known()
             async with self._hardware.lock(record, deadline=time.monotonic() + PATIENCE):
                 known = await on_disk(self._records, record)
                 if known is None or (noted and known.state is not State.UNDOING):
                     return  # another instance was quicker, and the device may be somebody else's by now
-                await self._hardware.undo(record, backend, self._records.held.on)
+                await self._hardware.undo(record, backend, self._records.held)
                 await self.drop(record.claim)
         except (ClaimError, BackendError) as error:
             if self._repeats.is_news(record.claim.uid, str(error)):

@@ -15,10 +15,7 @@ from driver.claims.undo import PATIENCE, Undo, makes
 
 if TYPE_CHECKING:
     from driver.claims.allocation import ClaimRef
-    from driver.claims.chores.status import StatusWriter
-    from driver.claims.ledger.records import Records
-    from driver.claims.locks import ClaimLocks
-    from driver.claims.specs import ClaimSpecs
+    from driver.claims.common import Common
 
 logger = logging.getLogger(__name__)
 
@@ -26,22 +23,12 @@ logger = logging.getLogger(__name__)
 class Unprepare:
     """Ends claims, one call for each."""
 
-    def __init__(
-        self,
-        *,
-        records: Records,
-        specs: ClaimSpecs,
-        undo: Undo,
-        locks: ClaimLocks,
-        status: StatusWriter | None,
-        boot_id: str,
-    ) -> None:
-        self._records = records
-        self._specs = specs
+    def __init__(self, common: Common, undo: Undo) -> None:
+        self._records = common.records
+        self._specs = common.specs
+        self._locks = common.locks
+        self._status = common.told.status
         self._undo = undo
-        self._locks = locks
-        self._status = status
-        self._boot_id = boot_id
 
     async def run(self, ref: ClaimRef) -> None:
         """Unprepare a claim, after what is under way for it if that does not take too long. Raises ClaimError."""
@@ -72,7 +59,7 @@ class Unprepare:
         self._specs.forget(ref)
         if record is None:
             return
-        if removed and (not makes(record) or record.boot_id != self._boot_id):
+        if removed and (not makes(record) or record.boot_id != self._records.boot_id):
             await self._undo.drop(ref)
             return
         await self._undo.release(record)

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING
 
 from driver.base import layout
 from driver.cdi import SpecDirectory
-from driver.claims import CdiWatch, Engine, MetadataFiles, RecordedHoldings, Records, SpecHolds, StatusWriter, Sweeper
+from driver.claims import (
+    CdiWatch,
+    ClaimSpecs,
+    Common,
+    Engine,
+    Hardware,
+    MetadataFiles,
+    Quarantine,
+    RecordedHoldings,
+    Records,
+    SpecHolds,
+    StatusWriter,
+    Sweeper,
+    Terms,
+    Told,
+)
 from driver.hardware import open_backend, read_boot_id
 from driver.health import ConditionStore, HealthFeed
 from driver.inventory import (
@@ -88,7 +103,8 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
     publication = _publication(shared, publisher, coexistence)
     metadata = MetadataFiles(settings.plugin_dir / layout.METADATA, published=publication.device)
     status = StatusWriter(api, published=publication.device) if settings.device_status else None
-    engine = _engine(shared, records, publication, metadata, status)
+    common = _common(shared, records, metadata, status)
+    engine = Engine(common, api=api)
     seen = NodeStatus(
         settings=settings,
         api=api,
@@ -115,7 +131,7 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
         discovery=_discovery(shared, offer, publication),
         engine=engine,
         cdi_watch=_cdi_watch(shared, records, engine),
-        sweeper=_sweeper(shared, records, metadata, engine),
+        sweeper=Sweeper(common, api=api, engine=engine, metadata=metadata),
         serving=_serving(shared, engine, coexistence, seen),
     )
 
@@ -155,7 +171,7 @@ def _records(shared: _Shared) -> Records:
     return Records(
         settings.plugin_dir / layout.CLAIMS,
         boot_id=shared.boot_id,
-        quarantined=quarantined,
+        quarantine=Quarantine(settings.plugin_dir / layout.QUARANTINE, quarantined),
         by_spec=SpecHolds(
             specs=shared.specs,
             devices=devices.nameable,
@@ -171,7 +187,7 @@ def _offer(shared: _Shared, records: Records) -> Offer:
     return Offer(
         options=shared.config.device_options(shared.settings),
         devices=shared.devices,
-        holdings=RecordedHoldings(records, boot_id=shared.boot_id),
+        holdings=RecordedHoldings(records),
         names=NameStore(shared.settings.plugin_dir, boot_id=shared.boot_id),
         metrics=shared.metrics,
         events=shared.events,
@@ -239,28 +255,24 @@ def _discovery(shared: _Shared, offer: Offer, publication: Publication) -> Disco
     )
 
 
-def _engine(
-    shared: _Shared,
-    records: Records,
-    publication: Publication,
-    metadata: MetadataFiles,
-    status: StatusWriter | None,
-) -> Engine:
+def _common(shared: _Shared, records: Records, metadata: MetadataFiles, status: StatusWriter | None) -> Common:
     settings = shared.settings
-    return Engine(
-        api=shared.api,
+    return Common(
+        terms=Terms(
+            driver=settings.driver_name,
+            pool=settings.node_name,
+            enforce_shares=settings.shares_enforcement == "mps",
+        ),
+        devices=shared.devices,
         records=records,
-        specs=shared.specs,
-        devices=shared.devices.known,
-        driver_name=settings.driver_name,
-        pool=settings.node_name,
-        boot_id=shared.boot_id,
-        metrics=shared.metrics,
-        published=publication.device,
-        metadata=metadata if settings.device_metadata else None,
-        status=status,
-        enforce_shares=settings.shares_enforcement == "mps",
-        warn=shared.events.warn,
+        specs=ClaimSpecs(
+            shared.specs,
+            driver_name=settings.driver_name,
+            metrics=shared.metrics,
+            metadata=metadata if settings.device_metadata else None,
+        ),
+        hardware=Hardware(settings.plugin_dir / layout.CLAIMS),
+        told=Told(metrics=shared.metrics, events=shared.events, status=status),
     )
 
 
@@ -268,24 +280,10 @@ def _cdi_watch(shared: _Shared, records: Records, engine: Engine) -> CdiWatch:
     return CdiWatch(
         shared.specs,
         records=records,
-        boot_id=shared.boot_id,
         engine=engine,
         devices=shared.devices,
         defects=shared.defects,
         events=shared.events,
-    )
-
-
-def _sweeper(shared: _Shared, records: Records, metadata: MetadataFiles, engine: Engine) -> Sweeper:
-    return Sweeper(
-        api=shared.api,
-        records=records,
-        specs=shared.specs,
-        metadata=metadata,
-        boot_id=shared.boot_id,
-        release=engine.release,
-        idle=shared.devices.idle,
-        devices=shared.devices.nameable,
     )
 
 

@@ -50,7 +50,7 @@ class NodeStatus:
             "conditions": {uuid: [describe(c) for c in found] for uuid, found in self.devices.conditions.items()},
             "droppedFeatureGates": sorted(self.publisher.dropped),
             "preparedClaims": len(self.records),
-            "quarantinedRecords": sorted(self.records.quarantined_uids()),
+            "quarantinedRecords": sorted(self.records.quarantine.by_uid()),
         }
 
     def _slices_not_ready(self) -> list[str]:

@@ -17,12 +17,10 @@ from driver.claims.ledger.record import State
 from driver.hardware import BackendError, OutdatedError, partitioner
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
+    from driver.claims.common import Common
     from driver.claims.ledger.record import PreparedDevice, Record
-    from driver.claims.ledger.records import Records
-    from driver.claims.locks import ClaimLocks
-    from driver.claims.specs import ClaimSpecs
     from driver.hardware import Backend, Partition
     from driver.inventory import Device
 
@@ -39,20 +37,11 @@ class Renewed(NamedTuple):
 class Renewal:
     """Goes through all prepared claims; call ``run`` whenever the hardware was read again."""
 
-    def __init__(
-        self,
-        *,
-        records: Records,
-        specs: ClaimSpecs,
-        locks: ClaimLocks,
-        devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Device]]]],
-        boot_id: str,
-    ) -> None:
-        self._records = records
-        self._specs = specs
-        self._locks = locks
-        self._devices = devices
-        self._boot_id = boot_id
+    def __init__(self, common: Common) -> None:
+        self._records = common.records
+        self._specs = common.specs
+        self._locks = common.locks
+        self._devices = common.devices
         self._repeats = RepeatFilter()
         self._edits: Mapping[object, object] | None = None
         self.failed: set[str] = set()
@@ -64,11 +53,11 @@ class Renewal:
         A kubelet does not ask again for a claim that it knows as prepared, while a container that restarts needs the
         spec. Gives the claims whose specs were written; ``failed`` has those that are to be looked at again.
         """
-        backend, devices = await self._devices()
+        backend, devices = await self._devices.known()
         written = []
         concerned = self._concerned(backend, devices)
         for record in self._records:
-            if record.boot_id != self._boot_id or record.state is not State.PREPARED or not concerned(record):
+            if record.boot_id != self._records.boot_id or record.state is not State.PREPARED or not concerned(record):
                 continue
             uid = record.claim.uid
             self.failed.discard(uid)

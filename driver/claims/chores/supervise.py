@@ -18,13 +18,9 @@ from driver.claims.undo import on_disk
 from driver.hardware import BackendError, Sharer, sharer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from driver.claims.hardware import Hardware
+    from driver.claims.common import Common
     from driver.claims.ledger.record import Record
-    from driver.claims.ledger.records import Records
     from driver.hardware import Backend
-    from driver.inventory import Device
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +32,11 @@ PATIENCE = 20.0
 class Supervisor:
     """Looks after the daemons of all prepared claims."""
 
-    def __init__(
-        self,
-        *,
-        records: Records,
-        hardware: Hardware,
-        devices: Callable[[], Awaitable[tuple[Backend, Mapping[str, Device]]]],
-        boot_id: str,
-        warn: Callable[[str, str], None],
-    ) -> None:
-        self._records = records
-        self._hardware = hardware
-        self._devices = devices
-        self._boot_id = boot_id
-        self._warn = warn
+    def __init__(self, common: Common) -> None:
+        self._records = common.records
+        self._hardware = common.hardware
+        self._devices = common.devices
+        self._events = common.told.events
         self._down: set[str] = set()
         """Daemons of which it has been said that they are down."""
         self._repeats = RepeatFilter()
@@ -76,7 +63,7 @@ class Supervisor:
         await self._records.refresh()
         shared = (device.sharing for record in self._records for device in record.devices)
         keep = {sharing.daemon for sharing in shared if sharing is not None}
-        backend, _ = await self._devices()
+        backend, _ = await self._devices.known()
         if isinstance(backend, Sharer):
             await in_daemon_thread(lambda: backend.sweep_mps(keep))
 
@@ -84,13 +71,13 @@ class Supervisor:
         """One look at every daemon. Raises ClaimError or BackendError where nothing can be known."""
         wanted = {}
         for record in self._records:
-            if record.boot_id == self._boot_id and record.state is State.PREPARED:
+            if record.boot_id == self._records.boot_id and record.state is State.PREPARED:
                 for device in record.devices:
                     if device.sharing is not None and device.sharing.daemon:
                         wanted[device.sharing.daemon] = record
         if not wanted:
             return
-        backend, _ = await self._devices()
+        backend, _ = await self._devices.known()
         for daemon, record in wanted.items():
             if sharer(backend).mps_runs(daemon):
                 self._down.discard(daemon)
@@ -109,16 +96,21 @@ class Supervisor:
                 if known is None or known.state is not State.PREPARED or sharer(backend).mps_runs(daemon):
                     return  # it has ended meanwhile, or another instance was quicker
                 # With its mode, which is lost when the kernel driver is reloaded.
-                await self._hardware.share(known, backend, self._records.held.on)
+                await self._hardware.share(known, backend, self._records.held)
         except ClaimError as error:
             if daemon not in self._down:
                 self._down.add(daemon)
-                self._warn("MpsDaemonDown", f"the MPS daemon of {names} has died and cannot be started again: {error}")
+                self._events.warn(
+                    "MpsDaemonDown", f"the MPS daemon of {names} has died and cannot be started again: {error}"
+                )
             if self._repeats.is_news(daemon, str(error)):
                 logger.error("MPS daemon %s cannot be started again, trying again: %s", daemon, error)
             return
         self._down.discard(daemon)
         self._repeats.over(daemon)
         logger.warning("MPS daemon %s of %s had died and was started again", daemon, names)
-        self._warn("MpsDaemonRestarted", f"the MPS daemon of {names} had died and was started again: programs that "
-                   f"computed through it have failed, new ones of claim {record.claim} work")  # fmt: skip
+        self._events.warn(
+            "MpsDaemonRestarted",
+            f"the MPS daemon of {names} had died and was started again: programs that computed through it have failed, "
+            f"new ones of claim {record.claim} work",
+        )

@@ -22,13 +22,12 @@ from driver.claims.ledger.damage import UNKNOWN
 from driver.kube import Api, ApiError, claim_path, uid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable
 
-    from driver.cdi import SpecDirectory
     from driver.claims.allocation import ClaimRef
-    from driver.claims.ledger.records import Records
+    from driver.claims.common import Common
+    from driver.claims.engine import Engine
     from driver.claims.metadata import MetadataFiles
-    from driver.inventory import Device
 
 logger = logging.getLogger(__name__)
 
@@ -38,32 +37,24 @@ GRACE = 600.0
 
 
 class Sweeper:
-    """Looks through the records every few minutes.
-
-    ``release`` unprepares a claim, ``idle`` says whether a GPU is, ``devices`` which ones are known.
-    """
+    """Looks through the records every few minutes."""
 
     def __init__(
         self,
+        common: Common,
         *,
         api: Api,
-        records: Records,
-        specs: SpecDirectory,
+        engine: Engine,
         metadata: MetadataFiles,
-        boot_id: str,
-        release: Callable[[ClaimRef], Awaitable[None]],
-        idle: Callable[[str], Awaitable[bool]],
-        devices: Callable[[], Mapping[str, Device]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``metadata``: also where new claims get no such files, there may be those of earlier ones."""
         self._api = api
-        self._records = records
-        self._specs = specs
+        self._records = common.records
+        self._specs = common.specs.directory
+        self._devices = common.devices
+        self._engine = engine
         self._metadata = metadata
-        self._boot_id = boot_id
-        self._release = release
-        self._idle = idle
-        self._devices = devices
         self._clock = clock
         self._gone_since: dict[str, float] = {}
 
@@ -89,7 +80,7 @@ class Sweeper:
                 continue  # of a lost record; that somebody has removed the spec does not end containers
             if record.salvaged_from and files.status(record.salvaged_from) is None:
                 logger.warning("%s was deleted: what claim UID %s held is free", record.salvaged_from, record.claim.uid)
-                await self._release(record.claim)
+                await self._engine.release(record.claim)
 
     async def tidy(self) -> None:
         """Remove what other instances left half-written when they were killed."""
@@ -100,7 +91,7 @@ class Sweeper:
         """One look at everything. Raises ApiError when the API server does not answer; then nothing is touched."""
         now = self._clock()
         self._records.hold_by_specs()
-        damaged = self._records.quarantined_uids()
+        damaged = self._records.quarantine.by_uid().keys()
         for record in self._records:
             uid = record.claim.uid
             nameless = record.claim.name == UNKNOWN and bool(record.salvaged_from)  # nobody can ask for it
@@ -111,10 +102,10 @@ class Sweeper:
                 continue
             since = self._gone_since.setdefault(uid, now)
             gpus = [device.gpu_uuid for device in record.devices if not device.admin]
-            if record.boot_id == self._boot_id and not await self._unused_since(since, gpus):
+            if record.boot_id == self._records.boot_id and not await self._unused_since(since, gpus):
                 continue
             logger.warning("claim %s (UID %s) is gone: its record is removed", record.claim, uid)
-            await self._release(record.claim)
+            await self._engine.release(record.claim)
         known = {record.claim.uid for record in self._records} | damaged
         strays = (self._specs.claim_uids() | self._metadata.claim_uids()) - known
         self._gone_since = {uid: since for uid, since in self._gone_since.items() if uid in known | strays}
@@ -126,7 +117,7 @@ class Sweeper:
         if self._records.read(uid) is not None:
             return
         early = self._clock() - self._gone_since.setdefault(uid, now) < GRACE
-        if self._specs.exists(uid) and (early or not self._devices()):  # nobody can tell yet what it names
+        if self._specs.exists(uid) and (early or not self._devices.nameable()):  # nobody can tell yet what it names
             return
         logger.warning("CDI spec %s or device metadata belong to no claim: removed", self._specs.path(uid))
         self._specs.remove(uid)
@@ -142,4 +133,4 @@ class Sweeper:
         return uid_of(found, f"claim {claim}") != claim.uid
 
     async def _unused_since(self, since: float, gpus: Iterable[str]) -> bool:
-        return self._clock() - since >= GRACE and all([await self._idle(gpu) for gpu in gpus])
+        return self._clock() - since >= GRACE and all([await self._devices.idle(gpu) for gpu in gpus])

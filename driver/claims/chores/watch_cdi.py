@@ -34,7 +34,6 @@ class CdiWatch:
         specs: SpecDirectory,
         *,
         records: Records,
-        boot_id: str,
         engine: Engine,
         devices: Devices,
         defects: Defects,
@@ -43,7 +42,6 @@ class CdiWatch:
     ) -> None:
         self._specs = specs
         self._records = records
-        self._boot_id = boot_id
         self._engine = engine
         self._devices = devices
         self._defects = defects
@@ -81,7 +79,7 @@ class CdiWatch:
         prepared = {
             record.claim.uid: record.claim
             for record in self._records
-            if record.boot_id == self._boot_id and record.state is State.PREPARED
+            if record.boot_id == self._records.boot_id and record.state is State.PREPARED
         }
         try:
             missing = prepared.keys() - self._specs.claim_uids() if prepared else set()

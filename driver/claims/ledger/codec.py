@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from driver.base.quantity import is_quantity
 from driver.claims.allocation import check_ref
 from driver.claims.errors import ClaimError
+from driver.claims.ledger.device_sharing import DeviceSharing, Strategy
 from driver.claims.ledger.record import Placement, PreparedDevice, Record, State
-from driver.claims.sharing import decode_sharing, encode_sharing
-from driver.hardware import Partition
+from driver.hardware import ComputeMode, Partition, TimeSlice
 from driver.inventory import DeviceOptions, Partitioning, Shares, parse_shares
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def _encode_device(device: PreparedDevice) -> dict[str, Any]:
             "ci": part.ci_id,
         }
     if device.sharing is not None:
-        raw["sharing"] = encode_sharing(device.sharing)
+        raw["sharing"] = _encode_sharing(device.sharing)
     if device.offered is not None:
         shares = device.offered.shares
         raw["offered"] = {
@@ -147,6 +147,49 @@ def _decode_device(raw: dict[str, Any]) -> PreparedDevice:
         offered=_decode_offer(offered) if isinstance(offered, dict) else None,
     )
     return replace(device, unknown=unknown) if (unknown := _rest(raw, _encode_device(device))) else device
+
+
+def _encode_sharing(sharing: DeviceSharing) -> dict[str, Any]:
+    """What a record's file says."""
+    raw: dict[str, Any] = {"strategy": sharing.strategy}
+    if sharing.strategy is Strategy.TIME_SLICING:
+        raw["interval"] = sharing.interval
+    else:
+        raw |= {"daemon": sharing.daemon, "position": sharing.position, "multiUser": sharing.multi_user}
+    optional = {
+        "memoryMiB": sharing.memory_mib,
+        "threadPercentage": sharing.thread_percentage,
+        "intervalBefore": sharing.interval_before,
+        "modeBefore": sharing.mode_before,
+    }
+    return raw | {name: value for name, value in optional.items() if value is not None}
+
+
+def decode_sharing(raw: Any) -> DeviceSharing:
+    """Read what ``_encode_sharing`` gave. Raises ValueError, KeyError, TypeError or AttributeError."""
+    sharing = DeviceSharing(
+        strategy=Strategy(raw["strategy"]),
+        interval=TimeSlice(raw.get("interval", TimeSlice.DEFAULT)),
+        daemon=raw.get("daemon", ""),
+        position=raw.get("position", 0),
+        memory_mib=raw.get("memoryMiB"),
+        thread_percentage=raw.get("threadPercentage"),
+        multi_user=raw.get("multiUser", False),
+        interval_before=TimeSlice(raw["intervalBefore"]) if raw.get("intervalBefore") is not None else None,
+        mode_before=ComputeMode(raw["modeBefore"]) if raw.get("modeBefore") is not None else None,
+    )
+    numbers = (sharing.memory_mib or 0, sharing.thread_percentage or 0, sharing.position)
+    types = {type(number) for number in numbers} | {int}
+    if types != {int} or type(sharing.daemon) is not str or type(sharing.multi_user) is not bool:
+        raise TypeError(f"not how a device is shared: {raw!r:.80}")
+    if sharing.strategy is Strategy.MPS and not _safe(sharing.daemon):
+        raise ValueError(f"{sharing.daemon!r:.80} is no id of an MPS daemon")
+    return sharing
+
+
+def _safe(daemon: str) -> bool:
+    """An id becomes a part of a path, of what is removed too."""
+    return bool(daemon) and len(daemon) <= 128 and daemon[0].isalnum() and all(c.isalnum() or c in "-." for c in daemon)
 
 
 def _decode_offer(raw: dict[str, Any]) -> DeviceOptions | None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from driver.base import files
 from driver.cdi import ADMIN, cdi_device_name, qualified_name
 from driver.claims.allocation import ClaimRef
+from driver.claims.ledger.codec import decode_sharing
+from driver.claims.ledger.device_sharing import DeviceSharing, Strategy
 from driver.claims.ledger.record import Placement, PreparedDevice, Record, State
-from driver.claims.sharing import DeviceSharing, Strategy, decode_sharing
 from driver.hardware import PIPES, ComputeMode
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from driver.base.quantity import parse_quantity
+from driver.claims.ledger.device_sharing import way_of
 from driver.claims.ledger.record import State
-from driver.claims.sharing import way_of
 from driver.inventory import Hold
 
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ class Holders:
             for held in holder.devices:
                 if held.device == device.device and not held.admin:
                     yield holder, held
+
+    def partitions(self, gpu_uuid: str) -> frozenset[str]:
+        """UUIDs of the partitions of a GPU that our records know."""
+        known = (device.partition for holder in self.of(gpu_uuid) for device in holder.devices)
+        return frozenset(partition.uuid for partition in known if partition is not None)
 
     def taken(self, device: PreparedDevice, name: str, *, except_for: Record) -> Decimal:
         """How much of a capacity the shares of a device take, but for those of one claim."""

@@ -15,15 +15,14 @@ if TYPE_CHECKING:
 class RecordedHoldings:
     """By the records of this boot."""
 
-    def __init__(self, records: Records, *, boot_id: str) -> None:
+    def __init__(self, records: Records) -> None:
         self._records = records
-        self._boot_id = boot_id
 
     async def held(self, *, within: float) -> Held:
         """What claims hold now. Raises HoldingsError."""
         try:
             async with self._records.exclusive(within=within):  # looks at what another instance has written
-                records = [record for record in self._records if record.boot_id == self._boot_id]
+                records = [record for record in self._records if record.boot_id == self._records.boot_id]
         except ClaimError as error:
             raise HoldingsError(str(error)) from error
         partitions = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from driver.claims.allocation import ClaimRef
-from driver.claims.sharing import DeviceSharing
+from driver.claims.ledger.device_sharing import DeviceSharing
 from driver.hardware import Partition
 from driver.inventory import DeviceOptions
 
@@ -66,11 +66,6 @@ class PreparedDevice:
     """How its GPU was offered when the claim got it: the shape that it keeps meanwhile. None where nobody knows."""
     unknown: dict[str, Any] = field(default_factory=dict, hash=False)
     """Fields of a newer version, also those inside ``placement`` and ``partition``."""
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether nobody else may hold the device meanwhile."""
-        return not self.admin and self.share_id is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,14 +13,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import stat
 import time
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from driver.base import files, layout
+from driver.base import files
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.codec import DamagedRecordError, decode, encode
 from driver.claims.ledger.holders import Holders
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from driver.claims.ledger.damage import SpecHolds
+    from driver.claims.ledger.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
 
@@ -49,26 +48,23 @@ class Records:
         directory: Path,
         *,
         boot_id: str,
-        quarantined: Callable[[Path, str], None],
+        quarantine: Quarantine,
         by_spec: SpecHolds | None = None,
         changed: Callable[[Record], None] = lambda _record: None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         """Args are what they are called, but for these.
 
-        quarantined: gets the new path of a damaged record and what is wrong with it.
         by_spec: tells what is held where a record is damaged or gone; None: nothing is.
         changed: gets each record that this instance begins or ceases to know, whoever wrote it. On the hot path.
         clock: nanoseconds that go on with each record, finer than a file system's own time stamps.
         """
         self._directory = directory
         self._prefix = f"{directory}{os.sep}"
-        self._quarantine = directory.parent / layout.QUARANTINE
         self.lock_path = f"{directory}{os.sep}.lock"
         self._lock = FileLock(self.lock_path)
-        self._gpu_locks: dict[str, FileLock] = {}
-        self._boot_id = boot_id
-        self._quarantined = quarantined
+        self.boot_id = boot_id
+        self.quarantine = quarantine
         self._by_spec = by_spec
         self._changed = changed
         self._clock = clock
@@ -78,20 +74,6 @@ class Records:
         self._index: dict[str, Record] = {}
         self.held = Holders()
         """What is held since this boot. Reliable only inside ``exclusive``."""
-
-    @contextlib.asynccontextmanager
-    async def lock_gpu(self, gpu_uuid: str) -> AsyncIterator[None]:
-        """Be the only instance that changes a GPU, as long as that takes. Waits for ever; may be cancelled."""
-        name = re.sub(r"[^A-Za-z0-9-]", "_", gpu_uuid)
-        lock = self._gpu_locks.setdefault(name, FileLock(f"{self._prefix}.{name}.lock"))
-        try:
-            descriptor = await lock.acquire()
-        except OSError as error:
-            raise ClaimError(Reason.HARDWARE, f"cannot lock GPU {gpu_uuid}: {error.strerror}") from error
-        try:
-            yield
-        finally:
-            os.close(descriptor)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -150,7 +132,7 @@ class Records:
                 raise DamagedRecordError(f"it is no file of at most {files.LARGEST >> 20} MiB")
             return decode(data, uid=uid)
         except DamagedRecordError as error:
-            return self._hold(uid) if self._set_aside(uid, str(error)) else None
+            return self._hold(uid) if self.quarantine.take(path, uid, str(error)) else None
 
     @contextlib.asynccontextmanager
     async def exclusive(self, *, within: float = LOCK_PATIENCE) -> AsyncIterator[Changes]:
@@ -186,18 +168,10 @@ class Records:
         """Whether there was a record of a claim when we last looked."""
         return uid in self._index
 
-    async def refresh(self) -> None:
-        """Take over what another instance has changed. Raises ClaimError."""
-        async with self.exclusive():
+    async def refresh(self, *, within: float = LOCK_PATIENCE) -> None:
+        """Take over what another instance has changed. Raises ClaimError, as ``exclusive`` does."""
+        async with self.exclusive(within=within):
             pass
-
-    def quarantined_uids(self) -> set[str]:
-        """UIDs of claims of which a damaged record was set aside."""
-        return set(self._damaged())
-
-    def _damaged(self) -> dict[str, str]:
-        """Damaged records that were set aside, by claim UID."""
-        return {path.name.partition(".")[0]: str(path) for path in sorted(self._quarantine.glob(f"*{_SUFFIX}"))}
 
     def _put(self, descriptor: int, record: Record) -> None:
         path = self._path(record.claim.uid)
@@ -260,7 +234,7 @@ class Records:
 
     def _is_lost(self, uid: str) -> bool:
         try:
-            return self._index[uid].boot_id == self._boot_id and self._by_spec is not None and self._by_spec.has(uid)
+            return self._index[uid].boot_id == self.boot_id and self._by_spec is not None and self._by_spec.has(uid)
         except OSError:
             return True  # whoever ends a claim could not have removed the spec either
 
@@ -276,32 +250,16 @@ class Records:
         uid = record.claim.uid
         self._seen[uid] = _identity(status)
         self._index[uid] = record
-        if record.boot_id == self._boot_id:
+        if record.boot_id == self.boot_id:
             self.held.add(record)
             self._changed(record)
 
     def _forget(self, uid: str) -> None:
         self._seen.pop(uid, None)
         record = self._index.pop(uid, None)
-        if record is not None and record.boot_id == self._boot_id:
+        if record is not None and record.boot_id == self.boot_id:
             self.held.discard(record)
             self._changed(record)
-
-    def _set_aside(self, uid: str, problem: str) -> bool:
-        """Move what is in a record's place to the quarantine, whatever it is; False where it is gone already."""
-        target = self._quarantine / f"{uid}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
-        try:
-            self._quarantine.mkdir(mode=0o750, exist_ok=True)
-            files.rename(self._path(uid), str(target))
-        except FileNotFoundError:
-            return False  # the other instance was quicker
-        except OSError as error:
-            path = self._path(uid)
-            raise ClaimError(
-                Reason.RECORD, f"record {path} is damaged ({problem}) and cannot be set aside: {error.strerror}"
-            ) from error
-        self._quarantined(target, problem)
-        return True
 
     def _hold(self, uid: str) -> Record | None:
         """Write a record where one was damaged or is gone, so that nobody is given what may still be in use.
@@ -316,7 +274,7 @@ class Records:
                 return None
             record = self._index.get(uid)
             if record is None and self._by_spec is not None:
-                record = self._by_spec.record(uid, damaged=self._damaged().get(uid, ""))
+                record = self._by_spec.record(uid, damaged=self.quarantine.by_uid().get(uid, ""))
             if record is None:
                 return None
             status = files.write(temporary, encode(record), mtime_ns=self._clock())

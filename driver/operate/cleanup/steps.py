@@ -10,10 +10,22 @@ from typing import TYPE_CHECKING
 from driver.base import layout
 from driver.base.threads import in_daemon_thread
 from driver.cdi import SpecDirectory
-from driver.claims import ClaimError, Engine, MetadataFiles, Records, State
+from driver.claims import (
+    ClaimError,
+    ClaimSpecs,
+    Common,
+    Engine,
+    Hardware,
+    MetadataFiles,
+    Quarantine,
+    Records,
+    State,
+    Terms,
+    Told,
+)
 from driver.hardware import BackendError, read_surroundings, sharer
 from driver.inventory import Devices, Instance, Kind, Options, find_instances, is_own_slice, listened_to, survey
-from driver.kube import RESOURCE, Api, ApiError, check_list, uid_of
+from driver.kube import RESOURCE, Api, ApiError, NodeEvents, check_list, uid_of
 from driver.observe import Metrics
 from driver.operate.cleanup import rules
 from driver.operate.cleanup.walk import Swept, Walk
@@ -67,7 +79,8 @@ async def undo(settings: Settings, *, boot_id: str, open_backend: Callable[[], B
     directory = settings.plugin_dir / layout.CLAIMS
     if not directory.is_dir():
         return ()
-    records = Records(directory, boot_id=boot_id, quarantined=lambda _path, _problem: None)
+    quarantine = Quarantine(settings.plugin_dir / layout.QUARANTINE, lambda _path, _problem: None)
+    records = Records(directory, boot_id=boot_id, quarantine=quarantine)
     await records.open()
     if not len(records) and not _daemons(settings):
         return ()
@@ -76,19 +89,7 @@ async def undo(settings: Settings, *, boot_id: str, open_backend: Callable[[], B
     try:
         api = Api.nowhere()  # of which unprepare needs nothing
         async with api:
-            engine = Engine(
-                api=api,
-                records=records,
-                specs=SpecDirectory(settings.cdi_root, driver=settings.driver_name),
-                devices=devices.known,
-                driver_name=settings.driver_name,
-                pool=settings.node_name,
-                boot_id=boot_id,
-                metrics=Metrics(driver_name=settings.driver_name),
-                published=lambda _name: {},
-                metadata=MetadataFiles(settings.plugin_dir / layout.METADATA, published=lambda _name: {}),
-                status=None,
-            )
+            engine = _engine(settings, records, devices, api)
             problems = []
             for record in records:
                 try:
@@ -104,6 +105,21 @@ async def undo(settings: Settings, *, boot_id: str, open_backend: Callable[[], B
         if backend is not None:
             backend.close()
     return tuple(problems)
+
+
+def _engine(settings: Settings, records: Records, devices: Devices, api: Api) -> Engine:
+    driver, metrics = settings.driver_name, Metrics(driver_name=settings.driver_name)
+    metadata = MetadataFiles(settings.plugin_dir / layout.METADATA, published=lambda _name: {})
+    specs = SpecDirectory(settings.cdi_root, driver=driver)
+    common = Common(
+        terms=Terms(driver=driver, pool=settings.node_name),
+        devices=devices,
+        records=records,
+        specs=ClaimSpecs(specs, driver_name=driver, metrics=metrics, metadata=metadata),
+        hardware=Hardware(settings.plugin_dir / layout.CLAIMS),
+        told=Told(metrics=metrics, events=NodeEvents(api, node_name=settings.node_name, component=driver)),
+    )
+    return Engine(common, api=api)
 
 
 def _daemons(settings: Settings) -> list[str]:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from driver.cdi.directory import SpecDirectory
+from driver.claims.common import Common, Told
 from driver.claims.engine import Engine
+from driver.claims.hardware import Hardware as HardwareChanges
 from driver.claims.ledger.damage import SpecHolds
+from driver.claims.ledger.quarantine import Quarantine
 from driver.claims.ledger.records import Records
+from driver.claims.specs import ClaimSpecs
+from driver.claims.terms import Terms
 from driver.hardware.model import ContainerEdits, DeviceNode, Gpu
 from driver.hardware.mps.edits import client_edits
 from driver.hardware.process_sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
@@ -17,7 +23,7 @@ from driver.kube.client import ApiError
 from driver.observe.metrics import Metrics
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from driver.claims.metadata import MetadataFiles
 
 DRIVER = "gpu.nvidia.com"
 POOL = "node-1"
@@ -112,7 +118,7 @@ class Node:
     """One driver instance on one node's directories; make a second one for a restart or a rolling upgrade."""
 
     def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = "boot-1", gpus: int = 4, **more: Any) -> None:
-        more.setdefault("patience", 0)
+        self.warned: list[str] = []
         self.api = api
         self.quarantined: list[tuple[Path, str]] = []
         self.cdi_root = root / "cdi"
@@ -120,24 +126,39 @@ class Node:
         self.records = Records(
             root / "plugin" / "claims",
             boot_id=boot_id,
-            quarantined=lambda path, problem: self.quarantined.append((path, problem)),
+            quarantine=Quarantine(
+                root / "plugin" / "quarantine", lambda path, problem: self.quarantined.append((path, problem))
+            ),
             by_spec=SpecHolds(
                 specs=self.specs, devices=lambda: self.nameable(), driver=DRIVER, pool=POOL, boot_id=boot_id
             ),
         )
         self.backend = Hardware()
         self.inventory = {f"gpu-{minor}": Device(name=f"gpu-{minor}", gpu=gpu(minor)) for minor in range(gpus)}
-        self.engine = Engine(
-            api=api,  # type: ignore[arg-type]
+        self.busy = False
+        self.common = self.make_common(Metrics(driver_name=DRIVER), **more)
+        self.engine = Engine(self.common, api=api)  # type: ignore[arg-type]
+
+    def make_common(
+        self, metrics: Metrics, *, metadata: MetadataFiles | None = None, status: Any = None, **terms: Any
+    ) -> Common:
+        devices: Any = self
+        events: Any = self
+        return Common(
+            terms=Terms(driver=DRIVER, pool=POOL, **{"patience": 0, **terms}),
+            devices=devices,
             records=self.records,
-            specs=self.specs,
-            devices=self.known,  # type: ignore[arg-type]
-            driver_name=DRIVER,
-            pool=POOL,
-            boot_id=boot_id,
-            metrics=Metrics(driver_name=DRIVER),
-            **more,
+            specs=ClaimSpecs(self.specs, driver_name=DRIVER, metrics=metrics, metadata=metadata),
+            hardware=HardwareChanges(Path(self.records.lock_path).parent),
+            told=Told(metrics=metrics, events=events, status=status),
         )
+
+    def warn(self, reason: str, message: str) -> None:
+        """As events on the node."""
+        self.warned.append(f"{reason}: {message}")
+
+    async def idle(self, _gpu_uuid: str) -> bool:
+        return not self.busy
 
     def nameable(self) -> dict[str, Device]:
         return self.inventory

@@ -64,7 +64,7 @@ async def test_each_record_has_a_time_stamp_of_its_own_so_that_another_instance_
     node = await Node(tmp_path, api).start()
     ticks = iter(range(1_000_000_001, 1_000_000_100))
     records = Records(
-        tmp_path / "plugin" / "claims", boot_id="boot-1", quarantined=lambda _path, _problem: None, clock=ticks.__next__
+        tmp_path / "plugin" / "claims", boot_id="boot-1", quarantine=node.records.quarantine, clock=ticks.__next__
     )
     claim = allocated()
     await node.prepare(claim)

@@ -23,7 +23,7 @@ from driver.inventory.catalogue import Device, catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning
 from tests.eventually import PATIENCE, eventually
 
-from .conftest import ClaimApi, Node, result
+from .conftest import ClaimApi, Node, gpu, result
 
 SMALL = "gpu-0-mig-1g10gb-19-0"
 SMALL_TOO = "gpu-0-mig-1g10gb-19-1"
@@ -496,8 +496,8 @@ async def test_a_lost_gpu_does_not_keep_a_pod_from_ending(node: MigNode, allocat
 async def test_shares_that_together_take_more_than_there_is_are_refused(
     tmp_path: Path, api: ClaimApi, allocated: Any
 ) -> None:
-    published: Any = lambda _name: {"capacity": {"memory": {"value": "80Gi"}}}  # noqa: E731
-    node = await Node(tmp_path, api, published=published).start()
+    node = await Node(tmp_path, api).start()
+    node.inventory["gpu-0"] = replace(node.inventory["gpu-0"], gpu=replace(gpu(0), memory_bytes=80 << 30))
     first = result("gpu-0", shareID="s-1", consumedCapacity={"memory": "60Gi"})
     await node.prepare(allocated(first, name="first"))
 

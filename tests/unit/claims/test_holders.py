@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from driver.claims.allocation import ClaimRef
 from driver.claims.errors import ClaimError
+from driver.claims.ledger.device_sharing import DeviceSharing, Strategy
 from driver.claims.ledger.holders import Holders, consumption
 from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.plan import check_overlap
-from driver.claims.sharing import DeviceSharing, Strategy
 from driver.hardware.process_sharing import TimeSlice
 
 GPU = "GPU-0"

@@ -36,7 +36,7 @@ from driver.inventory.catalogue import Device, catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning
 from driver.observe.metrics import Metrics
 
-from .conftest import DRIVER, POOL, ClaimApi, Node, result
+from .conftest import DRIVER, ClaimApi, Node, result
 
 DEVICES = [
     *("gpu-0", "gpu-1", "gpu-2"),
@@ -73,17 +73,7 @@ class ModelNode(Node):
         super().__init__(root, api, boot_id=boot_id)
         self.hardware = FakeBackend(PROFILE, name="h100x8", state_dir=root / "plugin", boot_id=boot_id)
         self.devices = {device.name: device for device in catalogue(self.hardware.inventory(), OPTIONS)}
-        self.engine = Engine(
-            api=api,  # type: ignore[arg-type]
-            records=self.records,
-            specs=self.specs,
-            devices=self.known,
-            driver_name=DRIVER,
-            pool=POOL,
-            boot_id=boot_id,
-            metrics=METRICS,
-            patience=0,
-        )
+        self.engine = Engine(self.make_common(METRICS), api=api)  # type: ignore[arg-type]
 
     async def known(self) -> Any:
         return self.hardware, self.devices

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from driver.claims.read import CONCURRENT_READS
 from driver.kube.client import ApiError
 from tests.eventually import eventually
 
-from .conftest import DRIVER, ClaimApi, Node, result
+from .conftest import DRIVER, ClaimApi, Node, gpu, result
 
 
 async def test_a_prepared_claim_has_a_record_a_spec_and_an_answer(node: Node, allocated: Any) -> None:
@@ -221,7 +222,7 @@ async def test_a_first_reading_at_the_hardware_that_does_not_end_is_told_before_
     async def look() -> Any:
         await asyncio.Event().wait()
 
-    node.engine._prepare._devices = look
+    node.known = look  # type: ignore[method-assign]
 
     error = await node.prepare(allocated(), seconds_left=3.1)
 
@@ -660,8 +661,8 @@ ODD = [None, True, -1, "", [], {}, "../x", "\ud800", "x" * 100_000, [None]]
 async def test_an_odd_answer_of_the_api_server_is_an_error_that_goes_over_the_wire_or_changes_nothing(
     api: ClaimApi, tmp_path: Path, allocated: Any, field: str, found: Any
 ) -> None:
-    published = {"capacity": {"memory": {"value": "10Gi"}}}
-    node = await Node(tmp_path, api, enforce_shares=True, published=lambda _name: published).start()
+    node = await Node(tmp_path, api, enforce_shares=True).start()
+    node.inventory["gpu-0"] = replace(node.inventory["gpu-0"], gpu=replace(gpu(0), memory_bytes=10 << 30))
     claim = allocated(result(shareID="share-1", consumedCapacity={"memory": "1Gi"}))
     parent = claim["status"]["allocation"]["devices"]["results"][0]
     *path, last = field.split(".")

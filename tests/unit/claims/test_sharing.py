@@ -16,8 +16,9 @@ from driver.claims.allocation import ClaimRef, read_allocation
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.codec import DamagedRecordError, decode, encode
 from driver.claims.ledger.record import PreparedDevice, Record, State
-from driver.claims.plan import plan
+from driver.claims.plan import plan_devices
 from driver.claims.sharing import daemons_of
+from driver.claims.terms import Terms
 from driver.hardware.backend import BackendError
 from driver.hardware.fake.fault import inject
 from driver.hardware.open import open_backend
@@ -68,7 +69,7 @@ def planned(
         )
         for minor in range(4)
     }
-    return plan(allocation, devices=devices, pool=POOL, driver=DRIVER, boot_id=BOOT, prepared_at="now", **more).devices
+    return plan_devices(allocation, devices=devices, terms=Terms(driver=DRIVER, pool=POOL, **more))
 
 
 def the_record(*devices: PreparedDevice) -> Record:
@@ -266,7 +267,6 @@ class SharedNode(Node):
 
     def __init__(self, root: Path, api: ClaimApi, *, boot_id: str = BOOT, **more: Any) -> None:
         self.events: list[tuple[str, str]] = []
-        more.setdefault("warn", lambda reason, message: self.events.append((reason, message)))
         super().__init__(root, api, boot_id=boot_id, **more)
         self.hardware: Any = open_backend("fake:h100x8", root / "plugin", boot_id=boot_id)
         options = Options(
@@ -279,6 +279,9 @@ class SharedNode(Node):
 
     async def known(self) -> Any:
         return self.hardware, self.devices
+
+    def warn(self, reason: str, message: str) -> None:
+        self.events.append((reason, message))
 
     def set_up(self) -> tuple[ComputeMode, TimeSlice, list[str]]:
         state = self.hardware._state

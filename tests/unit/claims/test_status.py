@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.claims.allocation import ClaimRef
-from driver.claims.chores.status import StatusWriter
 from driver.claims.ledger.record import PreparedDevice, Record, State
+from driver.claims.status import StatusWriter
 from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.sim.apiserver import ApiServer, Fault
 from tests.eventually import eventually

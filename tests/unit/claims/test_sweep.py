@@ -20,23 +20,15 @@ if TYPE_CHECKING:
 class World:
     """A node, its sweeper, and what the sweeper can see."""
 
-    def __init__(self, node: Node, api: ClaimApi, *, boot_id: str = "boot-1") -> None:
+    def __init__(self, node: Node, api: ClaimApi) -> None:
         self.now = 0.0
-        self.busy = False
         self.sweeper = Sweeper(
+            node.common,
             api=api,  # type: ignore[arg-type]
-            records=node.records,
-            specs=node.specs,
+            engine=node.engine,
             metadata=MetadataFiles(node.cdi_root.parent / "metadata", published=lambda _name: {}),
-            boot_id=boot_id,
-            release=node.engine.release,
-            idle=self.idle,
-            devices=node.nameable,
             clock=lambda: self.now,
         )
-
-    async def idle(self, _gpu_uuid: str) -> bool:
-        return not self.busy
 
 
 @pytest.fixture
@@ -97,7 +89,7 @@ async def test_a_gpu_with_a_process_on_it_keeps_the_record(
 ) -> None:
     await node.prepare(allocated())
     api.claims.clear()
-    world.busy = True
+    node.busy = True
 
     await sweep_twice(world, after=10 * GRACE)
 
@@ -123,7 +115,7 @@ async def test_after_a_reboot_a_claim_that_is_gone_loses_its_record_at_once(
     api.claims.clear()
     rebooted = await Node(tmp_path, api, boot_id="boot-2").start()
 
-    await World(rebooted, api, boot_id="boot-2").sweeper.sweep()
+    await World(rebooted, api).sweeper.sweep()
 
     assert len(rebooted.records) == 0
 
@@ -157,7 +149,7 @@ async def test_a_spec_whose_record_was_lost_stays_while_a_process_is_on_its_gpu(
     without_record: Node, api: ClaimApi
 ) -> None:
     world = World(without_record, api)
-    world.busy = True
+    without_record.busy = True
 
     await sweep_twice(world, after=10 * GRACE)
 

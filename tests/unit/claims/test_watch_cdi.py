@@ -28,7 +28,6 @@ class Watch:
         self._watch = CdiWatch(
             node.specs,
             records=node.records,
-            boot_id="boot-1",
             engine=node.engine,
             devices=self.devices,
             defects=Defects(events=events, metrics=Metrics(driver_name=DRIVER)),

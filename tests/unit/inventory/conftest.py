@@ -13,6 +13,7 @@ import pytest
 from driver.base import layout
 from driver.base.supervised import supervised
 from driver.claims.ledger.holdings import RecordedHoldings
+from driver.claims.ledger.quarantine import Quarantine
 from driver.claims.ledger.records import Records
 from driver.hardware.fake import profile
 from driver.hardware.fake.fake_backend import FakeBackend
@@ -111,7 +112,7 @@ class World:
         self.records = Records(
             directory / layout.CLAIMS,
             boot_id=BOOT,
-            quarantined=lambda *_: None,
+            quarantine=Quarantine(directory / layout.QUARANTINE, lambda *_: None),
             changed=lambda record: self.devices.claim_changed(record.devices),
         )
         outside: Any = self.outside
@@ -119,7 +120,7 @@ class World:
         self.offer = Offer(
             options=Options(default=DeviceOptions(partitioning=Partitioning(partitioning))),
             devices=self.devices,
-            holdings=RecordedHoldings(self.records, boot_id=BOOT),
+            holdings=RecordedHoldings(self.records),
             names=NameStore(directory, boot_id=BOOT),
             metrics=self.metrics,
             events=events,

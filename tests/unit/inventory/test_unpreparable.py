@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from driver.cdi.directory import SpecDirectory
 from driver.claims.chores.watch_cdi import CdiWatch
 from tests.eventually import eventually
-from tests.unit.inventory.conftest import BOOT, DRIVER
+from tests.unit.inventory.conftest import DRIVER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,6 @@ async def test_a_node_where_specs_cannot_be_written_gets_no_claims_until_they_ca
     watch = CdiWatch(
         specs,
         records=world.records,
-        boot_id=BOOT,
         engine=engine,
         devices=world.devices,
         defects=world.defects,
