@@ -91,4 +91,5 @@ lock: $(READY) ## Resolve the dependencies again (needs uv).
 		--no-header --no-annotate --upgrade -o requirements/build.txt
 
 clean: ## Remove everything that can be made again.
-	rm -rf $(VENV) build dist driver/wire/*_pb2*
+	rm -rf $(VENV) build dist driver/wire/*_pb2* .*_cache .hypothesis .coverage
+	find . -name __pycache__ -prune -exec rm -rf {} +

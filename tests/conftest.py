@@ -38,7 +38,9 @@ def pytest_xdist_node_collection_finished(node: object, ids: list[str]) -> None:
     config: pytest.Config = node.config  # type: ignore[attr-defined]
     if not config.stash.get(ANNOUNCED, False):
         config.stash[ANNOUNCED] = True
-        config.get_terminal_writer().line(f"{len(ids)} tests: {per_suite(ids)}")
+        terminal = config.get_terminal_writer()
+        over = "\r" if terminal.hasmarkup else ""  # a terminal has a passing line of xdist there
+        terminal.line(f"{over}{len(ids)} tests: {per_suite(ids)}")
 
 
 def per_suite(ids: Iterable[str]) -> str:

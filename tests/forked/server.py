@@ -25,6 +25,7 @@ def main() -> None:
     import driver.node.agent  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, and with them this: not before, not in words
     path = Path(sys.argv[1])
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{path}.new")
@@ -66,6 +67,7 @@ def _keep(connection: socket.socket) -> None:
 
 
 def _become(order: dict[str, Any], descriptors: list[int]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _end_with_parent()
     for target, source in enumerate(descriptors):
         os.dup2(source, target)

@@ -44,15 +44,25 @@ def test_an_old_python_can_read_the_script_that_says_so() -> None:
 
 def stopped_at_once(venv: Path, **env: str) -> tuple[str, str, int]:
     """The first line of an installation, what it says to a Ctrl-C after it, and how it ends."""
-    command = [sys.executable, SCRIPT, venv, "demo"]
     with subprocess.Popen(
-        command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+        [sys.executable, SCRIPT, venv, "demo"],
+        env={**os.environ, "PIP_NO_INDEX": "1", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+        preexec_fn=hears_ctrl_c,
     ) as installing:
         assert installing.stdout is not None
         begun = installing.stdout.readline()
         os.killpg(installing.pid, signal.SIGINT)
         said = installing.stdout.read()
     return begun, said, installing.returncode
+
+
+def hears_ctrl_c() -> None:
+    """What a shell sends into the background does not, nor what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_says_how_to_go_on_and_nothing_of_where_it_struck(tmp_path: Path) -> None:
