@@ -23,6 +23,8 @@ LDCONFIG = shutil.which("ldconfig", path=f"{os.environ.get('PATH', '')}:{SYSTEM}
 NO_LDCONFIG = "needs ldconfig: apt install libc-bin"
 KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl", path=f"{TOOLS}:{os.environ.get('PATH', '')}")
 NO_KUBECTL = "needs kubectl: make tools"
+PROMETHEUS, PROMTOOL = (shutil.which(name) for name in ("prometheus", "promtool"))
+NO_PROMETHEUS = "needs Prometheus: apt install prometheus"
 NO_ROOT = "needs root with the right to mount and to make device files: sudo make test"
 NO_GPU = "needs an NVIDIA GPU: make test-gpu on a machine with one"
 

@@ -41,7 +41,12 @@ EVERYTHING: Object = {
     "resourceQuota": {"enabled": True},
     "serviceAccount": {"annotations": {"a": "b"}},
     "deviceClasses": {"extra": {"h100.gpu.nvidia.com": {"selectors": [{"cel": {"expression": "true"}}]}}},
-    "metrics": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}, "rules": {"enabled": True}},
+    "verticalPodAutoscaler": {"enabled": True},
+    "metrics": {
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "rules": {"enabled": True},
+        "dashboards": {"enabled": True, "annotations": {"grafana_folder": "GPUs"}},
+    },
     "networkPolicy": {
         "enabled": True,
         "apiServerCIDRs": ["10.0.0.0/8"],

@@ -8,9 +8,7 @@ import re
 import kubernetes_validate
 import pytest
 import yaml
-from prometheus_client.metrics import MetricWrapperBase
 
-import driver.observe.metrics
 from tests.deploy.helm import (
     CHART,
     EVERYTHING,
@@ -20,7 +18,6 @@ from tests.deploy.helm import (
     MODES,
     NAMESPACE,
     NVML,
-    RELEASE,
     ROOT,
     HelmError,
     Object,
@@ -31,8 +28,8 @@ from tests.deploy.helm import (
 )
 from tests.deploy.manifests import SCHEMA, manifests, schema
 
-# Of the Prometheus operator, whose definitions are not Kubernetes' own.
-FOREIGN = "monitoring.coreos.com/v1"
+# Of the Prometheus operator and of the vertical autoscaler, whose definitions are not Kubernetes' own.
+FOREIGN = ("monitoring.coreos.com/v1", "autoscaling.k8s.io/v1")
 # Kinds that younger versions have and older ones do not.
 SINCE = {("resource.k8s.io/v1beta2", "DeviceTaintRule"): "1.36"}
 
@@ -154,47 +151,6 @@ def test_the_plain_manifests_and_the_classes_of_the_examples_are_those_of_the_ch
     assert not stale, "run `make manifests`"
 
 
-ALERTS: list[Object] = yaml.safe_load((CHART / "alerts.yaml").read_text())
-PROMQL = {"absent", "by", "histogram_quantile", "increase", "le", "max", "namespace", "node", "rate", "sum"}
-"""Words of the language, and labels that a histogram or the scrape adds."""
-OTHERS = {"kube_daemonset_status_number_unavailable": {"namespace", "daemonset"}}
-"""Metrics of kube-state-metrics, and their labels."""
-
-
-@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_an_alert_uses_metrics_that_exist_and_labels_that_these_have(rule: Object) -> None:
-    metrics = driver.observe.metrics.Metrics(driver_name="gpu.nvidia.com")
-    known = dict(OTHERS)
-    for family in metrics.registry.collect():
-        labels = {label for sample in family.samples for label in sample.labels}
-        # Series with labels come into being with their first value: counters as _total, histograms as _bucket.
-        for suffix in ("", "_total", "_bucket"):
-            known[f"{family.name}{suffix}"] = labels
-    for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase):
-            for suffix in ("", "_total", "_bucket"):
-                known[f"{metric.describe()[0].name}{suffix}"] = set(metric._labelnames)
-
-    words = set(re.findall(r"[a-zA-Z_]\w*", re.sub(r'"[^"]*"|\[\w+\]', "", rule["expr"])))
-    used = {word for word in words if word in known}
-
-    assert used
-    assert words - used - PROMQL <= {label for name in used for label in known[name]}
-    assert rule["expr"].count("(") == rule["expr"].count(")")
-    assert rule["labels"]["severity"]
-    assert rule["annotations"]["summary"]
-
-
-def test_a_driver_that_is_absent_is_an_alert_of_its_own() -> None:
-    # A series that is not there is no 0: only these see it.
-    rules = one(render(EVERYTHING), "PrometheusRule")["spec"]["groups"][0]["rules"]
-    expressions = {rule["expr"] for rule in rules}
-
-    assert "absent(gpu_dra_registered)" in expressions
-    unavailable = f'kube_daemonset_status_number_unavailable{{namespace="{NAMESPACE}", daemonset="{RELEASE}"}} > 0'
-    assert unavailable in expressions
-
-
 @pytest.mark.parametrize("values", [NVML, FAKE, EVERYTHING], ids=["nvml", "fake", "everything"])
 def test_objects_lie_in_the_releases_namespace_or_in_none(values: Object) -> None:
     namespaces = {(obj["kind"], obj["metadata"].get("namespace", "")) for obj in render(values)}
@@ -204,8 +160,10 @@ def test_objects_lie_in_the_releases_namespace_or_in_none(values: Object) -> Non
     assert elsewhere == {"Role", "RoleBinding"}
 
 
-def test_monitors_and_alerts_are_off_unless_asked_for() -> None:
-    assert all(obj["apiVersion"] != FOREIGN for obj in render(NVML) + render(FAKE))
+def test_monitors_alerts_dashboards_and_autoscaling_are_off_unless_asked_for() -> None:
+    objects = render(NVML) + render(FAKE)
+
+    assert all(obj["apiVersion"] not in FOREIGN and "dashboard" not in obj["metadata"]["name"] for obj in objects)
 
 
 def test_scrapes_find_the_port_of_the_pod() -> None:
@@ -253,7 +211,7 @@ def test_a_digest_counts_more_than_a_tag() -> None:
 
 
 def valid(obj: Object, kubernetes: str) -> None:
-    if obj["apiVersion"] != FOREIGN and kubernetes >= SINCE.get((obj["apiVersion"], obj["kind"]), ""):
+    if obj["apiVersion"] not in FOREIGN and kubernetes >= SINCE.get((obj["apiVersion"], obj["kind"]), ""):
         kubernetes_validate.validate(obj, kubernetes, strict=True)
 
 

@@ -1,0 +1,150 @@
+"""What the chart gives Prometheus and Grafana: rules that do what they say, and dashboards that can be loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+
+import driver.observe.metrics
+from tests.deploy.helm import CHART, EVERYTHING, NAMESPACE, RELEASE, Object, one, render
+from tests.needs import NO_PROMETHEUS, PROMTOOL
+
+ALERTS: list[Object] = yaml.safe_load((CHART / "alerts.yaml").read_text())
+PROMQL = {
+    "absent", "and", "avg", "avg_over_time", "by", "group_left", "histogram_quantile", "increase", "job", "instance",
+    "label_replace", "le", "max", "max_over_time", "namespace", "node", "offset", "on", "or", "rate", "sum", "workload",
+    "workload_type",
+}  # fmt: skip
+"""Words of the language, and labels that a histogram, the scrape or a rule adds."""
+OTHERS = {
+    "kube_daemonset_status_number_unavailable": {"namespace", "daemonset"},
+    "kube_pod_owner": {"namespace", "pod", "owner_kind", "owner_name"},
+    "kube_replicaset_owner": {"namespace", "replicaset", "owner_kind", "owner_name"},
+    "kubelet_pod_pending_resizes": {"reason"},
+}
+"""Metrics of kube-state-metrics and the kubelet, and their labels."""
+CASES: dict[str, Object] = {
+    case["name"]: case for case in yaml.safe_load(Path(__file__).with_name("rules_cases.yaml").read_text())
+}
+DASHBOARDS: dict[str, Object] = {
+    path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))
+}
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=NO_PROMETHEUS)
+
+
+def known_metrics() -> dict[str, set[str]]:
+    """Every metric by the names of its series, with its labels."""
+    metrics = driver.observe.metrics.Metrics(driver_name="gpu.nvidia.com")
+    known = dict(OTHERS)
+    for family in metrics.registry.collect():
+        labels = {label for sample in family.samples for label in sample.labels}
+        # Series with labels come into being with their first value: counters as _total, histograms as _bucket.
+        for suffix in ("", "_total", "_bucket"):
+            known[f"{family.name}{suffix}"] = labels
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            for suffix in ("", "_total", "_bucket"):
+                known[f"{metric.describe()[0].name}{suffix}"] = set(metric._labelnames)
+    return known
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_a_rule_uses_metrics_that_exist_and_labels_that_these_have(rule: Object) -> None:
+    known = known_metrics()
+
+    words = set(re.findall(r"[a-zA-Z_][\w:]*", re.sub(r'"[^"]*"|\[\w+\]|\b\d+m\b', "", rule["expr"])))
+    used = {word for word in words if word in known}
+
+    assert used
+    assert words - used - PROMQL <= {label for name in used for label in known[name]}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_has_a_severity_and_a_summary(alert: Object) -> None:
+    assert alert["labels"]["severity"]
+    assert alert["annotations"]["summary"]
+
+
+def test_a_driver_that_is_absent_is_an_alert_of_its_own() -> None:
+    # A series that is not there is no 0: only these see it.
+    expressions = {rule["expr"] for group in groups() for rule in group["rules"]}
+
+    assert "absent(gpu_dra_registered)" in expressions
+    unavailable = f'kube_daemonset_status_number_unavailable{{namespace="{NAMESPACE}", daemonset="{RELEASE}"}} > 0'
+    assert unavailable in expressions
+
+
+@needs_promtool
+def test_promtool_has_nothing_to_say_about_the_rules(tmp_path: Path) -> None:
+    promtool("check", "rules", str(written(tmp_path)))
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", CASES)
+def test_the_rules_say_what_they_should(tmp_path: Path, name: str) -> None:
+    case = {"rule_files": [written(tmp_path).name], "evaluation_interval": "1m", "tests": [CASES[name]]}
+    (tmp_path / "case.yaml").write_text(yaml.safe_dump(case))
+
+    promtool("test", "rules", str(tmp_path / "case.yaml"))
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_comes_as_a_configmap_that_grafanas_sidecar_finds(name: str) -> None:
+    found = one(render(EVERYTHING), "ConfigMap", f"-dashboard-{name}")
+
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["metadata"]["annotations"] == {"grafana_folder": "GPUs"}
+    [text] = found["data"].values()
+    assert json.loads(text) == DASHBOARDS[name]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_has_panels_that_do_not_overlap_and_ask_the_chosen_source(name: str) -> None:
+    panels = DASHBOARDS[name]["panels"]
+    cells = [cell for panel in panels for cell in covered(panel["gridPos"])]
+
+    assert len(set(cells)) == len(cells)
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert all(0 <= x < 24 for x, _ in cells)
+    for panel in panels:
+        for target in panel.get("targets", ()):
+            assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert panel["type"] == "row" or len({t["refId"] for t in panel["targets"]}) == len(panel["targets"])
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_uses_the_variables_that_it_has(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    has = {variable["name"] for variable in dashboard["templating"]["list"]}
+
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard["panels"]) + json.dumps(dashboard["templating"])))
+
+    assert {word for word in used if not word.startswith("__")} == has
+
+
+def covered(place: Object) -> list[tuple[int, int]]:
+    return [(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])]
+
+
+def groups() -> list[Object]:
+    found: list[Object] = one(render(EVERYTHING), "PrometheusRule")["spec"]["groups"]
+    return found
+
+
+def written(directory: Path) -> Path:
+    """The chart's rules as a file of Prometheus."""
+    path = directory / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": groups()}))
+    return path
+
+
+def promtool(*arguments: str) -> None:
+    assert PROMTOOL is not None
+    result = subprocess.run([PROMTOOL, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
