@@ -1,0 +1,37 @@
+"""The cluster as slices, claims and pods tell it: one model, read by ``top``, the page and the accountant."""
+
+from driver.cluster.model import WHOLE, Fleet, Gpu, Holder, Node, Part, Room, Trouble, Usage
+from driver.cluster.objects import Amount, Amounts, Claim, Device, Key, Pod, Result, Shape, Slice, Taint
+from driver.cluster.read import read_claim, read_pod, read_slice
+from driver.cluster.state import State
+from driver.cluster.weight import compute_slices, held_weight, weight, weights
+
+__all__ = [
+    "WHOLE",
+    "Amount",
+    "Amounts",
+    "Claim",
+    "Device",
+    "Fleet",
+    "Gpu",
+    "Holder",
+    "Key",
+    "Node",
+    "Part",
+    "Pod",
+    "Result",
+    "Room",
+    "Shape",
+    "Slice",
+    "State",
+    "Taint",
+    "Trouble",
+    "Usage",
+    "compute_slices",
+    "held_weight",
+    "read_claim",
+    "read_pod",
+    "read_slice",
+    "weight",
+    "weights",
+]
