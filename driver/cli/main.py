@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from driver.base.text import never_fail
 from driver.cli.doctor import doctor
+from driver.cli.fake import fault, load
 from driver.cli.flags import check_devices, read_settings, settings_options
 from driver.cli.inspect import explain, slices
 from driver.cli.operate import cleanup, drain_check
@@ -32,60 +32,6 @@ def run(**given: Any) -> None:
     from driver.node import run_node
 
     sys.exit(run_node(settings))
-
-
-@cli.command()
-@click.option("--device", required=True, metavar="NAME", help="Device name, for example gpu-3, or a GPU's UUID.")
-@click.option("--xid", type=int, metavar="N", help="An XID error that happens now (79: fallen off the bus).")
-@click.option("--lost", is_flag=True, help="The GPU is lost.")
-@click.option("--ecc", is_flag=True, help="An uncorrectable memory error.")
-@click.option("--latency-ms", type=int, metavar="N", help="How much slower the GPU's hardware operations are.")
-@click.option("--fail-next", type=int, metavar="N", help="How many of the next hardware operations fail.")
-@click.option("--clear", is_flag=True, help="Mend everything (before the faults given along with it).")
-@click.option(
-    "--driver-name", envvar="DRIVER_NAME", default="gpu.nvidia.com", show_default=True, help="The driver to hurt."
-)
-@click.option(
-    "--kubelet-plugins-dir",
-    envvar="KUBELET_PLUGINS_DIR",
-    type=click.Path(path_type=Path),
-    default=Path("/var/lib/kubelet/plugins"),
-    show_default=True,
-    help="The kubelet's directory for plugin data, as the driver has it.",
-)
-def fault(
-    *,
-    device: str,
-    xid: int | None,
-    lost: bool,
-    ecc: bool,
-    latency_ms: int | None,
-    fail_next: int | None,
-    clear: bool,
-    driver_name: str,
-    kubelet_plugins_dir: Path,
-) -> None:
-    """Break a fake GPU of a running driver, or mend it.
-
-    The driver runs on this node, with --devices fake:PROFILE.
-    """
-    from driver.hardware import FaultError, inject, read_boot_id
-
-    try:
-        outcome = inject(
-            kubelet_plugins_dir / driver_name,
-            boot_id=read_boot_id(),
-            device=device,
-            xid=xid,
-            lost=lost,
-            ecc=ecc,
-            clear=clear,
-            latency_ms=latency_ms,
-            fail_next=fail_next,
-        )
-    except FaultError as error:
-        raise click.UsageError(str(error)) from None
-    click.echo(outcome)
 
 
 @cli.command()
@@ -116,6 +62,8 @@ cli.add_command(explain)
 cli.add_command(drain_check)
 cli.add_command(cleanup)
 cli.add_command(doctor)
+cli.add_command(fault)
+cli.add_command(load)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from driver.hardware.backend import (
     Backend,
     BackendError,
+    Meter,
     OutdatedError,
     Sharer,
     Watcher,
@@ -10,11 +11,14 @@ from driver.hardware.backend import (
     sharer,
     watcher,
 )
-from driver.hardware.fake.fault import FaultError, inject
+from driver.hardware.fake.change import ChangeError
+from driver.hardware.fake.fault import inject
+from driver.hardware.fake.load import load
 from driver.hardware.fake.profile import ProfileError, load_profile
 from driver.hardware.fake.state_file import STATE_FILE
 from driver.hardware.host.places import Host
 from driver.hardware.host.root import DriverRoot
+from driver.hardware.measurement import DeviceUse, Measurement, ProcessUse
 from driver.hardware.model import (
     Cause,
     Cleared,
@@ -46,19 +50,22 @@ __all__ = [
     "Backend",
     "BackendError",
     "Cause",
+    "ChangeError",
     "Cleared",
     "ComputeMode",
     "ContainerEdits",
     "Defect",
     "DeviceNode",
+    "DeviceUse",
     "DriverRoot",
     "Event",
     "Fault",
-    "FaultError",
     "Gpu",
     "Host",
     "Inventory",
     "InventoryChanged",
+    "Measurement",
+    "Meter",
     "MigMode",
     "MigProfile",
     "Mount",
@@ -67,6 +74,7 @@ __all__ = [
     "Occurred",
     "OutdatedError",
     "Partition",
+    "ProcessUse",
     "ProfileError",
     "Quiet",
     "Sharer",
@@ -74,6 +82,7 @@ __all__ = [
     "Watcher",
     "inject",
     "is_uuid",
+    "load",
     "load_profile",
     "open_backend",
     "partition_device_name",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from driver.hardware.measurement import Measurement
 from driver.hardware.model import ContainerEdits, Event, Gpu, Inventory, MigProfile, Partition
 from driver.hardware.process_sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 
@@ -22,9 +23,9 @@ class OutdatedError(BackendError):
 class Backend(Protocol):
     """What every backend does: read GPUs, and say what a container needs to use one as a whole.
 
-    What else it can do it says by having the methods: of ``Partitioner``, ``Sharer``, ``Watcher``. Whoever needs such a
-    part asks for it by the function of its name. All of it is blocking and thread-safe; the driver calls it from worker
-    threads, except for the methods that give edits.
+    What else it can do it says by having the methods: of ``Partitioner``, ``Sharer``, ``Watcher``, ``Meter``. Whoever
+    needs such a part asks for it by the function of its name. All of it is blocking and thread-safe; the driver calls
+    it from worker threads, except for the methods that give edits.
 
     A backend never raises for one odd GPU: it reports what is known of it; one that watches adds a fault that says why.
     """
@@ -151,6 +152,18 @@ class Watcher(Protocol):
 
     def processes(self, gpu_uuid: str) -> int:
         """How many processes use a GPU or a partition of it. Raises BackendError when the hardware cannot tell."""
+        ...
+
+
+@runtime_checkable
+class Meter(Protocol):
+    """Measures. Without it nobody knows what is used of the GPUs."""
+
+    def measure(self, gpu_uuid: str) -> Measurement:
+        """What is used of a GPU and of its partitions, and how it is; averages are those since the last call for it.
+
+        For each GPU one call at a time. Raises BackendError when the GPU tells nothing at all.
+        """
         ...
 
 

@@ -39,6 +39,7 @@ typedef struct { void *device; u32 id, profile; placement at; } gi_info;
 typedef struct { void *device, *gi; u32 id, profile; placement at; } ci_info;
 typedef struct { void *device; u64 type, data; u32 gi, ci; } event_data;
 typedef struct { u32 pid; u64 memory; u32 gi, ci; } process;
+typedef struct { u32 pid; u64 at; u32 sm, memory, encoder, decoder; } sample;
 typedef struct { u32 field, scope; int64_t time, latency; u32 type, result; u64 value; } field_value;
 typedef struct { unsigned char cluster[16]; u32 status, clique; unsigned char state; } fabric;
 typedef struct { u32 version; unsigned char cluster[16]; u32 status, clique; unsigned char state; u32 health; } fabric_v2;
@@ -345,6 +346,31 @@ static int by_bus(const char *bus, void **device)
 }
 ENTRY(nvmlDeviceGetHandleByPciBusId_v2, (const char *bus, void **device), (bus, device), NULL, { return by_bus(bus, device); })
 
+/* ---------------------------------------------------------------- how a GPU is cut */
+
+typedef struct { u32 id, slices, size, starts, max, sm, ce, dec, enc, jpg, ofa; u64 mib; char name[64]; } profile;
+
+/* "gpu.N.profile.E": id slices size starts-as-bits max mib sm ce dec enc jpg ofa name */
+static int profile_of(int gpu, u32 number_, profile *p)
+{
+    const char *value = get("gpu.%d.profile.%u", gpu, number_);
+    if (!value) return 0;
+    return sscanf(value, "%u %u %u %u %u %llu %u %u %u %u %u %u %63[^\n]", &p->id, &p->slices, &p->size, &p->starts, &p->max,
+                  &p->mib, &p->sm, &p->ce, &p->dec, &p->enc, &p->jpg, &p->ofa, p->name) == 13;
+}
+static int profile_by_id(int gpu, u32 id, profile *p)
+{
+    for (u32 i = 0; i < PROFILES; i++) if (profile_of(gpu, i, p) && p->id == id) return 1;
+    return 0;
+}
+/* "gpu.N.gi.G" is "profile-id start"; "gpu.N.ci.G.C" is "compute-profile slices". */
+static int gi_at(int gpu, int gi, u32 *id, u32 *start_)
+{
+    const char *value = get("gpu.%d.gi.%d", gpu, gi);
+    return value && sscanf(value, "%u %u", id, start_) == 2;
+}
+static int mig_on(int gpu) { return number(GPU(gpu, "mig"), 0) == 1; }
+
 /* ---------------------------------------------------------------- one GPU */
 
 ENTRY(nvmlDeviceGetUUID, (void *device, char *uuid, u32 size), (device, uuid, size), device, {
@@ -364,6 +390,24 @@ ENTRY(nvmlDeviceGetIndex, (void *device, u32 *value), (device, value), device, {
 ENTRY(nvmlDeviceGetNumaNodeId, (void *device, u32 *value), (device, value), device, { return integer(GPU(gpu_of(device), "numa"), value); })
 ENTRY(nvmlDeviceGetTemperature, (void *device, u32 sensor, u32 *value), (device, sensor, value), device,
       { *value = (u32)number(GPU(gpu_of(device), "temperature"), 40); return sensor ? INVALID_ARGUMENT : OK; })
+ENTRY(nvmlDeviceGetEnforcedPowerLimit, (void *device, u32 *value), (device, value), device,
+      { return integer(GPU(gpu_of(device), "power_limit"), value); })
+ENTRY(nvmlDeviceGetPcieReplayCounter, (void *device, u32 *value), (device, value), device,
+      { return integer(GPU(gpu_of(device), "replays"), value); })
+/* Bits of nvmlClocksEventReasons. */
+static int reasons(void *device, u64 *value)
+{
+    const char *bits = GPU(gpu_of(device), "throttle");
+    if (!bits) return NOT_SUPPORTED;
+    *value = strtoull(bits, NULL, 0);
+    return OK;
+}
+ENTRY(nvmlDeviceGetCurrentClocksEventReasons, (void *device, u64 *value), (device, value), device, { return reasons(device, value); })
+ENTRY(nvmlDeviceGetCurrentClocksThrottleReasons, (void *device, u64 *value), (device, value), device, { return reasons(device, value); })
+ENTRY(nvmlDeviceGetUtilizationRates, (void *device, u32 *rates), (device, rates), device, {
+    rates[1] = 0;
+    return mig_on(gpu_of(device)) ? NOT_SUPPORTED : integer(GPU(gpu_of(device), "utilisation"), rates);
+})
 ENTRY(nvmlDeviceGetPowerUsage, (void *device, u32 *value), (device, value), device,
       { *value = (u32)number(GPU(gpu_of(device), "power"), 70000); return OK; })
 ENTRY(nvmlDeviceGetAddressingMode, (void *device, versioned *mode), (device, mode), device, {
@@ -375,17 +419,28 @@ ENTRY(nvmlDeviceGetCudaComputeCapability, (void *device, int *major, int *minor)
     return value && sscanf(value, "%d.%d", major, minor) == 2 ? OK : NOT_SUPPORTED;
 })
 
-static int memory(void *device, u64 *total)
+/* "gpu.N.used" is what is used of "gpu.N.memory", "gpu.N.used.G" of GPU instance G. */
+static int memory(void *device, u64 *total, u64 *used)
 {
-    const char *value = GPU(gpu_of(device), "memory");
+    int gi, ci, gpu = gpu_of(device);
+    u32 id, at;
+    profile p;
+    if (mig_of(device, &gi, &ci)) {
+        if (!gi_at(gpu, gi, &id, &at) || !profile_by_id(gpu, id, &p)) return NOT_FOUND;
+        *total = p.mib << 20;
+        *used = (u64)number(get("gpu.%d.used.%d", gpu, gi), 0);
+        return OK;
+    }
+    const char *value = GPU(gpu, "memory");
     if (!value) return NOT_SUPPORTED;
     *total = strtoull(value, NULL, 0);
+    *used = (u64)number(GPU(gpu, "used"), 0);
     return OK;
 }
 ENTRY(nvmlDeviceGetMemoryInfo, (void *device, u64 *info), (device, info), device,
-      { info[2] = 0; int code = memory(device, info); info[1] = info[0]; return code; })
+      { int code = memory(device, info, info + 2); info[1] = info[0] - info[2]; return code; })
 ENTRY(nvmlDeviceGetMemoryInfo_v2, (void *device, u32 *info), (device, info), device,
-      { return *info != (40 | 2 << 24) ? VERSION_MISMATCH : memory(device, (u64 *)info + 1); })
+      { return *info != (40 | 2 << 24) ? VERSION_MISMATCH : memory(device, (u64 *)info + 1, (u64 *)info + 4); })
 ENTRY(nvmlDeviceGetBAR1MemoryInfo, (void *device, u64 *info), (device, info), device,
       { info[0] = info[1] = 1ULL << 37; info[2] = 0; return gpu_of(device) < 0 ? INVALID_ARGUMENT : OK; })
 
@@ -418,7 +473,11 @@ ENTRY(nvmlDeviceSetComputeMode, (void *device, u32 mode), (device, mode), device
 ENTRY(nvmlDeviceGetEccMode, (void *device, u32 *now, u32 *later), (device, now, later), device,
       { int code = integer(GPU(gpu_of(device), "ecc"), now); *later = *now; return code; })
 ENTRY(nvmlDeviceGetTotalEccErrors, (void *device, u32 type, u32 counter, u64 *value), (device, type, counter, value), device,
-      { *value = (u64)number(GPU(gpu_of(device), "ecc_errors"), 0); return type > 1 || counter > 1 ? INVALID_ARGUMENT : OK; })
+      {
+    if (number(GPU(gpu_of(device), "without_ecc"), 0)) return NOT_SUPPORTED;
+    *value = (u64)number(get("gpu.%d.ecc_errors.%u.%u", gpu_of(device), type, counter), 0);
+    return type > 1 || counter > 1 ? INVALID_ARGUMENT : OK;
+})
 ENTRY(nvmlDeviceGetRemappedRows, (void *device, u32 *corr, u32 *unc, u32 *pending, u32 *failed), (device, corr, unc, pending, failed), device, {
     const char *value = GPU(gpu_of(device), "remapped");
     return value && sscanf(value, "%u %u %u %u", corr, unc, pending, failed) == 4 ? OK : NOT_SUPPORTED;
@@ -478,49 +537,48 @@ ENTRY(nvmlDeviceGetNvLinkRemotePciInfo_v2, (void *device, u32 link, pci_info *in
     return value && strchr(value, ' ') ? pci(0, strchr(value, ' ') + 1, info) : NOT_SUPPORTED;
 })
 
-/* "gpu.N.processes" lists process ids. */
-static int processes(void *device, u32 *count, process *infos)
+/* "gpu.N.processes" lists process ids, "gpu.N.processes.G" those in GPU instance G; each may have its memory after a colon. */
+static int processes(void *device, const char *key, u32 *count, process *infos)
 {
-    const char *value = GPU(gpu_of(device), "processes");
+    int gi, ci, mig = mig_of(device, &gi, &ci);
+    const char *value = mig ? get("gpu.%d.%s.%d", gpu_of(device), key, gi) : get("gpu.%d.%s", gpu_of(device), key);
     u32 room = *count, found = 0;
     for (char *end; value && *value; value = end + (*end == ' ')) {
         u32 pid = (u32)strtoul(value, &end, 0);
-        if (infos && found < room) infos[found] = (process){pid, 1 << 20, 0xffffffff, 0xffffffff};
+        u64 used = *end == ':' ? strtoull(end + 1, &end, 0) : 1 << 20;
+        if (infos && found < room) infos[found] = (process){pid, used, mig ? (u32)gi : 0xffffffff, mig ? (u32)ci : 0xffffffff};
         found++;
     }
     *count = found;
     return found > room ? INSUFFICIENT_SIZE : OK;
 }
 ENTRY(nvmlDeviceGetComputeRunningProcesses_v3, (void *device, u32 *count, process *infos), (device, count, infos), device,
-      { return processes(device, count, infos); })
+      { return processes(device, "processes", count, infos); })
 ENTRY(nvmlDeviceGetComputeRunningProcesses_v2, (void *device, u32 *count, process *infos), (device, count, infos), device,
-      { return processes(device, count, infos); })
+      { return processes(device, "processes", count, infos); })
+ENTRY(nvmlDeviceGetMPSComputeRunningProcesses_v3, (void *device, u32 *count, process *infos), (device, count, infos), device,
+      { return processes(device, "mps_processes", count, infos); })
+/* "gpu.N.samples" is a list of pid:microseconds:percent; without it processes are not told apart. */
+ENTRY(nvmlDeviceGetProcessUtilization, (void *device, sample *samples, u32 *count, u64 since), (device, samples, count, since), device, {
+    const char *value = GPU(gpu_of(device), "samples");
+    u32 found = 0, room = samples ? *count : 0;
+    if (!value || mig_on(gpu_of(device))) return NOT_SUPPORTED;
+    for (char *end; *value; value = end + (*end == ' ')) {
+        u32 pid = (u32)strtoul(value, &end, 10);
+        u64 at = strtoull(end + 1, &end, 10);
+        u32 percent = (u32)strtoul(end + 1, &end, 10);
+        if (at <= since) continue;
+        if (found < room) samples[found] = (sample){pid, at, percent, 0, 0, 0};
+        found++;
+    }
+    *count = found;
+    return !found ? NOT_FOUND : found > room ? INSUFFICIENT_SIZE : OK;
+})
 ENTRY(nvmlDeviceGetGraphicsRunningProcesses_v3, (void *device, u32 *count, process *infos), (device, count, infos), device,
       { (void)device; (void)infos; *count = 0; return OK; })
 
 /* ---------------------------------------------------------------- MIG */
 
-typedef struct { u32 id, slices, size, starts, max, sm, ce, dec, enc, jpg, ofa; u64 mib; char name[64]; } profile;
-
-/* "gpu.N.profile.E": id slices size starts-as-bits max mib sm ce dec enc jpg ofa name */
-static int profile_of(int gpu, u32 number_, profile *p)
-{
-    const char *value = get("gpu.%d.profile.%u", gpu, number_);
-    if (!value) return 0;
-    return sscanf(value, "%u %u %u %u %u %llu %u %u %u %u %u %u %63[^\n]", &p->id, &p->slices, &p->size, &p->starts, &p->max,
-                  &p->mib, &p->sm, &p->ce, &p->dec, &p->enc, &p->jpg, &p->ofa, p->name) == 13;
-}
-static int profile_by_id(int gpu, u32 id, profile *p)
-{
-    for (u32 i = 0; i < PROFILES; i++) if (profile_of(gpu, i, p) && p->id == id) return 1;
-    return 0;
-}
-/* "gpu.N.gi.G" is "profile-id start"; "gpu.N.ci.G.C" is "compute-profile slices". */
-static int gi_at(int gpu, int gi, u32 *id, u32 *start_)
-{
-    const char *value = get("gpu.%d.gi.%d", gpu, gi);
-    return value && sscanf(value, "%u %u", id, start_) == 2;
-}
 static int ci_uuid(int gpu, int gi, int ci, char *buffer, size_t size)
 {
     u32 id, at;
@@ -528,7 +586,6 @@ static int ci_uuid(int gpu, int gi, int ci, char *buffer, size_t size)
     snprintf(buffer, size, "MIG-%08x-%04x-5%03x-8000-%012x", gpu, id, at, ci);
     return 1;
 }
-static int mig_on(int gpu) { return number(GPU(gpu, "mig"), 0) == 1; }
 
 ENTRY(nvmlDeviceGetMigMode, (void *device, u32 *now, u32 *later), (device, now, later), device, {
     int code = integer(GPU(gpu_of(device), "mig"), now);
@@ -733,6 +790,51 @@ ENTRY(nvmlDeviceGetAttributes_v2, (void *device, attributes *a), (device, a), de
     const char *value = get("gpu.%d.ci.%d.%d", gpu, gi, ci);
     if (!value || !gi_at(gpu, gi, &id, &at) || !profile_by_id(gpu, id, &p)) return NOT_FOUND;
     *a = (attributes){p.sm, p.ce, p.dec, p.enc, p.jpg, p.ofa, p.slices, (u32)number(strchr(value, ' '), 0), p.mib};
+    return OK;
+})
+
+/* ---------------------------------------------------------------- counters of performance (GPM) */
+
+typedef struct { int gpu, gi, taken; } gpm_sample;
+typedef struct { u32 id, result; double value; char *names[3]; } gpm_metric;
+typedef struct { u32 version, count; gpm_sample *before, *after; gpm_metric metrics[]; } gpm_metrics;
+/* "gpu.N.gpm" is "graphics sm" in percent, "gpu.N.gpm.G" those of GPU instance G; "gpm.samples" is how many there are. */
+ENTRY(nvmlGpmQueryDeviceSupport, (void *device, versioned *support), (device, support), device, {
+    if (support->version != 1) return VERSION_MISMATCH;
+    support->value = (u32)number(GPU(gpu_of(device), "has_gpm"), 0);
+    return OK;
+})
+static int gpm_count(int more)
+{
+    char value[16];
+    int file = lock();
+    snprintf(value, sizeof value, "%ld", number(get("gpm.samples"), 0) + more);
+    put(value, "gpm.samples");
+    return unlock(file, OK);
+}
+ENTRY(nvmlGpmSampleAlloc, (gpm_sample **made), (made), NULL, { *made = calloc(1, sizeof **made); return gpm_count(1); })
+ENTRY(nvmlGpmSampleFree, (gpm_sample *old), (old), NULL, { free(old); return gpm_count(-1); })
+ENTRY(nvmlGpmSampleGet, (void *device, gpm_sample *into), (device, into), device, {
+    *into = (gpm_sample){gpu_of(device), -1, 1};
+    return mig_on(gpu_of(device)) ? NOT_SUPPORTED : OK;
+})
+ENTRY(nvmlGpmMigSampleGet, (void *device, u32 gi, gpm_sample *into), (device, gi, into), device, {
+    if (!get("gpu.%d.gi.%u", gpu_of(device), gi)) return NOT_FOUND;
+    *into = (gpm_sample){gpu_of(device), (int)gi, 1};
+    return OK;
+})
+ENTRY(nvmlGpmMetricsGet, (gpm_metrics *wanted), (wanted), NULL, {
+    double values[2];
+    gpm_sample *now = wanted->after;
+    if (wanted->version != 1 || !now->taken || !wanted->before->taken) return INVALID_ARGUMENT;
+    if (now->gpu != wanted->before->gpu || now->gi != wanted->before->gi) return INVALID_ARGUMENT;
+    const char *value = now->gi < 0 ? GPU(now->gpu, "gpm") : get("gpu.%d.gpm.%d", now->gpu, now->gi);
+    int known = value && sscanf(value, "%lf %lf", values, values + 1) == 2;
+    for (u32 i = 0; i < wanted->count; i++) {
+        gpm_metric *metric = &wanted->metrics[i];
+        metric->result = known && metric->id >= 1 && metric->id <= 2 ? OK : NOT_SUPPORTED;
+        metric->value = metric->result == OK ? values[metric->id - 1] : 0;
+    }
     return OK;
 })
 

@@ -17,7 +17,7 @@ FILE_LINES = 400
 FUNCTION_LINES = 60
 LONG_FILES = {"hardware/fake/fake_backend.py"}
 """These are still to be split; no other file may become one of them."""
-LONG_FUNCTIONS = {"hardware/fake/fault.py:inject"}
+LONG_FUNCTIONS: set[str] = set()
 """The same for functions."""
 ENTANGLED = ("driver.sim.apiserver", "driver.claims.sharing")
 """What is below these is still to be disentangled."""

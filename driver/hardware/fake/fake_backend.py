@@ -14,6 +14,7 @@ from driver.base import layout
 from driver.hardware.backend import BackendError
 from driver.hardware.fake import behaviour
 from driver.hardware.fake.behaviour import WELL
+from driver.hardware.fake.fake_use import measure
 from driver.hardware.fake.state_file import (
     DamagedStateError,
     GpuInstance,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from driver.hardware.fake.profile import Profile
+    from driver.hardware.measurement import Measurement
     from driver.hardware.model import MigProfile
     from driver.hardware.process_sharing import MpsDaemon, MpsLimits
 
@@ -254,6 +256,13 @@ class FakeBackend:
         """None ever: containers get no GPU that could run anything."""
         self._known(gpu_uuid, "count processes")
         return 0
+
+    def measure(self, gpu_uuid: str) -> Measurement:
+        """What ``gpu-dra load`` and ``gpu-dra fault`` have it report; nothing runs on it otherwise."""
+        self._refresh()
+        self._well(gpu_uuid, "measure")
+        gpu, state = self._by_uuid[gpu_uuid], self._state
+        return measure(self._as_cut(gpu), state.load, state.gpus.get(gpu_uuid, WELL))
 
     def close(self) -> None:
         """Let a waiting thread go."""

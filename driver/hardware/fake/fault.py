@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from driver.hardware.fake.state_file import (
-    MAX_FAILURES,
-    MAX_LATENCY_MS,
-    MAX_XIDS,
-    DamagedStateError,
-    GpuState,
-    StateFile,
-)
+from driver.hardware.fake.change import ChangeError, changed, find
+from driver.hardware.fake.state_file import MAX_FAILURES, MAX_LATENCY_MS, MAX_XIDS, GpuState
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_XID = 1023
-
-
-class FaultError(ValueError):
-    """The fault could not be injected; one line that says why, and what is accepted."""
 
 
 def inject(
@@ -52,54 +42,36 @@ def inject(
         What the GPU's state is now, for people.
 
     Raises:
-        FaultError: nothing was changed.
+        ChangeError: nothing was changed.
     """
     _check(xid=xid, latency_ms=latency_ms, fail_next=fail_next, anything=lost or ecc or clear)
-    file = StateFile(state_dir)
-    missing = (
-        f"no fake GPUs in {state_dir}: start the driver with --devices fake:<profile> first, or name its directory"
-    )
-    if not state_dir.is_dir():
-        raise FaultError(missing)
-    try:
-        with file.locked():
-            state = file.read()
-            if state is None:
-                raise FaultError(missing)
-            state = state.in_boot(boot_id)
-            uuid = device if device in state.devices.values() else state.devices.get(device)
-            if uuid is None:
-                known = ", ".join(state.devices) or "none"
-                raise FaultError(f"--device {device}: no such device; {state.profile} has {known}")
-            gpu = GpuState() if clear else state.gpus.get(uuid, GpuState())
-            gpu = GpuState(
-                xids=(*gpu.xids, xid)[-MAX_XIDS:] if xid is not None else gpu.xids,
-                ecc=gpu.ecc or ecc,
-                lost=gpu.lost or lost,
-                latency_ms=gpu.latency_ms if latency_ms is None else latency_ms,
-                fail_next=gpu.fail_next if fail_next is None else fail_next,
-            )
-            gpus = {key: value for key, value in {**state.gpus, uuid: gpu}.items() if value != GpuState()}
-            file.write(state.model_copy(update={"gpus": gpus}))
-    except DamagedStateError as error:
-        raise FaultError(f"{error}; a running driver puts it right within a second, or remove it") from None
-    except OSError as error:
-        raise FaultError(f"the state of the fake GPUs in {state_dir} cannot be changed: {error}") from None
+    with changed(state_dir, boot_id=boot_id) as state:
+        uuid = state.now.devices[find(state.now, device)]
+        gpu = GpuState() if clear else state.now.gpus.get(uuid, GpuState())
+        gpu = GpuState(
+            xids=(*gpu.xids, xid)[-MAX_XIDS:] if xid is not None else gpu.xids,
+            ecc=gpu.ecc or ecc,
+            lost=gpu.lost or lost,
+            latency_ms=gpu.latency_ms if latency_ms is None else latency_ms,
+            fail_next=gpu.fail_next if fail_next is None else fail_next,
+        )
+        gpus = {key: value for key, value in {**state.now.gpus, uuid: gpu}.items() if value != GpuState()}
+        state.now = state.now.model_copy(update={"gpus": gpus})
     return f"{device}: {_describe(gpu)}"
 
 
 def _check(*, xid: int | None, latency_ms: int | None, fail_next: int | None, anything: bool) -> None:
-    """Raises FaultError for what cannot be; ``anything``: whether there is something to do besides the numbers."""
+    """Raises ChangeError for what cannot be; ``anything``: whether there is something to do besides the numbers."""
     if xid is None and latency_ms is None and fail_next is None and not anything:
-        raise FaultError(
+        raise ChangeError(
             "nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --fail-next N, --clear is expected"
         )
     if xid is not None and not 1 <= xid <= MAX_XID:
-        raise FaultError(f"--xid {xid}: a number from 1 to {MAX_XID} is expected")
+        raise ChangeError(f"--xid {xid}: a number from 1 to {MAX_XID} is expected")
     if latency_ms is not None and not 0 <= latency_ms <= MAX_LATENCY_MS:
-        raise FaultError(f"--latency-ms {latency_ms}: milliseconds from 0 to {MAX_LATENCY_MS} are expected")
+        raise ChangeError(f"--latency-ms {latency_ms}: milliseconds from 0 to {MAX_LATENCY_MS} are expected")
     if fail_next is not None and not 0 <= fail_next <= MAX_FAILURES:
-        raise FaultError(f"--fail-next {fail_next}: a number from 0 to {MAX_FAILURES} is expected")
+        raise ChangeError(f"--fail-next {fail_next}: a number from 0 to {MAX_FAILURES} is expected")
 
 
 def _describe(gpu: GpuState) -> str:

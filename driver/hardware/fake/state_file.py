@@ -21,6 +21,8 @@ STATE_FILE = "fake-hardware.json"
 MAX_XIDS = 64
 MAX_LATENCY_MS = 600_000
 MAX_FAILURES = 1000
+MAX_TEMPERATURE = 200
+MAX_POWER = 10_000
 
 
 class DamagedStateError(ValueError):
@@ -69,6 +71,21 @@ class MpsState(_Part):
     multi_user: bool = Field(default=False, alias="multiUser")
 
 
+class Load(_Part):
+    """What a fake GPU, or a partition of one, reports of its use."""
+
+    utilisation: int = Field(default=0, ge=0, le=100)
+    """Percent."""
+    memory: int = Field(default=0, ge=0)
+    """Bytes."""
+    temperature: int | None = Field(default=None, ge=0, le=MAX_TEMPERATURE)
+    """Degrees Celsius; of whole GPUs only. None: as the use makes it."""
+    power: int | None = Field(default=None, ge=0, le=MAX_POWER)
+    """Watts; of whole GPUs only. None: as the use makes it."""
+    throttled: tuple[str, ...] = ()
+    """Why its clocks are held down; of whole GPUs only."""
+
+
 class HardwareState(_Part):
     """Everything that the fake hardware remembers."""
 
@@ -86,6 +103,8 @@ class HardwareState(_Part):
     """By UUID; DEFAULT without an entry."""
     mps: dict[str, MpsState] = {}
     """Daemons by id."""
+    load: dict[str, Load] = {}
+    """By device name, also of partitions that do not exist yet; nothing runs on one without an entry."""
 
     def in_boot(self, boot_id: str) -> HardwareState:
         """This state as a node sees it now: a reboot mends every GPU, and takes away what was cut by hand."""

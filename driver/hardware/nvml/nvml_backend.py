@@ -11,10 +11,12 @@ from typing import Any
 from driver.hardware.backend import BackendError, OutdatedError
 from driver.hardware.host.nvidia import NvidiaEdits
 from driver.hardware.host.root import DriverRoot
+from driver.hardware.measurement import Measurement
 from driver.hardware.model import ContainerEdits, Event, Gpu, Inventory, InventoryChanged, MigProfile, Partition
 from driver.hardware.nvml import return_codes
 from driver.hardware.nvml.kernel import Kernel
 from driver.hardware.nvml.library import Library
+from driver.hardware.nvml.measure import NvmlMeter
 from driver.hardware.nvml.mig import Mig
 from driver.hardware.nvml.nvml_sharing import NvmlSharing, is_server
 from driver.hardware.nvml.read_gpus import GpuReader
@@ -61,6 +63,7 @@ class NvmlBackend:
         self._versions, self._versions_of = ("", ""), 0
         self._sharing = NvmlSharing(self._library, self._handle, root=root, directory=state_dir)
         self._mig = Mig(self._library)
+        self._meter = NvmlMeter(self._library, self._mig)
         kernel = Kernel(sysfs=sysfs, proc=proc)
         self._reader = GpuReader(self._library, self._mig, kernel)
         self._watch = Watch(
@@ -199,6 +202,11 @@ class NvmlBackend:
         if found is None:
             raise BackendError(f"{gpu_uuid} does not tell its processes")
         return found
+
+    def measure(self, gpu_uuid: str) -> Measurement:
+        """As far as the GPU and its driver tell."""
+        with self._library.session():
+            return self._meter.measure(gpu_uuid, self._handle(gpu_uuid))
 
     def close(self) -> None:
         """Let a waiting thread go; NVML itself stays loaded, a call may still be inside."""

@@ -8,7 +8,7 @@ import pytest
 from driver.hardware.backend import BackendError
 from driver.hardware.fake import profile
 from driver.hardware.fake.fake_backend import FakeBackend
-from driver.hardware.fake.fault import FaultError, inject
+from driver.hardware.fake.fault import ChangeError, inject
 from driver.hardware.fake.state_file import MAX_XIDS, STATE_FILE
 from driver.hardware.model import Cause, Cleared, Event, Fault, Occurred
 from tests.eventually import PATIENCE
@@ -262,7 +262,7 @@ def test_the_list_of_xids_does_not_grow_without_end(backend, tmp_path):
 def test_a_wrong_fault_changes_nothing(backend, tmp_path, arguments, message):
     before = (tmp_path / STATE_FILE).read_bytes()
 
-    with pytest.raises(FaultError, match=message):
+    with pytest.raises(ChangeError, match=message):
         inject(tmp_path, boot_id=BOOT, **arguments)
 
     assert (tmp_path / STATE_FILE).read_bytes() == before
@@ -270,14 +270,14 @@ def test_a_wrong_fault_changes_nothing(backend, tmp_path, arguments, message):
 
 @pytest.mark.parametrize("place", ["", "nowhere"])
 def test_a_fault_where_no_driver_ever_ran(tmp_path, place):
-    with pytest.raises(FaultError, match=r"no fake GPUs in .*start the driver with --devices fake"):
+    with pytest.raises(ChangeError, match=r"no fake GPUs in .*start the driver with --devices fake"):
         inject(tmp_path / place, boot_id=BOOT, device="gpu-3", lost=True)
 
 
 def test_a_fault_on_a_damaged_state_file(backend, tmp_path):
     (tmp_path / STATE_FILE).write_text("[]")
 
-    with pytest.raises(FaultError, match=r"is damaged.*a running driver puts it right"):
+    with pytest.raises(ChangeError, match=r"is damaged.*a running driver puts it right"):
         inject(tmp_path, boot_id=BOOT, device="gpu-3", lost=True)
 
 
