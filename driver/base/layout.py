@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 CLAIMS = "claims"
+ENDED = "ended"
+ACCOUNTS = "gpu-time.json"
 QUARANTINE = "quarantine"
 METADATA = "dra-device-metadata"
 INSTANCES = "instances"

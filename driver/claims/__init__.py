@@ -1,6 +1,6 @@
 """ResourceClaims: what is ours in them, and the engine that prepares and unprepares them."""
 
-from driver.claims.allocation import ClaimRef
+from driver.claims.allocation import ClaimRef, PodRef, is_of_one_pod, reserved_pods
 from driver.claims.chores.sweep import Sweeper
 from driver.claims.chores.watch_cdi import CdiWatch
 from driver.claims.common import Common, Told
@@ -9,12 +9,14 @@ from driver.claims.errors import ClaimError
 from driver.claims.hardware import Hardware
 from driver.claims.ledger.codec import DamagedRecordError, decode
 from driver.claims.ledger.damage import SpecHolds
+from driver.claims.ledger.ended import Tenure
 from driver.claims.ledger.holders import holds
 from driver.claims.ledger.holdings import RecordedHoldings
 from driver.claims.ledger.quarantine import Quarantine
 from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.ledger.records import Records
 from driver.claims.metadata import MetadataFiles
+from driver.claims.reservations import ClaimPods
 from driver.claims.specs import ClaimSpecs
 from driver.claims.status import StatusWriter
 from driver.claims.terms import Terms
@@ -22,6 +24,7 @@ from driver.claims.terms import Terms
 __all__ = [
     "CdiWatch",
     "ClaimError",
+    "ClaimPods",
     "ClaimRef",
     "ClaimSpecs",
     "Common",
@@ -29,6 +32,7 @@ __all__ = [
     "Engine",
     "Hardware",
     "MetadataFiles",
+    "PodRef",
     "PreparedDevice",
     "Quarantine",
     "Record",
@@ -38,8 +42,11 @@ __all__ = [
     "State",
     "StatusWriter",
     "Sweeper",
+    "Tenure",
     "Terms",
     "Told",
     "decode",
     "holds",
+    "is_of_one_pod",
+    "reserved_pods",
 ]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from driver.base.quantity import is_quantity
 from driver.claims.errors import ClaimError, Reason
@@ -30,6 +30,8 @@ _REQUEST = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(/[a-z0-9]([-a-z0-9]{0
 _SHARE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 
 _ALLOCATION = "status.allocation"
+MAX_PODS = 256
+"""What the API server admits in ``status.reservedFor``."""
 _WORDS: Mapping[type, str] = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
 
 T = TypeVar("T")
@@ -76,6 +78,13 @@ class Config:
     parameters: dict[str, Any]
 
 
+class PodRef(NamedTuple):
+    """A pod that a claim is reserved for."""
+
+    name: str
+    uid: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
     """Our part of one claim's allocation."""
@@ -87,6 +96,10 @@ class Allocation:
     """Equal for equal allocations only; a record answers for the one that it was made for."""
     metadata_directory: str
     """Where containers look for device metadata: by the claim's name, or by the pod's name for it from a template."""
+    pods: tuple[PodRef, ...] = ()
+    """Who the claim is reserved for."""
+    of_one_pod: bool = False
+    """Whether it was made for a pod, from a template: no other one will have it."""
 
 
 def check_ref(namespace: str, name: str, uid: str) -> ClaimRef:
@@ -161,7 +174,32 @@ def _read_allocation(claim: dict[str, Any], *, ref: ClaimRef, driver: str) -> Al
         configs=tuple([_read_config(config, f"{where}.config[]") for config in configs]),
         fingerprint=hashlib.sha256(_SORTED.encode([results, configs]).encode()).hexdigest(),
         metadata_directory=_metadata_directory(metadata, ref),
+        pods=reserved_pods(claim),
+        of_one_pod=is_of_one_pod(claim),
     )
+
+
+def is_of_one_pod(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim was made for a pod, from a template."""
+    metadata = claim.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return isinstance(annotations, dict) and _POD_CLAIM in annotations
+
+
+def reserved_pods(claim: Mapping[str, Any]) -> tuple[PodRef, ...]:
+    """The pods of ``status.reservedFor``; nothing that is not as it should be stands in a claim's way for that."""
+    status = claim.get("status")
+    found = status.get("reservedFor") if isinstance(status, dict) else None
+    return tuple(
+        PodRef(one["name"], one["uid"])
+        for one in (found if isinstance(found, list) else ())
+        if isinstance(one, dict)
+        and one.get("resource") == "pods"
+        and isinstance(one.get("name"), str)
+        and isinstance(one.get("uid"), str)
+        and _NAME.fullmatch(one["name"])
+        and _UID.fullmatch(one["uid"])
+    )[:MAX_PODS]
 
 
 def _metadata_directory(metadata: dict[str, Any], ref: ClaimRef) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from driver.claims.locks import ClaimLocks
+from driver.claims.reservations import ClaimPods
 
 if TYPE_CHECKING:
     from driver.claims.hardware import Hardware
@@ -41,5 +42,7 @@ class Common:
     """What containers find."""
     hardware: Hardware
     told: Told
+    pods: ClaimPods = field(default_factory=ClaimPods)
+    """Who claims are reserved for."""
     locks: ClaimLocks = field(default_factory=ClaimLocks)
     """Of the claims for which calls are under way."""

@@ -13,6 +13,7 @@ from driver.claims.former import begun, with_unknown
 from driver.claims.ledger.holders import consumption
 from driver.claims.ledger.record import Placement, PreparedDevice, Record, State
 from driver.claims.sharing import plan_sharing
+from driver.claims.weight import weight
 from driver.inventory import capacity
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def plan(
     boot_id: str,
     prepared_at: str,
     metadata: bool,
+    held_since: float | None = None,
 ) -> Plan:
     """What is to be done for a claim. ``devices`` is the node's catalogue by name, ``former`` the record that it has.
 
@@ -65,6 +67,8 @@ def plan(
         state=State.PREPARED,
         devices=plan_devices(allocation, devices=devices, terms=terms),
         prepared_at=prepared_at,
+        held_since=held_since,
+        pods=allocation.pods,
         metadata=allocation.metadata_directory if metadata else None,
     )
     if any(needs_hardware(device, devices[device.device]) for device in record.devices):
@@ -242,5 +246,7 @@ def _plan_device(
         subrequest=result.request.partition("/")[2],
         placement=placement,
         partition=known.partition,
+        product=known.gpu.product_name,
+        weight=weight(known, result),
         offered=known.offered,
     )

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from driver.base.boot_clock import boot_seconds
 from driver.claims.allocation import Allocation, ClaimRef, read_allocation
 from driver.claims.background import Background, ended_within
 from driver.claims.errors import ClaimError, Reason
@@ -57,6 +58,7 @@ class Prepare:
         self._records = common.records
         self._specs = common.specs
         self._hardware = common.hardware
+        self._pods = common.pods
         self._locks = common.locks
         self._status = common.told.status
         self._metrics = common.told.metrics
@@ -84,6 +86,7 @@ class Prepare:
         with self._metrics.phase("claim_read"):
             claim = await self._reader.read(ref, call.deadline)
         allocation = read_allocation(claim, ref=ref, driver=self._terms.driver)
+        self._pods.note(allocation)
         await self._locks.let_others_start()
         if not self._was_read:
             await self._first_look(ref, call)
@@ -160,6 +163,7 @@ class Prepare:
                 terms=self._terms,
                 boot_id=self._records.boot_id,
                 prepared_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                held_since=boot_seconds(),
                 metadata=self._specs.with_metadata,
             )
         if any(looks_in(device) for device in planned.record.devices):

@@ -50,6 +50,10 @@ class Lead:
         others = [name for name in self._names() if name > self._name]
         return next((name for name in reversed(others) if self._alive(name)), None)
 
+    def is_elsewhere(self) -> bool:
+        """Whether another live instance publishes: one that came after us, or any as long as we have no place."""
+        return any(self._alive(name) for name in self._names() if name > self._name)
+
     async def gone(self, name: str) -> None:
         """Wait until that instance has ended or left. Nothing is polled; may be cancelled."""
         try:

@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).parents[2]
 # Statuses are written some time after the answer, so no step can tell at which of its points.
 EFFECTS = r"^(?!read |scandir |listdir |connect )(?!.*resourceslices)(?!.*resourceclaims/.*/status)"
 # Not state of claims: sockets, locks, logs, what is being written, names and conditions of devices.
-PASSING = (".sock", ".lock", ".log", ".tmp", "device-names.json", "conditions.json")
+PASSING = (".sock", ".lock", ".log", ".tmp", "device-names.json", "conditions.json", "gpu-time.json")
 GPUS = """\
 gpus:
 - match: {name: gpu-7}
@@ -255,7 +255,11 @@ class Rig:
         found = {}
         for base in (self.node.state, self.node.cdi):
             for path in base.rglob("*"):
-                if path.is_file() and not path.name.endswith(PASSING) and path.parent.name != "instances":
+                if (
+                    path.is_file()
+                    and not path.name.endswith(PASSING)
+                    and path.parent.name not in {"instances", "ended"}
+                ):
                     found[str(path.relative_to(self.node.root))] = _content(path)
         if self.machine is not None:
             found["machine"] = json.dumps(self.machine.instances(), sort_keys=True)
@@ -332,6 +336,7 @@ def _content(path: Path) -> str:
         return text
     if isinstance(raw, dict):
         raw.pop("preparedAt", None)
+        raw.pop("heldSince", None)
     if path.name == "fake-hardware.json":  # what was cut and is whole again is the same as never cut
         cut = {uuid: mig for uuid, mig in raw["mig"].items() if mig["instances"] or mig["enabled"]}
         raw = {"mig": cut, **{part: raw.get(part) or {} for part in ("timeSlice", "computeMode", "mps")}}

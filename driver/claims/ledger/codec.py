@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from driver.base.quantity import is_quantity
-from driver.claims.allocation import check_ref
+from driver.claims.allocation import PodRef, check_ref
 from driver.claims.errors import ClaimError
 from driver.claims.ledger.device_sharing import DeviceSharing, Strategy
 from driver.claims.ledger.record import Placement, PreparedDevice, Record, State
@@ -42,6 +43,8 @@ def decode(data: bytes, *, uid: str) -> Record:
             state=State(raw["state"]),
             devices=tuple(_decode_device(device) for device in _a(list, raw["devices"])),
             prepared_at=_a(str, raw["preparedAt"]),
+            held_since=_number(raw.get("heldSince")),
+            pods=tuple(PodRef(_a(str, pod["name"]), _a(str, pod["uid"])) for pod in _a(list, raw.get("pods") or [])),
             metadata=_a(str, raw["metadata"]) if raw.get("metadata") is not None else None,
             salvaged_from=_a(str, raw.get("salvagedFrom", "")),
         )
@@ -64,6 +67,10 @@ def _encode(record: Record) -> dict[str, Any]:
         "devices": [_merged_device(device) for device in record.devices],
         "preparedAt": record.prepared_at,
     }
+    if record.held_since is not None:
+        raw["heldSince"] = record.held_since
+    if record.pods:
+        raw["pods"] = [{"name": pod.name, "uid": pod.uid} for pod in record.pods]
     if record.metadata is not None:
         raw["metadata"] = record.metadata
     if record.salvaged_from:
@@ -88,6 +95,10 @@ def _encode_device(device: PreparedDevice) -> dict[str, Any]:
         raw["admin"] = True
     if device.subrequest:
         raw["subrequest"] = device.subrequest
+    if device.product:
+        raw["product"] = device.product
+    if device.weight is not None:
+        raw["weight"] = device.weight
     if device.placement is not None:
         raw["placement"] = {"profile": device.placement.profile, "start": device.placement.start}
     if device.partition is not None:
@@ -128,6 +139,8 @@ def _decode_device(raw: dict[str, Any]) -> PreparedDevice:
         consumed=tuple((name, _amount(value)) for name, value in _a(dict, raw.get("consumed") or {}).items()),
         admin=_a(bool, raw.get("admin", False)),
         subrequest=_a(str, raw.get("subrequest", "")),
+        product=_a(str, raw.get("product", "")),
+        weight=_number(raw.get("weight")),
         placement=Placement(profile=_a(str, placement["profile"]), start=_a(int, placement["start"]))
         if placement
         else None,
@@ -236,6 +249,15 @@ def _amount(value: Any) -> str:
     if not is_quantity(_a(str, value)):
         raise ValueError(f"{value!r:.80} is not a quantity")
     return str(value)
+
+
+def _number(value: Any) -> float | None:
+    """A number that may be missing. Raises TypeError, ValueError."""
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"a number from 0 on expected, found {value!r:.80}")
+    return float(value)
 
 
 def _a(kind: type[T], value: Any) -> T:

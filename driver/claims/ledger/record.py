@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from driver.claims.allocation import ClaimRef
+from driver.claims.allocation import ClaimRef, PodRef
 from driver.claims.ledger.device_sharing import DeviceSharing
 from driver.hardware import Partition
 from driver.inventory import DeviceOptions
@@ -62,6 +62,10 @@ class PreparedDevice:
     """The MIG device, once it is known."""
     sharing: DeviceSharing | None = None
     """How processes share it; None where nobody said anything about that."""
+    product: str = ""
+    """What the GPU is called; empty where nobody told."""
+    weight: float | None = None
+    """Which part of a GPU it is, from 0 to 1; None where nobody noted."""
     offered: DeviceOptions | None = None
     """How its GPU was offered when the claim got it: the shape that it keeps meanwhile. None where nobody knows."""
     unknown: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -81,6 +85,10 @@ class Record:
     devices: tuple[PreparedDevice, ...]
     prepared_at: str
     """RFC 3339."""
+    held_since: float | None = None
+    """Seconds of the boot's clock, from when on the claim holds its devices; None where nobody noted."""
+    pods: tuple[PodRef, ...] = ()
+    """Who it was reserved for when it was prepared."""
     metadata: str | None = None
     """Directory in containers where they find device metadata files; None without any."""
     salvaged_from: str = ""

@@ -18,9 +18,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from driver.base import files
+from driver.base import files, layout
+from driver.base.boot_clock import boot_seconds
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.ledger.codec import DamagedRecordError, decode, encode
+from driver.claims.ledger.ended import EndedRecords
 from driver.claims.ledger.holders import Holders
 from driver.claims.ledger.lock import FileLock
 from driver.claims.ledger.record import Record
@@ -52,15 +54,18 @@ class Records:
         by_spec: SpecHolds | None = None,
         changed: Callable[[Record], None] = lambda _record: None,
         clock: Callable[[], int] = time.time_ns,
+        boot_clock: Callable[[], float] = boot_seconds,
     ) -> None:
         """Args are what they are called, but for these.
 
         by_spec: tells what is held where a record is damaged or gone; None: nothing is.
         changed: gets each record that this instance begins or ceases to know, whoever wrote it. On the hot path.
         clock: nanoseconds that go on with each record, finer than a file system's own time stamps.
+        boot_clock: seconds since the node booted.
         """
         self._directory = directory
         self._prefix = f"{directory}{os.sep}"
+        self.ended = EndedRecords(directory.parent / layout.ENDED, boot_id=boot_id, clock=boot_clock)
         self.lock_path = f"{directory}{os.sep}.lock"
         self._lock = FileLock(self.lock_path)
         self.boot_id = boot_id
@@ -84,6 +89,7 @@ class Records:
     async def open(self) -> None:
         """Create the directories, remove what a killed process left half-written, and read all records once."""
         self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self.ended.open()
         await self.tidy()
 
     async def tidy(self, *, older: float = files.ABANDONED) -> None:
@@ -175,8 +181,11 @@ class Records:
 
     def _put(self, descriptor: int, record: Record) -> None:
         path = self._path(record.claim.uid)
+        known = self._index.get(record.claim.uid)
         try:
             self._renew_stamp(descriptor)
+            if known is not None and known.held_since != record.held_since:
+                self.ended.keep(path, known)
             status = files.replace(path, encode(record), mtime_ns=self._clock())
         except OSError as error:
             raise ClaimError(Reason.RECORD, f"cannot write record {path}: {error.strerror}") from error
@@ -187,7 +196,7 @@ class Records:
         path = self._path(uid)
         try:
             self._renew_stamp(descriptor)
-            files.remove(path)
+            self.ended.move(path, self._index.get(uid))
         except OSError as error:
             raise ClaimError(Reason.RECORD, f"cannot remove record {path}: {error.strerror}") from error
         self._forget(uid)

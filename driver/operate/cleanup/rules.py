@@ -74,6 +74,8 @@ def _plugin(driver: str) -> tuple[Rule, ...]:
         _file(rf"{re.escape(STATE_FILE)}\.damaged", "a damaged state of fake hardware"),
         _file(rf"\.{re.escape(STATE_FILE)}\.lock", "the fake hardware's lock"),
         _file(rf"\.{re.escape(STATE_FILE)}(\.new|{files.TEMPORARY})", "an unfinished state of fake hardware"),
+        _file(re.escape(layout.ACCOUNTS), "how long claims held GPUs", _with_keys("schema", "bootID", "lines")),
+        _file(_unfinished(re.escape(layout.ACCOUNTS)), "unfinished sums of how long claims held GPUs"),
         _file(rf"\.leaving-{_UID}\.lock", "a lock of drain-check"),
         Rule(name=rf"dra(-{_UID})?\.sock", what="a DRA socket", kind=stat.S_IFSOCK),
     )
@@ -89,6 +91,11 @@ def _directories(driver: str) -> tuple[Rule, ...]:
             _file(rf"{_UID}(\.[0-9a-f]{{8}})?\.tmp", "an unfinished record of a former version"),
             _file(r"\.lock", "a lock"),
             _file(r"\.[-A-Za-z0-9_]+\.lock", "a GPU's lock"),
+        ),
+        _directory(
+            layout.ENDED,
+            "the directory of ended claims' records",
+            _file(rf"{_UID}\.[0-9]{{1,15}}\.json", "an ended claim's record", _record_of(driver)),
         ),
         _directory(
             layout.QUARANTINE,
@@ -134,7 +141,7 @@ def _directory(name: str, what: str, *inside: Rule) -> Rule:
 def _record_of(driver: str) -> Check:
     def check(name: str, content: bytes) -> bool:
         try:
-            return decode(content, uid=name.removesuffix(".json")).driver == driver
+            return decode(content, uid=name.partition(".")[0]).driver == driver
         except DamagedRecordError:
             return False
 

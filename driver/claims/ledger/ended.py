@@ -1,0 +1,121 @@
+"""Records of claims that have ended, until somebody has accounted for how long they held what.
+
+A record that goes is not removed but renamed, to a name that says when: one system call as before, and the process can
+be killed on either side of it. Only of the present boot; who accounts removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
+
+from driver.base import files
+from driver.claims.ledger.codec import DamagedRecordError, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from driver.claims.ledger.record import Record
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"(?P<uid>[A-Za-z0-9-]{1,63})\.(?P<end>[0-9]{1,15})\.json")
+MOST = 1000
+"""Records that are kept if nobody can account for them, because the disk is full for instance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenure:
+    """A claim from its beginning to its end."""
+
+    record: Record
+    ended: float
+    """Seconds of the boot's clock."""
+
+    @property
+    def key(self) -> tuple[str, float | None]:
+        """What tells one holding from another of the same claim."""
+        return self.record.claim.uid, self.record.held_since
+
+
+class EndedRecords:
+    """The directory of records that have ended."""
+
+    def __init__(self, directory: Path, *, boot_id: str, clock: Callable[[], float]) -> None:
+        self._directory = directory
+        self._prefix = f"{directory}{os.sep}"
+        self._boot_id = boot_id
+        self._clock = clock
+        self.recent: dict[tuple[str, float | None], Tenure] = {}
+        """What this instance has ended, until it is accounted for. Other threads take copies of it."""
+
+    def open(self) -> None:
+        """Make the directory. Raises OSError."""
+        self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+
+    def move(self, path: str, record: Record | None) -> None:
+        """Take a record's file out of the way; removes it where it does not count. Raises OSError."""
+        if self._counts(record):
+            with contextlib.suppress(OSError):  # a claim's end is worth more than its account
+                files.rename(path, self._note(record))
+                return
+        files.remove(path)
+
+    def keep(self, path: str, record: Record | None) -> None:
+        """Note what a record said that is about to be replaced by another one of its claim."""
+        if self._counts(record):
+            with contextlib.suppress(OSError):
+                os.link(path, self._note(record))
+
+    def any(self) -> bool:
+        """Whether any claim has ended that is not accounted for, whoever ended it. Raises OSError."""
+        if self.recent:
+            return True
+        try:
+            with os.scandir(self._directory) as entries:
+                return any(True for _ in entries)
+        except FileNotFoundError:
+            return False
+
+    def read(self) -> dict[str, Tenure]:
+        """All there are, by file name; what is not understood, or is of an earlier boot, is removed. Raises OSError."""
+        found: dict[str, Tenure] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self._directory)):  # noqa: PTH208
+                match = _NAME.fullmatch(name)
+                if match is None:
+                    continue
+                try:
+                    record = decode(files.read(self._prefix + name), uid=match["uid"])
+                except (DamagedRecordError, OSError) as error:
+                    logger.warning("%s%s is not accounted for: %s", self._prefix, name, error)
+                    record = None
+                if self._counts(record) and len(found) < MOST:
+                    found[name] = Tenure(record=record, ended=int(match["end"]) / 1000)
+                else:
+                    self.remove([name])
+                    self.forget([(match["uid"], record.held_since if record is not None else None)])
+        return found
+
+    def remove(self, names: Iterable[str]) -> None:
+        """They are accounted for. Raises OSError."""
+        for name in names:
+            files.remove(self._prefix + name)
+
+    def forget(self, keys: Iterable[tuple[str, float | None]]) -> None:
+        """What is accounted for is not recent any more."""
+        for key in keys:
+            self.recent.pop(key, None)
+
+    def _counts(self, record: Record | None) -> TypeGuard[Record]:
+        return record is not None and record.held_since is not None and record.boot_id == self._boot_id
+
+    def _note(self, record: Record) -> str:
+        tenure = Tenure(record=record, ended=self._clock())
+        self.recent[tenure.key] = tenure
+        return f"{self._prefix}{record.claim.uid}.{round(tenure.ended * 1000)}.json"
