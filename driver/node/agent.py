@@ -112,6 +112,9 @@ def _background(parts: Parts) -> Iterator[tuple[str, Callable[[], Awaitable[None
     yield "mps", parts.engine.watch_mps
     yield "sweep", parts.sweeper.run
     yield "coexistence", parts.coexistence.run
+    yield "usage", parts.usage.measure
+    yield "gpu time", parts.usage.account
+    yield "claims' pods", parts.usage.follow_pods
     yield "events", parts.events.run
     yield "memory", memory.give_back
     status = parts.status

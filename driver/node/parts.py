@@ -42,6 +42,7 @@ from driver.kube import NodeEvents
 from driver.kubelet import Addresses, RegistrationService, Serving
 from driver.node.readiness import NodeStatus
 from driver.observe import Metrics
+from driver.usage import Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,7 @@ class Parts:
     engine: Engine
     cdi_watch: CdiWatch
     sweeper: Sweeper
+    usage: Usage
     serving: Serving
 
 
@@ -98,7 +100,8 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
     shared = _share(settings, config, api)
     records = _records(shared)
     offer = _offer(shared, records)
-    publisher = _publisher(shared, offer)
+    lead = Lead(settings.plugin_dir / layout.INSTANCES)
+    publisher = _publisher(shared, offer, lead)
     coexistence = _coexistence(shared, publisher)
     publication = _publication(shared, publisher, coexistence)
     metadata = MetadataFiles(settings.plugin_dir / layout.METADATA, published=publication.device)
@@ -132,6 +135,7 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
         engine=engine,
         cdi_watch=_cdi_watch(shared, records, engine),
         sweeper=Sweeper(common, api=api, engine=engine, metadata=metadata),
+        usage=Usage(common, api=api, lead=lead, plugin_dir=settings.plugin_dir, proc=settings.host.proc),
         serving=_serving(shared, engine, coexistence, seen),
     )
 
@@ -194,14 +198,14 @@ def _offer(shared: _Shared, records: Records) -> Offer:
     )
 
 
-def _publisher(shared: _Shared, offer: Offer) -> Publisher:
+def _publisher(shared: _Shared, offer: Offer, lead: Lead) -> Publisher:
     return Publisher(
         api=shared.api,
         driver_name=shared.settings.driver_name,
         node_name=shared.settings.node_name,
         metrics=shared.metrics,
         warn=shared.events.warn,
-        lead=Lead(shared.settings.plugin_dir / layout.INSTANCES),
+        lead=lead,
         essential={"DRAPartitionableDevices": offer.without_partitions},
     )
 

@@ -39,7 +39,7 @@ class Part:
         finally:
             self.said.append(f"{self.name} ends")
 
-    register = undo_leftovers = watch_mps = watch_specs = run
+    register = undo_leftovers = watch_mps = watch_specs = measure = account = follow_pods = run
 
     async def __aenter__(self) -> Part:
         self.said.append("sockets open")
