@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from driver.usage.attribution import attribute, holdings
+from driver.usage.room import room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from driver.hardware import Measurement
     from driver.usage.accounts import Accounts, Line, Spent
     from driver.usage.attribution import Account, Holding
+    from driver.usage.room import Room
     from driver.usage.sampler import Sampler
 
 CLAIM = ("namespace", "claim", "claim_uid", "device", "uuid", "share_id")
@@ -37,7 +39,7 @@ class UsageCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families; those of which nothing is known are empty."""
         if not self._tells():
-            yield from (claims(()), *times({}), *uses(()), *gpus({}))
+            yield from (claims(()), *times({}), *uses(()), *gpus({}), *rooms({}))
             return
         samples = self._sampler.samples()
         records = self._common.records
@@ -49,6 +51,7 @@ class UsageCollector(Collector):
         yield from times(self._accounts.totals())
         yield from uses(attribute(held, samples))
         yield from gpus({(names[uuid], uuid): sample.measurement for uuid, sample in samples.items() if uuid in names})
+        yield from rooms(room(self._common.devices.offered, held))
 
 
 def claims(held: Iterable[Holding]) -> Metric:
@@ -149,6 +152,20 @@ def gpus(measured: Mapping[tuple[str, str], Measurement]) -> Iterator[Metric]:
             nvlink.add_metric((*labels, error), count)
         _add(replays, labels, measurement.pcie_replays)
     yield from (ecc, nvlink, replays)
+
+
+def rooms(left: Mapping[tuple[str, str], Room]) -> Iterator[Metric]:
+    """What is left of GPUs that are cut for claims, by name and UUID."""
+    free = GaugeMetricFamily("gpu_dra_gpu_free_slices", "Compute slices of a GPU that no claim holds.", labels=GPU)
+    largest = GaugeMetricFamily(
+        "gpu_dra_gpu_largest_free_slices",
+        "Compute slices of the largest part of a GPU that a claim could still get.",
+        labels=GPU,
+    )
+    for labels, (slices, most) in left.items():
+        free.add_metric(labels, slices)
+        largest.add_metric(labels, most)
+    yield from (free, largest)
 
 
 _GAUGES: Mapping[str, tuple[str, Callable[[Measurement], float | None]]] = {

@@ -12,10 +12,13 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 import driver.observe.metrics
+from driver.usage.collector import claims, gpus, rooms, times, uses
 from tests.deploy.helm import CHART, EVERYTHING, NAMESPACE, RELEASE, Object, one, render
 from tests.needs import NO_PROMETHEUS, PROMTOOL
 
+DEPLOY = CHART.parent
 ALERTS: list[Object] = yaml.safe_load((CHART / "alerts.yaml").read_text())
+RECORDED: list[Object] = yaml.safe_load((CHART / "rules.yaml").read_text())
 PROMQL = {
     "absent", "and", "avg", "avg_over_time", "by", "group_left", "histogram_quantile", "increase", "job", "instance",
     "label_replace", "le", "max", "max_over_time", "namespace", "node", "offset", "on", "or", "rate", "sum", "workload",
@@ -41,7 +44,7 @@ needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=NO_PROMETHEUS)
 def known_metrics() -> dict[str, set[str]]:
     """Every metric by the names of its series, with its labels."""
     metrics = driver.observe.metrics.Metrics(driver_name="gpu.nvidia.com")
-    known = dict(OTHERS)
+    known = OTHERS | {rule["record"]: set() for rule in RECORDED}
     for family in metrics.registry.collect():
         labels = {label for sample in family.samples for label in sample.labels}
         # Series with labels come into being with their first value: counters as _total, histograms as _bucket.
@@ -51,10 +54,12 @@ def known_metrics() -> dict[str, set[str]]:
         if isinstance(metric, MetricWrapperBase):
             for suffix in ("", "_total", "_bucket"):
                 known[f"{metric.describe()[0].name}{suffix}"] = set(metric._labelnames)
+    for told in (claims(()), *times({}), *uses(()), *gpus({}), *rooms({})):
+        known[f"{told.name}_total" if told.type == "counter" else told.name] = set(told._labelnames)
     return known
 
 
-@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+@pytest.mark.parametrize("rule", [*ALERTS, *RECORDED], ids=lambda rule: rule.get("alert") or rule["record"])
 def test_a_rule_uses_metrics_that_exist_and_labels_that_these_have(rule: Object) -> None:
     known = known_metrics()
 
@@ -126,6 +131,22 @@ def test_a_dashboard_uses_the_variables_that_it_has(name: str) -> None:
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard["panels"]) + json.dumps(dashboard["templating"])))
 
     assert {word for word in used if not word.startswith("__")} == has
+
+
+def test_dashboards_link_to_each_other() -> None:
+    uids = {f"/d/{dashboard['uid']}" for dashboard in DASHBOARDS.values()}
+
+    assert {link["url"] for dashboard in DASHBOARDS.values() for link in dashboard["links"]} == uids
+
+
+def test_the_example_scales_on_a_metric_that_the_adapters_rules_make() -> None:
+    objects = yaml.safe_load_all((DEPLOY / "examples" / "24-scale-on-utilisation.yaml").read_text())
+    rules = yaml.safe_load((DEPLOY / "autoscaling" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    [scaler] = [obj for obj in objects if obj["kind"] == "HorizontalPodAutoscaler"]
+
+    wanted = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]}
+
+    assert wanted <= {rule["name"]["as"] for rule in rules}
 
 
 def covered(place: Object) -> list[tuple[int, int]]:

@@ -35,6 +35,10 @@ SHOWN = {
     ("docs/partitions.md", "partitioning: none"): "a node config file, see test_names",
     ("docs/records.md", "{"): "a record on disk, shortened",
     ("docs/sharing.md", "kind: GpuConfig"): "opaque parameters of a claim, see test_names",
+    ("docs/monitoring.md", "sum by"): "a query",
+    ("docs/monitoring.md", "DCGM_FI_DEV_GPU_UTIL"): "a query",
+    ("docs/monitoring.md", "helm upgrade"): "needs the Prometheus operator's kinds; what it renders is in tests/deploy",
+    ("docs/monitoring.md", "helm install prometheus-adapter"): "needs a chart from elsewhere",
     ("docs/install.md", "docker buildx build"): "needs docker; `make image` runs the same steps, see tests/deploy",
 }
 """Blocks that are not run, by document and beginning, and why."""
@@ -69,6 +73,7 @@ BEFORE = {
     ),
     ("docs/migration.md", "helm install"): "kubectl apply -f deploy/examples/00-deviceclasses.yaml",
     ("docs/operations.md", f"kubectl -n {NAMESPACE} exec"): INSTALL,
+    ("docs/monitoring.md", "gpu-dra load"): INSTALL,
 }
 """What a reader has done who comes to a block by another way than past the blocks before it."""
 DEVICES = ("--devices=fake:h100x8", "--partitioning=dynamic")

@@ -40,6 +40,7 @@ def families() -> Iterator[Metric]:
     yield from collector.times({Line("default", "gpu", "H100", ""): Spent(1, 1, 1)})
     yield from collector.uses(attribute(held, sample(use(sm_active=1.0))))
     yield from collector.gpus({})
+    yield from collector.rooms({})
     yield from Metrics(driver_name="gpu.nvidia.com").registry.collect()
 
 
@@ -60,7 +61,7 @@ def test_the_page_has_their_labels() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_a_metric_that_is_named_is_there(document: str) -> None:
     names = {family.name for family in families()}
-    named = set(re.findall(r"\bgpu_dra_\w*[a-z]\b", (ROOT / document).read_text()))
+    named = set(re.findall(r"(?<![\w:])gpu_dra_\w*[a-z]\b", (ROOT / document).read_text()))
 
     assert {
         name for name in named if not {name, name.removesuffix("_total"), name.removesuffix("_info")} & names

@@ -52,11 +52,11 @@ class Prometheus:
 
 @contextlib.asynccontextmanager
 async def prometheus(
-    root: Path, *, jobs: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]] = ()
+    root: Path, *, jobs: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
 ) -> AsyncIterator[Prometheus]:
     """A server that scrapes and evaluates every second, ready to be asked; gone at the end."""
     assert PROMETHEUS is not None
-    (root / "rules.yaml").write_text(yaml.safe_dump({"groups": list(groups)}))
+    (root / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
     every = {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL, "evaluation_interval": INTERVAL}
     config = root / "prometheus.yaml"
     config.write_text(yaml.safe_dump({"global": every, "rule_files": ["rules.yaml"], "scrape_configs": jobs}))

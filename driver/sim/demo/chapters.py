@@ -323,6 +323,8 @@ class Story:
 
     def _missing(self, example: Example) -> str:
         """What the node lacks for an example, empty if nothing."""
+        if example.unknown_kinds:
+            return f"it needs a whole cluster, with {' and '.join(sorted(example.unknown_kinds))}"
         if example.needs_shares and not any(gpu.get("allowMultipleAllocations") for gpu in self._gpus):
             return "it needs a GPU that claims share"
         if example.needs_exclusive and all(gpu.get("allowMultipleAllocations") for gpu in self._gpus):

@@ -79,6 +79,11 @@ class Example:
         """What it is about, short enough for a table."""
         return re.split(r"[.:;](?: |$)", self.about)[0]
 
+    @property
+    def unknown_kinds(self) -> frozenset[str]:
+        """What a whole cluster has and the embedded one has not."""
+        return frozenset(obj["kind"] for obj in self.objects) - _PATHS.keys()
+
     def of_kind(self, kind: str) -> Iterable[dict[str, Any]]:
         """Its objects of one kind."""
         return (obj for obj in self.objects if obj["kind"] == kind)
