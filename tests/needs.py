@@ -22,7 +22,7 @@ NO_COMPILER = "needs a C compiler: apt install gcc libc6-dev"
 LDCONFIG = shutil.which("ldconfig", path=f"{os.environ.get('PATH', '')}:{SYSTEM}")
 NO_LDCONFIG = "needs ldconfig: apt install libc-bin"
 KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl", path=f"{TOOLS}:{os.environ.get('PATH', '')}")
-NO_KUBECTL = "needs kubectl: make tools"
+NO_KUBECTL = NO_TOOLS = "needs helm and kubectl: make tools"
 PROMETHEUS, PROMTOOL = (shutil.which(name) for name in ("prometheus", "promtool"))
 NO_PROMETHEUS = "needs Prometheus: apt install prometheus"
 NO_ROOT = "needs root with the right to mount and to make device files: sudo make test"
