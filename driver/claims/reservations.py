@@ -48,6 +48,10 @@ class ClaimPods:
             return float("inf")
         return None if seen.of_one_pod and seen.pods else self._clock() - seen.at
 
+    def forget(self, uid: str) -> None:
+        """The claim was unprepared."""
+        self._seen.pop(uid, None)
+
     def prune(self, keep: Container[str]) -> None:
         """Forget claims that have no record any more."""
         self._seen = {uid: seen for uid, seen in self._seen.items() if uid in keep}

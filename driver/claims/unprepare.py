@@ -27,6 +27,7 @@ class Unprepare:
         self._records = common.records
         self._specs = common.specs
         self._locks = common.locks
+        self._pods = common.pods
         self._status = common.told.status
         self._undo = undo
 
@@ -57,6 +58,7 @@ class Unprepare:
         if self._status:
             self._status.forget(ref)
         self._specs.forget(ref)
+        self._pods.forget(ref.uid)
         if record is None:
             return
         if removed and (not makes(record) or record.boot_id != self._records.boot_id):

@@ -107,7 +107,6 @@ class Accounts:
             files.replace(self._path, encode(book, boot_id=self._boot_id), mode=0o640)
         self._book, self._seen = book, self._identity()
         self._records.ended.remove(found)
-        self._records.ended.forget(keys)
         self._shown = {line: spent for line, spent in self._shown.items() if line in book.lines or not found}
 
     def _identity(self) -> tuple[int, ...] | None:

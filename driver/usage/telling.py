@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ class Usage:
         self._accounts = Accounts(records, plugin_dir / layout.ACCOUNTS)
         self._sampler = Sampler(common.devices, Processes(proc), interval=interval)
         self._refresher = PodRefresher(api, records, common.pods)
+        self._many_ended = records.ended.many
         self._repeats = RepeatFilter()
         common.told.metrics.registry.register(
             UsageCollector(common, sampler=self._sampler, accounts=self._accounts, tells=self._tells)
@@ -58,19 +60,24 @@ class Usage:
             await asyncio.sleep(self._interval)
 
     async def account(self) -> None:
-        """Add up what has ended, for ever."""
+        """Add up what has ended, for ever: once a minute, or when so many have."""
         while True:
-            await self._settle()
-            await asyncio.sleep(SETTLE_PERIOD)
+            if not await self._settled():
+                await asyncio.sleep(SETTLE_PERIOD)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_PERIOD):
+                    await self._many_ended.wait()
 
-    async def _settle(self) -> None:
+    async def _settled(self) -> bool:
         try:
             await self._accounts.settle()
         except (ClaimError, OSError) as error:
             if self._repeats.is_news("", str(error)):
                 logger.error("how long claims held their GPUs cannot be added up, trying again: %s", error)
-        else:
-            self._repeats.over("")
+            return False
+        self._repeats.over("")
+        return True
 
     async def follow_pods(self) -> None:
         """Keep up, for ever, with who claims are reserved for."""

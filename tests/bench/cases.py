@@ -36,6 +36,7 @@ STARTS = 5
 PREPARED = 500
 CUT_CYCLES = 1_000
 """Prepares of partitions, which are made for each and taken away again."""
+PARTITIONS, SCRAPES = 56, 20
 SLOW_SECONDS = 5.0
 API_DELAY = 0.05
 
@@ -415,6 +416,37 @@ async def slow_hardware(bench: Bench) -> list[Case]:
     ]
 
 
+async def scrape(bench: Bench) -> list[Case]:
+    """CPU time of the driver for one scrape of a node with 8 GPUs cut into 56 partitions, each of which a pod has."""
+    name = "gpu-{}-mig-1g10gb-19-{}"
+    claims = [world.claim(f"claim-{index}", name.format(index % 8, index // 8)) for index in range(PARTITIONS)]
+    async with (
+        world.api_process(bench.directory, claims) as server,
+        world.node(server, "--partitioning=dynamic") as node,
+    ):
+        await concurrently(claims, node.prepare, 8)
+        text = ""
+        while text.count("gpu_dra_pod_device_memory_used_bytes{") < PARTITIONS:  # until they were measured
+            await asyncio.sleep(0.5)
+            _, text = await node.driver.get("/metrics")
+        samples = []
+        for _ in range(bench.rounds * 2):
+            before = node.all_cpu_ms()
+            for _ in range(SCRAPES):  # the clock of threads that have ended ticks in hundredths of a second
+                await node.driver.get("/metrics")
+            samples.append((node.all_cpu_ms() - before) / SCRAPES)
+    stats = Stats.of(samples)
+    series = sum(not line.startswith("#") for line in text.splitlines())
+    return [
+        Case(
+            key="scrape",
+            stats=stats,
+            targets=[Target(what="ms of CPU", value=stats.p50, limit=20)],
+            facts={"series": series, "bytes": len(text)},
+        )
+    ]
+
+
 async def _create(api: Api, claim: dict[str, Any]) -> None:
     """Make an allocated claim over HTTP; its UID is the server's."""
     collection = f"{RESOURCE}/namespaces/{world.NAMESPACE}/resourceclaims"
@@ -455,4 +487,5 @@ CASES = {
     "memory": memory,
     "startup": startup,
     "slow_hardware": slow_hardware,
+    "scrape": scrape,
 }

@@ -6,6 +6,7 @@ be killed on either side of it. Only of the present boot; who accounts removes t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<uid>[A-Za-z0-9-]{1,63})\.(?P<end>[0-9]{1,15})\.json")
+MANY = 100
 MOST = 1000
 """Records that are kept if nobody can account for them, because the disk is full for instance."""
 
@@ -51,8 +53,10 @@ class EndedRecords:
         self._prefix = f"{directory}{os.sep}"
         self._boot_id = boot_id
         self._clock = clock
-        self.recent: dict[tuple[str, float | None], Tenure] = {}
-        """What this instance has ended, until it is accounted for. Other threads take copies of it."""
+        self.recent: dict[str, Tenure] = {}
+        """By file name: what this instance has ended, until it is accounted for. Other threads take copies of it."""
+        self.many = asyncio.Event()
+        """Set when so many claims have ended that they should be accounted for now."""
 
     def open(self) -> None:
         """Make the directory. Raises OSError."""
@@ -60,7 +64,7 @@ class EndedRecords:
 
     def move(self, path: str, record: Record | None) -> None:
         """Take a record's file out of the way; removes it where it does not count. Raises OSError."""
-        if self._counts(record):
+        if self._counts(record) and len(self.recent) < MOST:
             with contextlib.suppress(OSError):  # a claim's end is worth more than its account
                 files.rename(path, self._note(record))
                 return
@@ -68,7 +72,7 @@ class EndedRecords:
 
     def keep(self, path: str, record: Record | None) -> None:
         """Note what a record said that is about to be replaced by another one of its claim."""
-        if self._counts(record):
+        if self._counts(record) and len(self.recent) < MOST:
             with contextlib.suppress(OSError):
                 os.link(path, self._note(record))
 
@@ -84,38 +88,39 @@ class EndedRecords:
 
     def read(self) -> dict[str, Tenure]:
         """All there are, by file name; what is not understood, or is of an earlier boot, is removed. Raises OSError."""
-        found: dict[str, Tenure] = {}
+        found = dict(self.recent)
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(self._directory)):  # noqa: PTH208
-                match = _NAME.fullmatch(name)
-                if match is None:
+                if name in found or (match := _NAME.fullmatch(name)) is None:
                     continue
-                try:
-                    record = decode(files.read(self._prefix + name), uid=match["uid"])
-                except (DamagedRecordError, OSError) as error:
-                    logger.warning("%s%s is not accounted for: %s", self._prefix, name, error)
-                    record = None
+                record = self._read(name, match["uid"])
                 if self._counts(record) and len(found) < MOST:
                     found[name] = Tenure(record=record, ended=int(match["end"]) / 1000)
                 else:
                     self.remove([name])
-                    self.forget([(match["uid"], record.held_since if record is not None else None)])
         return found
 
     def remove(self, names: Iterable[str]) -> None:
         """They are accounted for. Raises OSError."""
         for name in names:
             files.remove(self._prefix + name)
+            self.recent.pop(name, None)
+        self.many.clear()
 
-    def forget(self, keys: Iterable[tuple[str, float | None]]) -> None:
-        """What is accounted for is not recent any more."""
-        for key in keys:
-            self.recent.pop(key, None)
+    def _read(self, name: str, uid: str) -> Record | None:
+        try:
+            return decode(files.read(self._prefix + name), uid=uid)
+        except (DamagedRecordError, OSError) as error:
+            logger.warning("%s%s is not accounted for: %s", self._prefix, name, error)
+            return None
 
     def _counts(self, record: Record | None) -> TypeGuard[Record]:
         return record is not None and record.held_since is not None and record.boot_id == self._boot_id
 
     def _note(self, record: Record) -> str:
-        tenure = Tenure(record=record, ended=self._clock())
-        self.recent[tenure.key] = tenure
-        return f"{self._prefix}{record.claim.uid}.{round(tenure.ended * 1000)}.json"
+        now = self._clock()
+        name = f"{record.claim.uid}.{round(now * 1000)}.json"
+        self.recent[name] = Tenure(record=record, ended=now)
+        if len(self.recent) >= MANY:
+            self.many.set()
+        return self._prefix + name

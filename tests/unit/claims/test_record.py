@@ -38,10 +38,14 @@ RAW: dict[str, Any] = {
                 "gi": 7,
                 "ci": 0,
             },
+            "product": "H100",
+            "weight": 0.142857,
             "offered": {"partitioning": "dynamic", "shares": "4", "sharesMemoryReserve": 5},
         }
     ],
     "preparedAt": "2026-01-02T03:04:05.678+00:00",
+    "heldSince": 86400.123,
+    "pods": [{"name": "trainer", "uid": "p-1"}],
 }
 
 
@@ -125,3 +129,23 @@ def test_an_amount_that_cannot_be_computed_with_is_damage(amount: Any) -> None:
 
     with pytest.raises(DamagedRecordError):
         decode(json.dumps(raw).encode(), uid="u-1")
+
+
+def test_a_record_of_a_version_that_noted_no_time_is_one() -> None:
+    raw = changed()
+    for key in ("heldSince", "pods"):
+        del raw[key]
+    for key in ("product", "weight"):
+        del raw["devices"][0][key]
+
+    record = decode(json.dumps(raw).encode(), uid="u-1")
+
+    assert (record.held_since, record.pods) == (None, ())
+    assert (record.devices[0].product, record.devices[0].weight) == ("", None)
+    assert rewritten(raw) == {**raw, "state": "undoing"}
+
+
+@pytest.mark.parametrize("value", [-1, "1", True, 1e400, [1]])
+def test_a_time_that_is_none_is_damage(value: Any) -> None:
+    with pytest.raises(DamagedRecordError):
+        decode(json.dumps(changed(heldSince=value)).encode(), uid="u-1")

@@ -83,3 +83,20 @@ def test_where_nothing_can_be_written_one_that_is_alone_leads(tmp_path: Path) ->
     (tmp_path / "instances").write_text("in the way")
 
     assert Lead(tmp_path / "instances").later() is None
+
+
+def test_who_has_no_place_yet_leads_only_where_nobody_else_lives(directory: Path) -> None:
+    starting = Lead(directory)
+    assert not starting.is_elsewhere()
+
+    running = Lead(directory)
+    running.later()
+    assert starting.is_elsewhere()
+    assert not running.is_elsewhere()
+
+    starting.later()
+    assert running.is_elsewhere()
+    assert not starting.is_elsewhere()
+
+    starting.leave()
+    assert not running.is_elsewhere()

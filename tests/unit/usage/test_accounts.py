@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from driver.base import files
+from driver.claims.ledger import ended
 from driver.claims.ledger.quarantine import Quarantine
 from driver.claims.ledger.records import Records
 from driver.usage import accounts
@@ -118,9 +120,10 @@ async def test_what_was_added_up_is_not_added_again_though_its_files_are_still_t
     await node.put(record())
     node.now = 130
     await node.end()
-    monkeypatch.setattr(node.records.ended, "remove", lambda _names: (_ for _ in ()).throw(OSError("killed here")))
-    with pytest.raises(OSError, match="killed here"):
-        await node.accounts.settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(node.records.ended, "remove", lambda _names: (_ for _ in ()).throw(OSError("killed here")))
+        with pytest.raises(OSError, match="killed here"):
+            await node.accounts.settle()
     assert len(node.left()) == 1
 
     again = await restarted(node)
@@ -273,6 +276,29 @@ async def test_a_claim_ends_although_its_time_cannot_be_noted(node: Instance) ->
     assert node.seconds() == 30  # as long as the process lives
 
 
+async def test_as_many_as_end_are_kept_in_memory_until_they_are_added_up(node: Instance) -> None:
+    for number in range(ended.MANY):
+        assert not node.records.ended.many.is_set()
+        await node.put(record(f"claim-{number}"))
+        await node.end(f"claim-{number}")
+    assert node.records.ended.many.is_set()  # somebody is told that it is time
+
+    await node.accounts.settle()
+
+    assert not node.records.ended.many.is_set()
+    assert node.records.ended.recent == {}
+    assert node.left() == []
+
+
+async def test_on_a_full_disk_no_more_than_so_many_are_kept(node: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ended, "MOST", 3)
+    for number in range(5):
+        await node.put(record(f"claim-{number}"))
+        await node.end(f"claim-{number}")
+
+    assert len(node.records.ended.recent) == len(node.left()) == 3
+
+
 async def test_nothing_is_written_while_nothing_ends(node: Instance) -> None:
     await node.put(record())
     before = sorted((path, path.stat().st_mtime_ns) for path in node.root.rglob("*"))
@@ -283,3 +309,28 @@ async def test_nothing_is_written_while_nothing_ends(node: Instance) -> None:
         node.accounts.totals()
 
     assert sorted((path, path.stat().st_mtime_ns) for path in node.root.rglob("*")) == before
+
+
+def counting(real: Any, name: str, calls: list[str]) -> Any:
+    def call(*args: Any, **more: Any) -> Any:
+        calls.append(name)
+        return real(*args, **more)
+
+    return call
+
+
+async def test_the_end_of_a_claim_costs_no_more_than_to_remove_its_record(
+    node: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.put(record("noted"))
+    await node.put(record("not-noted", since=None))
+    calls: list[str] = []
+    for name in ("open", "write", "pwrite", "pread", "rename", "unlink", "link", "stat", "scandir"):
+        monkeypatch.setattr(os, name, counting(getattr(os, name), name, calls))
+
+    await node.end("not-noted")
+    removed, calls[:] = list(calls), []
+    await node.end("noted")
+
+    assert calls == [call.replace("unlink", "rename") for call in removed]
+    assert removed.count("unlink") == 1
