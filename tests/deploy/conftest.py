@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -59,8 +59,16 @@ def install(tool: Tool) -> Callable[[Object], Awaitable[None]]:
     return apply
 
 
+NOT_OF_KUBERNETES = ("monitoring.coreos.com/", "autoscaling.k8s.io/")
+"""Groups that others bring along: the Prometheus operator and the vertical pod autoscaler."""
+
+
+def of_kubernetes(values: Object) -> list[Object]:
+    """The chart's objects of kinds that every cluster has."""
+    return [obj for obj in render(values) if not obj["apiVersion"].startswith(NOT_OF_KUBERNETES)]
+
+
 def manifest(values: Object) -> str:
-    """The chart's objects and their namespace, without those of the Prometheus operator."""
-    objects: list[Any] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}]
-    objects += [obj for obj in render(values) if "monitoring.coreos.com" not in obj["apiVersion"]]
-    return yaml.safe_dump_all(objects)
+    """These objects and their namespace."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    return yaml.safe_dump_all([namespace, *of_kubernetes(values)])
