@@ -1,5 +1,6 @@
 """The cluster as slices, claims and pods tell it: one model, read by ``top``, the page and the accountant."""
 
+from driver.cluster.follow import Follow, View
 from driver.cluster.model import WHOLE, Fleet, Gpu, Holder, Node, Part, Room, Trouble, Usage
 from driver.cluster.objects import Amount, Amounts, Claim, Device, Key, Pod, Result, Shape, Slice, Taint
 from driver.cluster.read import read_claim, read_pod, read_slice
@@ -13,6 +14,7 @@ __all__ = [
     "Claim",
     "Device",
     "Fleet",
+    "Follow",
     "Gpu",
     "Holder",
     "Key",
@@ -27,6 +29,7 @@ __all__ = [
     "Taint",
     "Trouble",
     "Usage",
+    "View",
     "compute_slices",
     "held_weight",
     "read_claim",

@@ -48,15 +48,16 @@ def read_slice(obj: Any, *, driver: str) -> Slice | None:
         return None
 
 
-def read_claim(obj: Any, *, driver: str) -> Claim | None:
-    """A claim that has devices of this driver; None for any other."""
+def read_claim(obj: Any, *, driver: str, pool: str = "") -> Claim | None:
+    """A claim that has devices of this driver, and in this pool, if one is given; None for any other."""
     try:
         metadata = _get(obj, "metadata", dict)
         status = _get(obj, "status", dict, {})
         allocation = _get(status, "allocation", dict, {})
         found = _get(_get(allocation, "devices", dict, {}), "results", list, [])
         ours = [result for result in found if isinstance(result, dict) and result.get("driver") == driver]
-        results = tuple(_read_all(_result, {"results": ours}, "results"))
+        read = _read_all(_result, {"results": ours}, "results")
+        results = tuple(result for result in read if pool in ("", result.pool))
         if not results:
             return None
         return Claim(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from driver.base.backoff import Backoff
 from driver.base.repeat_filter import RepeatFilter
 from driver.kube.client import Api, ApiError
-from driver.kube.shapes import check_event, check_list, check_object, version_of
+from driver.kube.shapes import check_event, check_list, check_object, odd, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -37,12 +37,28 @@ class Mirror:
         params: Mapping[str, Any] | None = None,
         *,
         changed: Callable[[tuple[str, str] | None], None] = lambda _key: None,
-        check: Callable[[Any, str], dict[str, Any]] = check_object,
+        check: Callable[[Any, str], dict[str, Any] | None] = check_object,
+        page: int | None = None,
         decode: Callable[[bytes], Any] = json.loads,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``check`` sees each object before it is taken over, and raises ApiError where nobody could use it."""
+        """Dials nothing yet.
+
+        Args:
+            api: whom to ask.
+            path: the collection.
+            params: selectors.
+            changed: see the class.
+            check: sees each object before it is taken over, and raises ApiError where nobody could use it. What it
+                returns is kept in the object's place, with the same metadata.name, namespace and resourceVersion;
+                None keeps nothing.
+            page: how many objects an answer has at most where all are listed; None for all at once.
+            decode: from JSON.
+            clock: monotonic.
+            sleep: waits for seconds.
+        """
+        self._page = page
         self._check = check
         self._repeats = RepeatFilter()
         self._clock = clock
@@ -103,31 +119,45 @@ class Mirror:
 
     async def _list(self) -> str:
         what = f"GET {self._path}"
-        listing = check_list(await self._api.get(self._path, self._params, timeout=30, decode=self._decode), what)
-        self.objects = {object_key(item): self._check(item, what) for item in listing["items"]}
+        params = self._params if self._page is None else {**self._params, "limit": self._page}
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        version, token = "", ""
+        while True:
+            asked = {**params, "continue": token} if token else params
+            listing = check_list(await self._api.get(self._path, asked, timeout=30, decode=self._decode), what)
+            for item in listing["items"]:
+                if (kept := self._check(item, what)) is not None:
+                    found[object_key(item)] = kept
+            version = version or listing["metadata"]["resourceVersion"]
+            before, token = token, listing["metadata"].get("continue") or ""
+            if not token:
+                break
+            if not isinstance(token, str) or token == before:
+                raise odd(what, "another token as metadata.continue", token)
+        self.objects = found
         self.error = None
-        self._passed = _version(listing)
+        self._passed = int(version)
         self.synced.set()
         self._changed(None)
-        return str(listing["metadata"]["resourceVersion"])
+        return version
 
     async def _watch(self, version: str) -> str:
         since = {**self._params, "resourceVersion": version}
         what = f"WATCH {self._path}"
-        async for odd in self._api.watch(self._path, since, decode=self._decode):
-            event = check_event(odd, what)
+        async for answer in self._api.watch(self._path, since, decode=self._decode):
+            event = check_event(answer, what)
             self._repeats.over("")
             obj = event["object"]
             version = str(obj["metadata"]["resourceVersion"])
             self._passed = max(self._passed, _version(obj))
             if event["type"] == "BOOKMARK":
                 continue
-            key = object_key(self._check(obj, what))
-            if event["type"] == "DELETED":
+            key, kept = object_key(obj), self._check(obj, what)
+            if kept is None or event["type"] == "DELETED":
                 if _version(obj) >= _version(self.objects.get(key, obj)):
                     self.objects.pop(key, None)
             else:
-                self._take(obj)
+                self._take(kept)
             self._changed(key)
         return version
 

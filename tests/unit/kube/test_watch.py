@@ -115,6 +115,75 @@ async def test_it_lists_again_when_its_version_is_too_old(server: ApiServer, api
     assert refused == 1
 
 
+class Pages:
+    """An API that answers in pages of so many, which the mirror asks for; each token is a number."""
+
+    def __init__(self, names: list[str], *, stuck: bool = False) -> None:
+        self._names = names
+        self._stuck = stuck
+        self.asked: list[tuple[int, str]] = []
+
+    async def get(self, _path: str, params: dict[str, Any], **_: Any) -> dict[str, Any]:
+        limit, token = params["limit"], params.get("continue", "")
+        self.asked.append((limit, token))
+        start = int(token or 0)
+        items = [{"metadata": {"name": name, "resourceVersion": "3"}} for name in self._names[start : start + limit]]
+        more = {"continue": "1" if self._stuck else str(start + limit)} if start + limit < len(self._names) else {}
+        return {"metadata": {"resourceVersion": "7", **more}, "items": items}
+
+    async def watch(self, _path: str, params: dict[str, Any], **_: Any) -> AsyncIterator[dict[str, Any]]:
+        assert params == {"resourceVersion": "7"}
+        raise asyncio.CancelledError
+        yield {}
+
+    async def sleep(self, _seconds: float) -> None:
+        raise asyncio.CancelledError
+
+
+async def test_it_lists_in_pages() -> None:
+    api = Pages(["a", "b", "c", "d", "e"])
+    mirror = Mirror(api, MAPS, page=2)  # type: ignore[arg-type]
+
+    with pytest.raises(asyncio.CancelledError):
+        await mirror.run()
+
+    assert api.asked == [(2, ""), (2, "2"), (2, "4")]
+    assert [name for _, name in mirror.objects] == ["a", "b", "c", "d", "e"]
+
+
+async def test_pages_without_an_end_are_an_odd_answer() -> None:
+    api = Pages(["a", "b", "c", "d", "e"], stuck=True)
+    mirror = Mirror(api, MAPS, page=2, sleep=api.sleep)  # type: ignore[arg-type]
+
+    with pytest.raises(asyncio.CancelledError):
+        await mirror.run()
+
+    assert "another token" in str(mirror.error)
+    assert not mirror.synced.is_set()
+
+
+async def test_it_keeps_what_the_check_makes_of_an_object_and_nothing_where_that_is_nothing(
+    api: Api, mirror: Mirror
+) -> None:
+    def names_only(obj: dict[str, Any], _what: str) -> dict[str, Any] | None:
+        kept = {key: obj["metadata"][key] for key in ("namespace", "name", "resourceVersion")}
+        return {"metadata": kept} if "a" in obj.get("data", {}) else None
+
+    for name in ("first", "second"):
+        await api.request("PUT", f"{MAPS}/{name}", body={**await create(api, name), "data": {"a": "b"}})
+    kept = Mirror(api, MAPS, check=names_only)
+    task = asyncio.create_task(kept.run())
+    await eventually(lambda: len(kept.objects) == 2)
+
+    await api.request("PUT", f"{MAPS}/first", body={**await api.get(f"{MAPS}/first"), "data": {}})
+    third = await create(api, "third")
+    await api.request("PUT", f"{MAPS}/third", body={**third, "data": {"a": "c"}})
+
+    await eventually(lambda: set(kept.objects) == {("default", "second"), ("default", "third")})
+    assert all(obj.keys() == {"metadata"} for obj in kept.objects.values())
+    task.cancel()
+
+
 class ShortLived:
     """An API whose lists succeed and whose watches end at once; counts both and tells the time that pauses make."""
 

@@ -1,0 +1,149 @@
+"""The cluster followed through its API: lists and watches kept in step with the model, whoever goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from driver.base.supervised import supervised
+from driver.cluster.model import Fleet
+from driver.cluster.read import read_claim, read_pod, read_slice
+from driver.cluster.state import State
+from driver.kube import RESOURCE, Mirror, check_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from driver.cluster.objects import Key
+    from driver.kube import Api, ApiError
+
+PAGE = 100
+"""Objects that an answer has at most: slices of 64 devices are 100 KB each."""
+DEBOUNCE = 0.25
+"""Seconds in which changes are gathered."""
+LOOK = 0.5
+"""Seconds after which it is noticed that a server has gone away, or is there again."""
+
+SLICES, CLAIMS, PODS = "resourceslices", "resourceclaims", "pods"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The cluster at one moment."""
+
+    revision: int = 0
+    """Grows with each change."""
+    fleet: Fleet = field(default_factory=Fleet)
+    missing: Mapping[str, ApiError] = field(default_factory=dict)
+    """What could never be read, ``pods`` for example, and why."""
+    behind: Mapping[str, ApiError] = field(default_factory=dict)
+    """What was read before and cannot be at the moment, so that it may not be true any more."""
+
+
+class Follow:
+    """Keeps ``view`` in step with the cluster while ``run`` runs.
+
+    Any number of readers wait for news with ``after``. What may not be listed is said to be missing, and tried again
+    and again, like everything that fails.
+    """
+
+    def __init__(self, api: Api, *, driver: str, node: str = "", debounce: float = DEBOUNCE) -> None:
+        """``node``: only this one is looked at; empty for all."""
+        self._debounce = debounce
+        self._state = state = State()
+        self._dirty = asyncio.Event()
+        self._news = asyncio.Condition()
+        self.view = View()
+        of_driver = f"spec.driver={driver}" + (f",spec.nodeName={node}" if node else "")
+        read = partial(read_claim, driver=driver, pool=node)  # a pool of ours has its node's name
+        self._sources = {
+            SLICES: _Source(
+                self._mirror(api, f"{RESOURCE}/{SLICES}", of_driver, partial(read_slice, driver=driver), SLICES),
+                state.put_slice,
+                state.replace_slices,
+            ),
+            CLAIMS: _Source(
+                self._mirror(api, f"{RESOURCE}/{CLAIMS}", "", read, CLAIMS), state.put_claim, state.replace_claims
+            ),
+            PODS: _Source(
+                self._mirror(api, f"/api/v1/{PODS}", f"spec.nodeName={node}" if node else "", read_pod, PODS),
+                state.put_pod,
+                state.replace_pods,
+            ),
+        }
+
+    def _mirror(self, api: Api, path: str, selector: str, read: Callable[[Any], Any], what: str) -> Mirror:
+        return Mirror(
+            api,
+            path,
+            {"fieldSelector": selector} if selector else None,
+            check=partial(_keep, read),
+            page=PAGE,
+            changed=lambda key: self._changed(what, key),
+        )
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for what, source in self._sources.items():
+                tasks.create_task(supervised(source.mirror.run, name=f"following {what}"))
+            tasks.create_task(supervised(self._publish, name="reading the cluster"))
+
+    async def after(self, revision: int) -> View:
+        """The newest view, as soon as there is a newer one than this; after 0 the first, with all that can be read."""
+        async with self._news:
+            await self._news.wait_for(lambda: self.view.revision > revision)
+        return self.view
+
+    def _changed(self, what: str, key: Key | None) -> None:
+        source = self._sources[what]
+        if key is None:
+            source.replace({key: kept["seen"] for key, kept in source.mirror.objects.items()})
+        else:
+            kept = source.mirror.objects.get(key)
+            source.put(key, kept["seen"] if kept else None)
+        self._dirty.set()
+
+    async def _publish(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._dirty.wait(), LOOK)
+                await asyncio.sleep(self._debounce)
+            missing, behind = self._troubles()
+            if any(what not in missing and not source.mirror.synced.is_set() for what, source in self._sources.items()):
+                continue
+            if not self._dirty.is_set() and (missing, behind) == (self.view.missing, self.view.behind):
+                continue
+            self._dirty.clear()
+            fleet = self._state.fleet()
+            async with self._news:
+                self.view = View(revision=self.view.revision + 1, fleet=fleet, missing=missing, behind=behind)
+                self._news.notify_all()
+
+    def _troubles(self) -> tuple[dict[str, ApiError], dict[str, ApiError]]:
+        mirrors = {what: source.mirror for what, source in self._sources.items()}
+        failed = {what: mirror.error for what, mirror in mirrors.items() if mirror.error is not None}
+        missing = {what: error for what, error in failed.items() if not mirrors[what].synced.is_set()}
+        return missing, {what: error for what, error in failed.items() if what not in missing}
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One collection, and what the state is told of it."""
+
+    mirror: Mirror
+    put: Callable[[Key, Any], None]
+    replace: Callable[[Mapping[Key, Any]], None]
+
+
+def _keep(read: Callable[[Any], Any], obj: Any, what: str) -> dict[str, Any] | None:
+    """What a mirror keeps: the object as it was read, with what the mirror goes by."""
+    metadata = check_object(obj, what)["metadata"]
+    seen = read(obj)
+    if seen is None:
+        return None
+    kept = {name: metadata[name] for name in ("namespace", "name", "resourceVersion") if name in metadata}
+    return {"metadata": kept, "seen": seen}
