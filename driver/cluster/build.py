@@ -24,51 +24,87 @@ Holds = dict[str, list[tuple["Claim", "Result"]]]
 def build_node(pool: str, slices: Collection[Slice], claims: Iterable[Claim], pods: Mapping[Key, Pod]) -> Node:
     """What a pool's slices and the claims on it say together.
 
-    As for the scheduler, only the newest generation counts, and only if it is complete.
+    As for the scheduler, only the newest generation counts, and nothing is free in a pool that is incomplete or
+    contradicts itself. What is held is: while a pool is written, the slices that are still to be written say where.
     """
     newest = max((found.generation for found in slices), default=0)
-    current = sorted((found for found in slices if found.generation == newest), key=lambda found: found.name)
-    expected = max((found.count for found in current), default=0)
-    complete = len(current) == expected
+    current = [found for found in slices if found.generation == newest]
+    complete = len(current) == max((found.count for found in current), default=0)
+    ordered = sorted(current if complete else slices, key=lambda found: (-found.generation, found.name))
+    devices: dict[str, Device] = {}
+    for found in ordered:
+        for device in found.devices:
+            devices.setdefault(device.name, device)
     holds: Holds = {}
     for claim in sorted(claims, key=lambda claim: claim.key):
         for result in claim.results:
             if result.pool == pool:
                 holds.setdefault(result.device, []).append((claim, result))
-    devices: dict[str, Device] = {}
-    for found in current if complete else ():
-        for device in found.devices:
-            devices.setdefault(device.name, device)  # one that is there twice is an error of whoever wrote it
+    left = _left_counters(ordered, devices.values(), holds)
+    overdrawn = any(amount < 0 for amounts in left.values() for _, amount in amounts)
+    problem = _problem(current, newest, overdrawn=overdrawn)
     by_gpu: dict[str, list[Device]] = {}
     for device in devices.values():
         by_gpu.setdefault(device.gpu, []).append(device)
-    counters = {name: amounts for found in current for name, amounts in found.counters}
-    gpus = tuple(_gpu(siblings, counters, holds, pods) for siblings in by_gpu.values())
+    usable = complete and not _twice(current)
+    gpus = tuple(
+        _gpu(siblings, None if not usable else {} if overdrawn else left, holds, pods) for siblings in by_gpu.values()
+    )
     return Node(
-        name=next((found.node for found in current if found.node), pool),
+        name=next((found.node for found in ordered if found.node), pool),
         pool=pool,
         gpus=gpus,
-        problem=_problem(len(current), expected, newest),
+        problem=problem,
         lost=tuple(
             _holder(claim, result, Fraction(0), pods)
-            for name, found in holds.items()
+            for name, held in holds.items()
             if name not in devices
-            for claim, result in found
+            for claim, result in held
         ),
         room=total_room(gpu.room for gpu in gpus),
         usage=_usage(holder for gpu in gpus for part in gpu.parts for holder in part.holders),
     )
 
 
-def _problem(found: int, expected: int, generation: int) -> str:
-    if not found:
-        return "no ResourceSlice is published"
-    if found != expected:
-        return f"{found} of {expected} ResourceSlices of generation {generation} are there"
+def _left_counters(slices: Sequence[Slice], devices: Iterable[Device], holds: Holds) -> dict[str, Amounts]:
+    """What is left of each counter set."""
+    taken: dict[str, list[Amounts]] = {}
+    for device in devices:
+        if device.counter_set and any(not result.admin for _, result in holds.get(device.name, ())):
+            taken.setdefault(device.counter_set, []).append(device.shape.counters)
+    totals: dict[str, Amounts] = {}
+    for found in slices:
+        for name, amounts in found.counters:
+            totals.setdefault(name, amounts)
+    return {name: left_of(amounts, taken.get(name, ())) for name, amounts in totals.items()}
+
+
+def _twice(slices: Sequence[Slice]) -> str:
+    """A name that two devices have; empty where all have their own."""
+    names: set[str] = set()
+    for found in slices:
+        for device in found.devices:
+            if device.name in names:
+                return device.name
+            names.add(device.name)
     return ""
 
 
-def _gpu(devices: Sequence[Device], counters: Mapping[str, Amounts], holds: Holds, pods: Mapping[Key, Pod]) -> Gpu:
+def _problem(current: Sequence[Slice], generation: int, *, overdrawn: bool) -> str:
+    if not current:
+        return "no ResourceSlice is published"
+    expected = max(found.count for found in current)
+    if len(current) != expected:
+        return f"{len(current)} of {expected} ResourceSlices of generation {generation} are there, so nothing is placed"
+    if name := _twice(current):
+        return f"two devices are called {name}, so nothing is placed"
+    if unread := sum(found.unread for found in current):
+        return f"devices that are not as the API says, and are not shown: {unread}"
+    return "claims hold more than there is, so nothing that can be cut is placed" if overdrawn else ""
+
+
+def _gpu(devices: Sequence[Device], left: Mapping[str, Amounts] | None, holds: Holds, pods: Mapping[Key, Pod]) -> Gpu:
+    """``left`` of the counters; a set that is not there gives nothing, and None says that nothing is placed at all."""
     compute = compute_slices(devices)
     parts = []
     for device in devices:
@@ -88,7 +124,7 @@ def _gpu(devices: Sequence[Device], counters: Mapping[str, Amounts], holds: Hold
         slots=max((slot + 1 for device in devices for slot in device.shape.slots), default=0),
         parts=tuple(parts),
         troubles=_troubles(devices),
-        room=_room(devices, {part.device.name for part in parts if part.is_held}, counters),
+        room=_room(devices, [part for part in parts if part.is_held], left),
     )
 
 
@@ -113,22 +149,27 @@ def _left(device: Device, holders: Iterable[Holder]) -> Amounts:
     return left_of(known, [tuple(pair for pair in amounts if pair[0] in names) for amounts in consumed])
 
 
-def _room(devices: Sequence[Device], held: Collection[str], counters: Mapping[str, Amounts]) -> Room:
+def _room(devices: Sequence[Device], held: Sequence[Part], left: Mapping[str, Amounts] | None) -> Room:
     """By profile: how many more of its devices somebody could have who wants nothing else of this GPU."""
-    taken: dict[str, list[Amounts]] = {}
-    kinds: dict[str, dict[str, list[Amounts]]] = {}
-    for device in devices:
-        free = kinds.setdefault(device.shape.profile or WHOLE, {})
-        if device.name in held:
-            taken.setdefault(device.counter_set, []).append(device.shape.counters)
-        elif not any(taint.forbids for taint in device.taints):
-            free.setdefault(device.counter_set, []).append(device.shape.counters)
-    left = {name: left_of(counters.get(name, ()), taken.get(name, ())) for name in {d.counter_set for d in devices}}
-    # What takes no counters goes together with everything.
-    return {
-        kind: sum(most_together(tuple(takes), left[name]) for name, takes in free.items())
-        for kind, free in kinds.items()
+    names = {part.device.name for part in held}
+    shareable = {
+        part.device.name for part in held if part.device.shape.shared and all(rest > 0 for _, rest in part.left)
     }
+    free: dict[str, dict[str, list[Amounts]]] = {}
+    room: dict[str, int] = {}
+    for device in devices:
+        kind = device.shape.profile or WHOLE
+        room.setdefault(kind, 0)
+        if left is None or any(taint.forbids for taint in device.taints):
+            continue
+        if device.name not in names:
+            free.setdefault(kind, {}).setdefault(device.counter_set, []).append(device.shape.counters)
+        elif device.name in shareable:  # another share of it takes no counters a second time
+            room[kind] += 1
+    for kind, takes in free.items():
+        for counter_set, amounts in takes.items():
+            room[kind] += most_together(tuple(amounts), (left or {}).get(counter_set, ()))
+    return room
 
 
 def _troubles(devices: Sequence[Device]) -> tuple[Trouble, ...]:

@@ -95,6 +95,8 @@ class Slice:
     devices: tuple[Device, ...] = ()
     counters: tuple[tuple[str, Amounts], ...] = ()
     """Counter sets by name, and how much there is."""
+    unread: int = 0
+    """Devices that are not as the API says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

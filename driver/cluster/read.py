@@ -32,17 +32,19 @@ def read_slice(obj: Any, *, driver: str) -> Slice | None:
         if spec.get("driver") != driver:
             return None
         pool = _get(spec, "pool", dict)
+        devices = tuple(_read_all(_device, spec, "devices"))
         return Slice(
             name=_get(_get(obj, "metadata", dict), "name", str),
             pool=sys.intern(_get(pool, "name", str)),
             node=sys.intern(_get(spec, "nodeName", str, "")),
             generation=_get(pool, "generation", int),
             count=_get(pool, "resourceSliceCount", int),
-            devices=tuple(_read_all(_device, spec, "devices")),
+            devices=devices,
             counters=tuple(
                 (_get(found, "name", str), _amounts(found, "counters"))
                 for found in _get(spec, "sharedCounters", list, [])
             ),
+            unread=len(_get(spec, "devices", list, [])) - len(devices),
         )
     except OddError:
         return None
@@ -72,6 +74,7 @@ def read_claim(obj: Any, *, driver: str, pool: str = "") -> Claim | None:
                 if isinstance(consumer, dict)
                 and consumer.get("resource") == "pods"
                 and isinstance(consumer.get("name"), str)
+                and consumer["name"].isprintable()
             ),
         )
     except OddError:
@@ -223,7 +226,7 @@ def _exact(text: str) -> Amount:
 def _text(attributes: dict[str, Any], name: str) -> str:
     found = attributes.get(name)
     text = found.get("string") if isinstance(found, dict) else None
-    return sys.intern(text) if isinstance(text, str) else ""
+    return sys.intern(text) if isinstance(text, str) and text.isprintable() else ""
 
 
 def _time(text: Any) -> datetime | None:
@@ -244,6 +247,6 @@ def _get(obj: Any, key: str, kind: type[T], default: T = _REQUIRED) -> T:
     found = obj.get(key) if isinstance(obj, dict) else _REQUIRED
     if found is None and default is not _REQUIRED:
         return default
-    if type(found) is not kind:
+    if type(found) is not kind or (isinstance(found, str) and not found.isprintable()):  # it goes to terminals
         raise OddError(key)
     return found

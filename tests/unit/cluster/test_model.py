@@ -116,7 +116,7 @@ def test_a_shared_gpu_says_what_is_left() -> None:
     [part] = found.parts
     assert [holder.weight for holder in part.holders] == [Fraction(1, 4), Fraction(1, 4)]
     assert dict(part.left) == {"shares": 2, "memory": (81559 << 20) - (40 << 30)}
-    assert (found.weight, dict(found.room)) == (Fraction(1, 2), {"gpu": 0})
+    assert (found.weight, dict(found.room)) == (Fraction(1, 2), {"gpu": 1})
 
 
 def test_a_taint_of_all_devices_is_the_gpus() -> None:
@@ -159,11 +159,48 @@ def test_slices_of_an_old_generation_do_not_count() -> None:
     assert [gpu.name for gpu in node(*old, *new).gpus] == ["gpu-0"]
 
 
-def test_an_incomplete_pool_has_no_gpus_and_says_so() -> None:
-    found = node(*slices()[:-1], claim("train", "gpu-0"))
+def test_nothing_is_free_in_an_incomplete_pool_and_it_says_so() -> None:
+    found = node(*slices()[1:], claim("train", "gpu-0"))
 
-    assert (found.gpus, found.problem) == ((), "1 of 2 ResourceSlices of generation 1 are there")
-    assert [holder.claim for holder in found.lost] == [("team-a", "train")]
+    assert found.problem == "1 of 2 ResourceSlices of generation 1 are there, so nothing is placed"
+    assert set(found.room.values()) == {0}
+    assert found.usage["team-a"].gpus == 1
+
+
+def test_while_a_pool_is_written_the_rest_of_it_says_who_holds_what() -> None:
+    inventory = mig_facts.node("H100-SXM5-80GB", 4)
+    before, after = slices(inventory=inventory), slices(inventory=inventory, generation=2)
+    held = (claim("first", "gpu-0"), claim("last", "gpu-3"))
+
+    found = node(*after[:2], *before[2:], *held)
+
+    assert [gpu.weight for gpu in found.gpus] == [1, 0, 0, 1]
+    assert (found.lost, set(found.room.values())) == ((), {0})
+    assert found.problem == "2 of 3 ResourceSlices of generation 2 are there, so nothing is placed"
+
+
+def test_nothing_is_free_where_two_devices_have_one_name() -> None:
+    published = slices()
+    published[-1]["spec"]["devices"].append(published[-1]["spec"]["devices"][0])
+
+    found = node(*published)
+
+    assert found.problem == "two devices are called gpu-0, so nothing is placed"
+    assert set(found.room.values()) == {0}
+
+
+def test_nothing_that_can_be_cut_is_free_where_claims_hold_more_than_there_is() -> None:
+    found = node(*slices(), claim("one", "gpu-0"), claim("two", "gpu-0-mig-1g10gb-19-6"))
+
+    assert found.problem == "claims hold more than there is, so nothing that can be cut is placed"
+    assert set(found.room.values()) == {0}
+
+
+def test_devices_that_cannot_be_read_are_counted() -> None:
+    published = slices()
+    published[-1]["spec"]["devices"][0]["name"] = 7
+
+    assert node(*published).problem == "devices that are not as the API says, and are not shown: 1"
 
 
 def test_a_device_that_is_gone_is_still_held() -> None:
