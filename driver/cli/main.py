@@ -13,6 +13,7 @@ from driver.cli.fake import fault, load
 from driver.cli.flags import check_devices, read_settings, settings_options
 from driver.cli.inspect import explain, slices
 from driver.cli.operate import cleanup, drain_check
+from driver.cli.top import top
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -64,13 +65,24 @@ cli.add_command(cleanup)
 cli.add_command(doctor)
 cli.add_command(fault)
 cli.add_command(load)
+cli.add_command(top)
 
 
 def main() -> None:
-    """Entry point: every error is one line, with an exit status that tells usage errors from failures."""
+    """Entry point of ``gpu-dra``."""
+    _run(cli)
+
+
+def kubectl_gpu() -> None:
+    """Entry point of ``kubectl-gpu``, which kubectl runs for ``kubectl gpu``."""
+    _run(top, prog_name="kubectl gpu")
+
+
+def _run(command: click.Command, **more: Any) -> None:
+    """Every error is one line, with an exit status that tells usage errors from failures."""
     never_fail(sys.stdout, sys.stderr)
     try:
-        cli.main(standalone_mode=False)
+        command.main(standalone_mode=False, **more)
     except click.ClickException as error:
         click.echo(f"gpu-dra: {error.format_message()}", err=True)
         sys.exit(error.exit_code)

@@ -1,13 +1,18 @@
 """The cluster as slices, claims and pods tell it: one model, read by ``top``, the page and the accountant."""
 
-from driver.cluster.follow import Follow, View
+from driver.cluster.follow import CLAIMS, PODS, SLICES, Follow, View
 from driver.cluster.model import WHOLE, Fleet, Gpu, Holder, Node, Part, Room, Trouble, Usage
 from driver.cluster.objects import Amount, Amounts, Claim, Device, Key, Pod, Result, Shape, Slice, Taint
 from driver.cluster.read import read_claim, read_pod, read_slice
 from driver.cluster.state import State
+from driver.cluster.text import as_text, duration, room_text
+from driver.cluster.view import as_dict, shown
 from driver.cluster.weight import compute_slices, held_weight, weight, weights
 
 __all__ = [
+    "CLAIMS",
+    "PODS",
+    "SLICES",
     "WHOLE",
     "Amount",
     "Amounts",
@@ -30,11 +35,16 @@ __all__ = [
     "Trouble",
     "Usage",
     "View",
+    "as_dict",
+    "as_text",
     "compute_slices",
+    "duration",
     "held_weight",
     "read_claim",
     "read_pod",
     "read_slice",
+    "room_text",
+    "shown",
     "weight",
     "weights",
 ]

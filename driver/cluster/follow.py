@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,13 @@ class View:
     """What could never be read, ``pods`` for example, and why."""
     behind: Mapping[str, ApiError] = field(default_factory=dict)
     """What was read before and cannot be at the moment, so that it may not be true any more."""
+    namespace: str = ""
+    """Claims and pods of this namespace only were read; empty for all."""
+
+    @property
+    def knows_holders(self) -> bool:
+        """Whether all claims were read: otherwise nobody knows what is free."""
+        return not self.namespace and CLAIMS not in self.missing
 
 
 class Follow:
@@ -50,13 +57,24 @@ class Follow:
     and again, like everything that fails.
     """
 
-    def __init__(self, api: Api, *, driver: str, node: str = "", debounce: float = DEBOUNCE) -> None:
-        """``node``: only this one is looked at; empty for all."""
+    def __init__(
+        self, api: Api, *, driver: str, node: str = "", namespace: str = "", debounce: float = DEBOUNCE
+    ) -> None:
+        """Dials nothing yet.
+
+        Args:
+            api: whom to ask.
+            driver: the name of the driver whose devices are followed.
+            node: only this one is looked at; empty for all.
+            namespace: claims and pods of this one only are asked for, by whoever may not read more; empty for all.
+            debounce: seconds in which changes are gathered.
+        """
         self._debounce = debounce
         self._state = state = State()
         self._dirty = asyncio.Event()
         self._news = asyncio.Condition()
-        self.view = View()
+        self.view = View(namespace=namespace)
+        inside = f"/namespaces/{namespace}" if namespace else ""
         of_driver = f"spec.driver={driver}" + (f",spec.nodeName={node}" if node else "")
         read = partial(read_claim, driver=driver, pool=node)  # a pool of ours has its node's name
         self._sources = {
@@ -66,10 +84,12 @@ class Follow:
                 state.replace_slices,
             ),
             CLAIMS: _Source(
-                self._mirror(api, f"{RESOURCE}/{CLAIMS}", "", read, CLAIMS), state.put_claim, state.replace_claims
+                self._mirror(api, f"{RESOURCE}{inside}/{CLAIMS}", "", read, CLAIMS),
+                state.put_claim,
+                state.replace_claims,
             ),
             PODS: _Source(
-                self._mirror(api, f"/api/v1/{PODS}", f"spec.nodeName={node}" if node else "", read_pod, PODS),
+                self._mirror(api, f"/api/v1{inside}/{PODS}", f"spec.nodeName={node}" if node else "", read_pod, PODS),
                 state.put_pod,
                 state.replace_pods,
             ),
@@ -120,7 +140,9 @@ class Follow:
             self._dirty.clear()
             fleet = self._state.fleet()
             async with self._news:
-                self.view = View(revision=self.view.revision + 1, fleet=fleet, missing=missing, behind=behind)
+                self.view = replace(
+                    self.view, revision=self.view.revision + 1, fleet=fleet, missing=missing, behind=behind
+                )
                 self._news.notify_all()
 
     def _troubles(self) -> tuple[dict[str, ApiError], dict[str, ApiError]]:

@@ -86,11 +86,16 @@ class Api:
         return cls(None)
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None, *, max_connections: int = 64, max_body: int = MAX_BODY) -> Api:
-        """Load credentials: from the kubeconfig, or those of the pod when it is None. Dials nothing yet."""
+    async def connect(
+        cls, kubeconfig: Path | None, *, context: str = "", max_connections: int = 64, max_body: int = MAX_BODY
+    ) -> Api:
+        """Load credentials: from the kubeconfig, or those of the pod when it is None. Dials nothing yet.
+
+        ``context``: of the kubeconfig; empty for the one that is current.
+        """
         if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, at the start
             raise ConfigError(f"kubeconfig {kubeconfig} does not exist or is not a file")
-        source = in_cluster() if kubeconfig is None else from_kubeconfig(str(kubeconfig))
+        source = in_cluster() if kubeconfig is None else from_kubeconfig(str(kubeconfig), context=context)
         try:
             credentials = await Credentials.load(source)
         except ConfigError as error:

@@ -25,16 +25,16 @@ _Identity: TypeAlias = "tuple[str | None, bytes | None, bytes | None]"
 """Authorization, client certificate and key."""
 
 
-def from_kubeconfig(path: str) -> Source:
-    """The credentials of the context that is current at first: a person may change to another one meanwhile."""
-    chosen = ""
+def from_kubeconfig(path: str, *, context: str = "") -> Source:
+    """The credentials of a context, or of that which is current at first: a person may change to another meanwhile."""
+    chosen = context
 
     async def read(reader: FileReader) -> Access:
         nonlocal chosen
         config = _parse(path, reader.read(path))
         chosen = chosen or _current(path, config)
-        context = {**config, "path": path, "context": _named(path, config, "context", chosen)}
-        entries = (_entry(context, "cluster", required=True), _entry(context, "user", required=False))
+        parsed = {**config, "path": path, "context": _named(path, config, "context", chosen)}
+        entries = (_entry(parsed, "cluster", required=True), _entry(parsed, "user", required=False))
         cluster, user = (_Fields(path, where, fields, reader) for where, fields in entries)
         host = _url(cluster, "server").rstrip("/")
         if not host:

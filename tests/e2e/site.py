@@ -231,13 +231,14 @@ class Site:
         return body
 
 
-async def run(*command: str) -> None:
-    """Run a command. Raises AssertionError with its output if it fails."""
+async def run(*command: str) -> str:
+    """Run a command and return what it says. Raises AssertionError with that if it fails."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, f"{shlex.join(command)}: {output.decode()}"
+    return output.decode()
 
 
 def dropped(sent: Any, stored: Any, path: str = "spec") -> list[str]:
