@@ -8,8 +8,8 @@ from driver.sim.apiserver import schema
 from driver.sim.apiserver.errors import bad_request
 
 if TYPE_CHECKING:
-    from driver.sim.apiserver.engine import Call
-    from driver.sim.apiserver.resources import Resource
+    from driver.sim.apiserver.call import Call
+    from driver.sim.apiserver.resource import Resource
 
     Object = dict[str, Any]
 

@@ -11,8 +11,8 @@ from driver.sim.apiserver.resources import PODS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from driver.sim.apiserver.engine import Call
-    from driver.sim.apiserver.resources import Resource
+    from driver.sim.apiserver.call import Call
+    from driver.sim.apiserver.resource import Resource
 
     Object = dict[str, Any]
 

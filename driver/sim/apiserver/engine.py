@@ -9,12 +9,11 @@ import copy
 import secrets
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver import deletion, patch, rules_core, rules_meta, selectors, status_authorization
-from driver.sim.apiserver.access import ADMIN, User
-from driver.sim.apiserver.context import Context
+from driver.sim.apiserver import deletion, patch, rules_core, rules_meta, status_authorization
+from driver.sim.apiserver.call import Call, Object, Selection
 from driver.sim.apiserver.decoding import decode_body, strip_empty
 from driver.sim.apiserver.errors import (
     FieldError,
@@ -29,66 +28,20 @@ from driver.sim.apiserver.errors import (
     required,
     too_large_version,
 )
-from driver.sim.apiserver.resources import NAMESPACES, Resource
+from driver.sim.apiserver.resources import NAMESPACES
 from driver.sim.apiserver.store import Store, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Object = dict[str, Any]
+    from driver.sim.apiserver.access import User
+    from driver.sim.apiserver.context import Context
+    from driver.sim.apiserver.resource import Resource
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _GENERATED_BASE = 58
 SYSTEM_NAMESPACES = ("default", "kube-system")
 """Namespaces that may not be deleted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request, apart from its body: who, what, where, and the options of a write."""
-
-    resource: Resource
-    namespace: str = ""
-    name: str = ""
-    subresource: str = ""
-    user: User = ADMIN
-    dry_run: bool = False
-    validation: Literal["Strict", "Warn", "Ignore"] = "Strict"
-    warnings: list[str] = field(default_factory=list)
-    verb: str = ""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Key of the object in its collection."""
-        return self.namespace, self.name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which objects a list or watch wants."""
-
-    namespace: str = ""
-    name: str = ""
-    labels: Callable[[Mapping[str, str]], bool] | None = None
-    fields: Callable[[Mapping[str, Any]], bool] | None = None
-
-    @classmethod
-    def parse(cls, call: Call, labels: str, fields: str) -> Selection:
-        """From a query string; raises StatusError 400."""
-        return cls(
-            namespace=call.namespace,
-            labels=selectors.parse_labels(labels),
-            fields=selectors.parse_fields(fields, call.resource),
-        )
-
-    def matches(self, obj: Mapping[str, Any]) -> bool:
-        """Whether the object is wanted."""
-        meta = obj["metadata"]
-        if self.namespace and meta.get("namespace") != self.namespace:
-            return False
-        if self.labels is not None and not self.labels(meta.get("labels") or {}):
-            return False
-        return self.fields is None or self.fields(obj)
 
 
 Admission = Callable[[Call, str, Object | None, Object | None], None]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from driver.sim.apiserver.resources import Resource
+    from driver.sim.apiserver.resource import Resource
 
 
 @dataclass(eq=False)

@@ -9,7 +9,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from driver.sim.apiserver.engine import Call, Engine
+from driver.sim.apiserver.call import Call
+from driver.sim.apiserver.engine import Engine
 from driver.sim.apiserver.errors import StatusError
 from driver.sim.apiserver.resources import BY_KIND, NAMESPACES, RESOURCES
 

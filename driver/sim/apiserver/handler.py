@@ -11,8 +11,9 @@ import yaml
 from aiohttp import web
 
 from driver.sim.apiserver import discovery, patch, protobuf, rbac, tables
+from driver.sim.apiserver.call import Call, Selection
 from driver.sim.apiserver.decoding import decode_body
-from driver.sim.apiserver.engine import Call, Engine, Selection
+from driver.sim.apiserver.engine import Engine
 from driver.sim.apiserver.errors import (
     StatusError,
     bad_request,
@@ -23,7 +24,8 @@ from driver.sim.apiserver.errors import (
     unsupported_media_type,
 )
 from driver.sim.apiserver.request import Target, selected_name
-from driver.sim.apiserver.resources import RESOURCES, Resource
+from driver.sim.apiserver.resource import Resource
+from driver.sim.apiserver.resources import RESOURCES
 from driver.sim.apiserver.store import Stored, encode
 from driver.sim.apiserver.watching import Encoder, Watch
 

@@ -19,7 +19,7 @@ from driver.sim.cel import CelError, compiled, environment, evaluated
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from driver.sim.apiserver.engine import Call, Object
+    from driver.sim.apiserver.call import Call, Object
     from driver.sim.apiserver.store import Store
 
 _CODES = {"Unauthorized": 401, "Forbidden": 403, "RequestEntityTooLarge": 413, "Invalid": 422}

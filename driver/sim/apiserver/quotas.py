@@ -12,7 +12,7 @@ from driver.sim import quantity
 from driver.sim.apiserver.errors import forbidden
 
 if TYPE_CHECKING:
-    from driver.sim.apiserver.engine import Call, Object
+    from driver.sim.apiserver.call import Call, Object
     from driver.sim.apiserver.store import Change, Store
 
     Usage = dict[str, int]

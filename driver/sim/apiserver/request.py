@@ -8,7 +8,8 @@ from urllib.parse import unquote
 
 from driver.sim.apiserver.errors import StatusError, method_not_allowed, no_such_resource
 from driver.sim.apiserver.faults import Request
-from driver.sim.apiserver.resources import BY_PATH, Resource
+from driver.sim.apiserver.resource import Resource
+from driver.sim.apiserver.resources import BY_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

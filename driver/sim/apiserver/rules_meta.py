@@ -8,7 +8,7 @@ from driver.sim.apiserver import checks
 from driver.sim.apiserver.errors import FieldError, forbidden_field, invalid_value, required, too_long
 
 if TYPE_CHECKING:
-    from driver.sim.apiserver.resources import Resource
+    from driver.sim.apiserver.resource import Resource
 
 _ANNOTATIONS_LIMIT = 256 * 1024
 

@@ -10,7 +10,7 @@ from driver.sim.apiserver.errors import bad_request
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from driver.sim.apiserver.resources import Resource
+    from driver.sim.apiserver.resource import Resource
 
     Labels = Mapping[str, str]
     LabelSelector = Callable[[Labels], bool]

@@ -14,8 +14,9 @@ from aiohttp import web
 
 from driver.sim.apiserver import access, bootstrap
 from driver.sim.apiserver.access import User
+from driver.sim.apiserver.call import Call
 from driver.sim.apiserver.context import GATES, Context
-from driver.sim.apiserver.engine import Call, Engine
+from driver.sim.apiserver.engine import Engine
 from driver.sim.apiserver.errors import StatusError
 from driver.sim.apiserver.faults import Dropped, Fault, Request
 from driver.sim.apiserver.garbage import Collector

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from driver.sim.apiserver.access import User
-    from driver.sim.apiserver.engine import Call
+    from driver.sim.apiserver.call import Call
 
     Object = dict[str, Any]
     Authorize = Callable[[User, str, str, str, str, str, str], bool]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from driver.sim.apiserver.resources import Resource
+    from driver.sim.apiserver.resource import Resource
 
     Object = dict[str, Any]
     Cells = Callable[[Object, datetime], list[Any]]

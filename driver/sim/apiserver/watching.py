@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from driver.sim.apiserver import tables
-from driver.sim.apiserver.engine import Engine, Selection
+from driver.sim.apiserver.call import Selection
+from driver.sim.apiserver.engine import Engine
 from driver.sim.apiserver.errors import StatusError, bad_request
 from driver.sim.apiserver.store import Change, Stored, Watcher, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from driver.sim.apiserver.engine import Call
-    from driver.sim.apiserver.resources import Resource
+    from driver.sim.apiserver.call import Call
+    from driver.sim.apiserver.resource import Resource
 
 
 def head_of(resource: Resource) -> bytes:

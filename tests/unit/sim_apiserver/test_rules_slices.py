@@ -4,7 +4,7 @@ import pytest
 
 from driver.sim.apiserver import GATES, ApiServer
 from driver.sim.apiserver.access import ADMIN
-from driver.sim.apiserver.engine import Call
+from driver.sim.apiserver.call import Call
 from driver.sim.apiserver.errors import StatusError
 from driver.sim.apiserver.resources import BY_PATH
 from tests.unit.sim_apiserver.cluster import resource_slice
