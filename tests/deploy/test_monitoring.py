@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import driver.observe.metrics
 from driver.usage.collector import claims, gpus, rooms, times, uses
-from tests.deploy.helm import CHART, EVERYTHING, NAMESPACE, RELEASE, Object, one, render
+from tests.deploy.helm import CHART, EVERYTHING, MODES, NAMESPACE, RELEASE, Object, one, render
 from tests.needs import NO_PROMETHEUS, PROMTOOL
 
 DEPLOY = CHART.parent
@@ -27,8 +27,8 @@ PROMQL = {
 """Words of the language, and labels that a histogram, the scrape or a rule adds."""
 OTHERS = {
     "kube_daemonset_status_number_unavailable": {"namespace", "daemonset"},
-    "kube_pod_owner": {"namespace", "pod", "owner_kind", "owner_name"},
-    "kube_replicaset_owner": {"namespace", "replicaset", "owner_kind", "owner_name"},
+    "kube_pod_owner": {"namespace", "pod", "owner_kind", "owner_name", "owner_is_controller"},
+    "kube_replicaset_owner": {"namespace", "replicaset", "owner_kind", "owner_name", "owner_is_controller"},
     "kubelet_pod_pending_resizes": {"reason"},
 }
 """Metrics of kube-state-metrics and the kubelet, and their labels."""
@@ -83,6 +83,15 @@ def test_a_driver_that_is_absent_is_an_alert_of_its_own() -> None:
     assert "absent(gpu_dra_registered)" in expressions
     unavailable = f'kube_daemonset_status_number_unavailable{{namespace="{NAMESPACE}", daemonset="{RELEASE}"}} > 0'
     assert unavailable in expressions
+
+
+@pytest.mark.parametrize(("values", "kind"), [(EVERYTHING, "PodMonitor"), (MODES["service-monitor"], "ServiceMonitor")])
+def test_the_labels_of_a_claim_are_never_those_of_the_drivers_pod(values: Object, kind: str) -> None:
+    spec = one(render(values), kind)["spec"]
+    [endpoint] = spec.get("podMetricsEndpoints") or spec["endpoints"]
+
+    assert endpoint["honorLabels"] is True
+    assert {"action": "labeldrop", "regex": "pod"} in endpoint["relabelings"]
 
 
 @needs_promtool
