@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from driver.claims import State
 from driver.usage.attribution import attribute, holdings
 from driver.usage.room import room
 
@@ -47,9 +48,10 @@ class UsageCollector(Collector):
         held = tuple(holdings(here, self._common.pods.known()))
         inventory = self._common.devices.inventory
         names = {gpu.uuid: gpu.name for gpu in inventory.gpus} if inventory else {}
-        yield claims(held)
+        prepared = [holding for holding in held if holding.record.state is State.PREPARED]
+        yield claims(prepared)
         yield from times(self._accounts.totals())
-        yield from uses(attribute(held, samples))
+        yield from uses(attribute(prepared, samples))
         yield from gpus({(names[uuid], uuid): sample.measurement for uuid, sample in samples.items() if uuid in names})
         yield from rooms(room(self._common.devices.offered, held))
 
