@@ -131,13 +131,15 @@ class Accounts:
     ) -> Iterator[tuple[Record, float]]:
         """Everything that is not in the book, each once, with its end."""
         now, known = self._clock(), set(settled)
+        for record in held:  # first: of a record that could not be replaced the end was noted in vain
+            key = (record.claim.uid, record.held_since)
+            if record.boot_id == self._boot_id and key not in known:
+                known.add(key)
+                yield record, now
         for tenure in recent:
             if tenure.key not in known:
                 known.add(tenure.key)
                 yield tenure.record, tenure.ended
-        for record in held:
-            if record.boot_id == self._boot_id and (record.claim.uid, record.held_since) not in known:
-                yield record, now
 
 
 def add_up(lines: Mapping[Line, Spent], tenures: Iterable[tuple[Record, float]]) -> dict[Line, Spent]:

@@ -167,6 +167,9 @@ async def test_a_process_that_is_killed_before_it_replaces_a_record_counts_it_on
         patch.setattr(files, "replace", lambda *_, **__: (_ for _ in ()).throw(OSError("killed here")))
         with pytest.raises(Exception, match="cannot write"):
             await node.put(record("claim", partition(), since=130))
+    node.now = 135
+    assert (node.seconds(), node.seconds(PART)) == (35, 0)  # it goes on, too, where only the disk was full
+    node.now = 130
 
     again = await restarted(node)
     again.now = 140
