@@ -222,3 +222,13 @@ def test_nodes_are_those_with_gpus_unless_the_operator_says_which() -> None:
     assert "affinity" not in pod_spec(NVML | {"gpuNodesOnly": False})
     assert "affinity" not in pod_spec(FAKE)
     assert pod_spec(NVML | {"affinity": own})["affinity"] == own
+
+
+def test_a_vertical_autoscaler_sizes_the_one_pod_of_each_node_in_place() -> None:
+    objects = render({"verticalPodAutoscaler": {"enabled": True}})
+    daemonset, spec = one(objects, "DaemonSet"), one(objects, "VerticalPodAutoscaler")["spec"]
+
+    assert (spec["targetRef"]["kind"], spec["targetRef"]["name"]) == ("DaemonSet", daemonset["metadata"]["name"])
+    assert spec["updatePolicy"] == {"updateMode": "InPlaceOrRecreate", "minReplicas": 1}
+    [sized], [there] = spec["resourcePolicy"]["containerPolicies"], daemonset["spec"]["template"]["spec"]["containers"]
+    assert sized["containerName"] == there["name"]

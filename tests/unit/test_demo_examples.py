@@ -32,6 +32,12 @@ def test_examples_that_choose_how_a_gpu_is_shared_inside_their_claim_need_one_fo
     assert alone == ["15-mps", "16-time-slicing"]
 
 
+def test_an_example_that_needs_more_than_the_embedded_cluster_tells_what():
+    more = {name: example.unknown_kinds for name, example in EXAMPLES.items() if example.unknown_kinds}
+
+    assert more == {"24-scale-on-utilisation": {"Deployment", "HorizontalPodAutoscaler"}}
+
+
 def test_a_title_is_the_first_clause_of_the_comment():
     assert EXAMPLES["01-single-gpu"].title == "One pod, one GPU of its own"
     assert EXAMPLES["05-select-by-memory"].title == "A GPU chosen by what it is"
