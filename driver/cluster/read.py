@@ -12,7 +12,7 @@ from driver.base.quantity import is_quantity, parse_quantity
 from driver.cluster.objects import Amount, Amounts, Claim, Device, Pod, Result, Shape, Slice, Taint, gpu_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -151,10 +151,18 @@ def _shape(
 
 def _slots(counters: Amounts, capacity: dict[str, Any]) -> tuple[int, ...]:
     """From the counters of a partition that may be made, from the capacities of one that there is."""
-    named = (name.removeprefix(_MEMORY_SLICE) for name, _ in counters if name.startswith(_MEMORY_SLICE))
-    listed = (str(name).removeprefix(_MEMORY_CAPACITY) for name in capacity if str(name).startswith(_MEMORY_CAPACITY))
-    digits = list(named) if counters else list(listed)
-    return tuple(sorted({int(text) for text in digits if text.isdecimal() and len(text) <= 2} & _SLOTS))
+    if counters:
+        return _counted(counters)
+    return _numbers(str(name).removeprefix(_MEMORY_CAPACITY) for name in capacity)
+
+
+@lru_cache(maxsize=4096)
+def _counted(counters: Amounts) -> tuple[int, ...]:
+    return _numbers(name.removeprefix(_MEMORY_SLICE) for name, _ in counters)
+
+
+def _numbers(texts: Iterable[str]) -> tuple[int, ...]:
+    return tuple(sorted({int(text) for text in texts if text.isdecimal() and len(text) <= 2} & _SLOTS))
 
 
 def _taint(obj: Any) -> Taint:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ def weights(devices: Iterable[Device]) -> dict[str, Fraction]:
 
 def weight(device: Device, total: int) -> Fraction:
     """What a device of a GPU with so many compute slices weighs, from 0 to 1."""
-    compute = _compute(device.shape.profile)
-    return min(_WHOLE, Fraction(compute, total)) if compute else _WHOLE
+    return _part(device.shape.profile, total)
 
 
 def compute_slices(devices: Iterable[Device]) -> int:
@@ -69,6 +69,13 @@ def held_weight(device: Device, result: Result, device_weight: Fraction) -> Frac
     return Fraction(0)
 
 
+@lru_cache(maxsize=1024)
+def _part(profile: str, total: int) -> Fraction:
+    compute = _compute(profile)
+    return min(_WHOLE, Fraction(compute, total)) if compute else _WHOLE
+
+
+@lru_cache(maxsize=1024)
 def _compute(profile: str) -> int:
     """Compute slices by a profile's name; 0 for a whole GPU, and where nobody knows."""
     match = _PROFILE.fullmatch(profile)

@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.cases import CASES, Bench
+from tests.bench.fleet import fleet
 from tests.bench.slices import slices
 from tests.bench.stats import Case, Target, judge
 from tests.bench.world import home
 
-ALL = CASES | {"slices": slices}
+ALL = CASES | {"slices": slices, "fleet": fleet}
 
 
 def nested(cases: list[Case]) -> dict[str, Any]:

@@ -137,12 +137,12 @@ async def api_process(
         "metadata": {"name": NODE, "uid": str(uuid.uuid5(UUIDS, NODE)), "resourceVersion": "2"},
     }
     state.write_text(json.dumps({"resourceclaims": claims, "nodes": [node]}))
-    async with _module("tests.bench.apiserver", str(kubeconfig), str(state), f"--delay={delay}") as process:
+    async with module("tests.bench.apiserver", str(kubeconfig), str(state), f"--delay={delay}") as process:
         yield ApiProcess(process, kubeconfig)
 
 
 @contextlib.asynccontextmanager
-async def _module(name: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def module(name: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A process that writes a line once it serves, and ends with its standard input."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", name, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -263,7 +263,7 @@ async def relay(node: Node) -> AsyncIterator[Callable[[dict[str, Any]], Any]]:
     """What calls a server that only GETs the claim of a call."""
     socket = node.directories.root / "relay.sock"
     async with (
-        _module("tests.bench.relay", str(node.kubeconfig), str(socket)),
+        module("tests.bench.relay", str(node.kubeconfig), str(socket)),
         grpc.aio.insecure_channel(f"unix:{socket}") as channel,
     ):
         stub = dra_v1_pb2_grpc.DRAPluginStub(channel)
