@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SLICES = f"{RESOURCE}/resourceslices"
 
 SHOWN = {
+    ("README.md", "demo-node  8 x"): "what top prints",
     ("docs/operations.md", "This node (node-1)"): "what doctor prints",
     ("docs/operations.md", "default/one-gpu holds"): "what drain-check prints",
     ("docs/partitions.md", "partitioning: none"): "a node config file, see test_names",
