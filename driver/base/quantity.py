@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Context, Decimal
 
-_QUANTITY = re.compile(r"[0-9]{1,30}(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,2}|[KMGTPE]i|[numkMGTPE])?")
+QUANTITY = re.compile(r"[0-9]{1,30}(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,2}|[KMGTPE]i|[numkMGTPE])?")
+_EXACT = Context(prec=100)
+"""Digits: enough for any number of the pattern, times any suffix."""
 _SUFFIXES = {
     "": Decimal(1),
     "n": Decimal("1e-9"),
@@ -30,14 +32,14 @@ _DECIMAL = ("", "k", "M", "G", "T", "P", "E")
 
 def is_quantity(text: str) -> bool:
     """Whether it is an amount of a capacity that can be computed with."""
-    return _QUANTITY.fullmatch(text) is not None
+    return QUANTITY.fullmatch(text) is not None
 
 
 def parse_quantity(text: str) -> Decimal:
     """The value of a Kubernetes quantity such as ``80Gi``. Raises ValueError."""
     number = text.rstrip("numkKMGTPEi")
     try:
-        return Decimal(number) * _SUFFIXES[text[len(number) :]]
+        return _EXACT.multiply(Decimal(number), _SUFFIXES[text[len(number) :]])
     except (KeyError, ArithmeticError) as error:
         raise ValueError(f"{text!r} is not a quantity") from error
 

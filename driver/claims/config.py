@@ -6,12 +6,21 @@ Decoded strictly: a field that we do not know, or a value that we do not accept,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
-from driver.base.quantity import is_quantity, parse_quantity
+from driver.base.quantity import QUANTITY, is_quantity, parse_quantity
 from driver.claims.errors import ClaimError, Reason
 
 if TYPE_CHECKING:
@@ -22,18 +31,30 @@ if TYPE_CHECKING:
 API_VERSION = "resource.nvidia.com/v1beta1"
 MOST_SHOWN = 40
 """Characters of a known field's value."""
+LONGEST_KEY = 63
+"""Characters of the name of a field."""
 MOST_PROBLEMS = 5
 """That are named in one answer."""
-_LEAST, _MOST = 1 << 20, 1 << 50
+_LEAST, _MOST = "1Mi", "1Pi"
+_EXPECTED = f"a quantity from {_LEAST} to {_MOST} is expected, for example 10Gi"
 
 
 def _check_memory(value: str) -> str:
-    if not (is_quantity(value) and _LEAST <= parse_quantity(value) <= _MOST):
-        raise ValueError("a quantity from 1Mi to 1Pi is expected, for example 10Gi")
+    if not (is_quantity(value) and parse_quantity(_LEAST) <= parse_quantity(value) <= parse_quantity(_MOST)):
+        raise ValueError(_EXPECTED)
     return value
 
 
-Memory = Annotated[str, AfterValidator(_check_memory)]
+_QUANTITY_SCHEMA = {
+    "type": "string",
+    "description": _EXPECTED,
+    "pattern": f"^({QUANTITY.pattern})$",
+    "x-minimum-quantity": _LEAST,
+    "x-maximum-quantity": _MOST,
+}
+Memory = Annotated[str, AfterValidator(_check_memory), WithJsonSchema(_QUANTITY_SCHEMA)]
+_STRATEGY_OF = {"timeSlicingConfig": "TimeSlicing", "mpsConfig": "MPS"}
+"""Of which strategy something is the setting."""
 
 
 class _Strict(BaseModel):
@@ -64,33 +85,43 @@ class MpsConfig(_Strict):
     """Whether clients of different Unix users are served at the same time; yes where claims share a device."""
 
 
-class GpuSharing(_Strict):
-    """How processes share a whole GPU."""
+def _add_strategies(schema: dict[str, Any]) -> None:
+    """What the validator below says, for JSON Schema."""
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"strategy": {"not": {"const": strategy}}}},
+            "then": {"properties": {name: {"type": "null"}}},
+        }
+        for name, strategy in _STRATEGY_OF.items()
+        if name in schema["properties"]
+    ]
+
+
+class _Sharing(_Strict):
+    model_config = ConfigDict(json_schema_extra=_add_strategies)
 
     strategy: Literal["TimeSlicing", "MPS"]
+
+    @model_validator(mode="after")
+    def _check_strategy(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            wanted = _STRATEGY_OF.get(field.alias or "", self.strategy)
+            if wanted != self.strategy and getattr(self, name) is not None:
+                raise ValueError(f"{field.alias} does not go with the strategy {self.strategy!r}")
+        return self
+
+
+class GpuSharing(_Sharing):
+    """How processes share a whole GPU."""
+
     time_slicing_config: TimeSlicingConfig | None = None
     mps_config: MpsConfig | None = None
 
-    @model_validator(mode="after")
-    def _check_strategy(self) -> GpuSharing:
-        if self.strategy == "TimeSlicing" and self.mps_config is not None:
-            raise ValueError("mpsConfig does not go with the strategy 'TimeSlicing'")
-        if self.strategy == "MPS" and self.time_slicing_config is not None:
-            raise ValueError("timeSlicingConfig does not go with the strategy 'MPS'")
-        return self
 
-
-class MigDeviceSharing(_Strict):
+class MigDeviceSharing(_Sharing):
     """How processes share a partition; time slicing has no setting there."""
 
-    strategy: Literal["TimeSlicing", "MPS"]
     mps_config: MpsConfig | None = None
-
-    @model_validator(mode="after")
-    def _check_strategy(self) -> MigDeviceSharing:
-        if self.strategy == "TimeSlicing" and self.mps_config is not None:
-            raise ValueError("mpsConfig does not go with the strategy 'TimeSlicing'")
-        return self
 
 
 class Iommu(_Strict):
@@ -239,7 +270,7 @@ def _sharing(config: DeviceConfig | None) -> GpuSharing | MigDeviceSharing | Non
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
     *parents, name = problem["loc"]
-    where = ".".join([model.__name__, *(f"{part!s:.63}" for part in problem["loc"])])
+    where = ".".join([model.__name__, *(f"{part!s:.{LONGEST_KEY}}" for part in problem["loc"])])
     value = problem["input"]
     match problem["type"]:
         case "extra_forbidden":

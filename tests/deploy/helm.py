@@ -66,7 +66,7 @@ MODES: dict[str, Object] = {
     "bare": {
         "serviceAccount": {"create": False},
         "rbac": {"create": False},
-        "admissionPolicy": {"create": False},
+        "admissionPolicy": {"create": False, "parameters": "Off"},
         "users": {"create": False},
         "deviceClasses": {"create": False},
         "drain": {"enabled": False},

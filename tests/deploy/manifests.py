@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from driver.claims.config import json_schemas
+from tests.deploy import parameters
 from tests.deploy.helm import CHART, FAKE, NVML, ROOT, Object, render_text
 
 MANIFESTS = ROOT / "deploy" / "manifests"
 CLASSES = ROOT / "deploy" / "examples" / "00-deviceclasses.yaml"
 SCHEMA = CHART / "values.schema.json"
+PARAMETERS = CHART / "parameters.yaml"
+SCHEMAS = ROOT / "deploy" / "schemas"
 NODE_CONFIG = ROOT / "deploy" / "node-config.schema.json"
 MADE = "Made from deploy/chart by `make manifests`; change the chart, not this file."
 ABOUT = {
@@ -63,11 +67,19 @@ def _plain(text: str) -> str:
     return re.sub(r"\n\n+", "\n", text).strip("\n") + "\n"
 
 
+def parameter_files() -> dict[Path, str]:
+    """What is made from the models of opaque parameters: JSON Schemas, and the policy's spec for the chart."""
+    made = "# Made from the models of the parameters by `make manifests`; change driver/claims/config.py.\n"
+    found = {SCHEMAS / f"{kind}.schema.json": json.dumps(s, indent=2) + "\n" for kind, s in json_schemas().items()}
+    return {PARAMETERS: made + parameters.spec(), **found}
+
+
 def main() -> None:
     SCHEMA.write_text(schema())
     MANIFESTS.mkdir(exist_ok=True)
-    for path, text in manifests().items():
-        path.write_text(text)
+    for files in (parameter_files, manifests):
+        for path, text in files().items():
+            path.write_text(text)
 
 
 if __name__ == "__main__":

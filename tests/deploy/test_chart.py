@@ -26,7 +26,7 @@ from tests.deploy.helm import (
     render,
     run,
 )
-from tests.deploy.manifests import SCHEMA, manifests, schema
+from tests.deploy.manifests import SCHEMA, manifests, parameter_files, schema
 
 # Of the Prometheus operator and of the vertical autoscaler, whose definitions are not Kubernetes' own.
 FOREIGN = ("monitoring.coreos.com/v1", "autoscaling.k8s.io/v1")
@@ -134,6 +134,24 @@ def test_each_value_has_a_comment_and_a_place_in_the_schema() -> None:
 
 def test_the_schema_of_the_node_config_is_the_drivers_own() -> None:
     assert SCHEMA.read_text() == schema(), "run `make manifests`"
+
+
+def test_schemas_and_policy_of_the_parameters_are_the_drivers_own() -> None:
+    stale = [str(path) for path, text in parameter_files().items() if path.read_text() != text]
+
+    assert not stale, "run `make manifests`"
+
+
+@pytest.mark.parametrize(("value", "actions"), [("Deny", ["Deny"]), ("Audit", ["Warn", "Audit"]), ("Off", None)])
+def test_parameters_are_refused_warned_of_or_left_to_the_node(value: str, actions: list[str] | None) -> None:
+    objects = render({"admissionPolicy": {"parameters": value}, "driverName": "gpu.example.com"})
+
+    policies = [obj for obj in objects if obj["metadata"]["name"].endswith("-parameters")]
+    found = {obj["kind"]: obj["spec"] for obj in policies}
+    assert found.get("ValidatingAdmissionPolicyBinding", {}).get("validationActions") == actions
+    if actions:
+        assert "c.opaque.driver == 'gpu.example.com'" in json.dumps(found["ValidatingAdmissionPolicy"])
+        assert "$" not in json.dumps(found["ValidatingAdmissionPolicy"]).replace("?)$'", "")
 
 
 def test_the_charts_version_is_the_packages() -> None:

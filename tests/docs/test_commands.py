@@ -40,6 +40,7 @@ SHOWN = {
     ("docs/monitoring.md", "DCGM_FI_DEV_GPU_UTIL"): "a query",
     ("docs/monitoring.md", "helm upgrade"): "needs the Prometheus operator's kinds; what it renders is in tests/deploy",
     ("docs/monitoring.md", "helm install prometheus-adapter"): "needs a chart from elsewhere",
+    ("docs/sharing.md", "resourceclaims.resource"): "what kubectl prints",
     ("docs/install.md", "docker buildx build"): "needs docker; `make image` runs the same steps, see tests/deploy",
 }
 """Blocks that are not run, by document and beginning, and why."""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from driver.claims.allocation import ClaimRef, read_allocation
-from driver.claims.config import GpuConfig, MigDeviceConfig, decode, json_schemas, resolve
+from driver.claims.config import GpuConfig, MigDeviceConfig, decode, resolve
 from driver.claims.errors import ClaimError
 
 from .conftest import DRIVER, claim, result
-
-GPU = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}
-MIG = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "MigDeviceConfig"}
+from .parameters import ACCEPTED, GPU, MIG, REFUSED, SECRET, WITH_SECRETS
 
 
 def config(parameters: dict[str, Any], *, requests: tuple[str, ...] = (), source: str = "FromClaim") -> dict[str, Any]:
@@ -37,84 +32,12 @@ def resolved(*configs: dict[str, Any], results: Any = None, types: Any = None) -
     return {r["device"]: one.config for r, one in zip(results, applied, strict=True) if one.config is not None}
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        GPU,
-        {**GPU, "sharing": {"strategy": "TimeSlicing"}},
-        {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {}}},
-        {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}}},
-        {
-            **GPU,
-            "sharing": {
-                "strategy": "MPS",
-                "mpsConfig": {
-                    "defaultActiveThreadPercentage": 50,
-                    "defaultPinnedDeviceMemoryLimit": "10Gi",
-                    "defaultPerDevicePinnedMemoryLimit": {"0": "5Gi"},
-                    "multiUser": True,
-                },
-            },
-        },
-        {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "1.5Gi"}}},
-        MIG,
-        {**MIG, "sharing": {"strategy": "TimeSlicing"}},
-        {**GPU, "kind": "VfioDeviceConfig", "iommu": {"backendPolicy": "PreferIommuFD", "enableAPIDevice": True}},
-    ],
-)
+@pytest.mark.parametrize("parameters", ACCEPTED)
 def test_what_nvidias_users_write_is_accepted(parameters: dict[str, Any]) -> None:
     assert decode(parameters).kind == parameters["kind"]
 
 
-@pytest.mark.parametrize(
-    ("parameters", "words"),
-    [
-        ({}, "GpuConfig, MigDeviceConfig, VfioDeviceConfig is accepted"),
-        ({**GPU, "kind": "Toaster"}, "'Toaster'"),
-        ({**GPU, "apiVersion": "resource.nvidia.com/v9"}, "resource.nvidia.com/v9"),
-        (
-            {**GPU, "sharin": {}},
-            "GpuConfig.sharin was given an object, but is not a known field; accepted: apiVersion, kind, sharing",
-        ),
-        (
-            {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"intervall": "Long"}}},
-            "timeSlicingConfig.intervall was given a string, but is not a known field; accepted: interval",
-        ),
-        ({**GPU, "sharing": {}}, "GpuConfig.sharing.strategy is missing; accepted: 'TimeSlicing' or 'MPS'"),
-        (
-            {**GPU, "sharing": "MPS"},
-            "GpuConfig.sharing was given a string: an object with strategy, timeSlicingConfig, mpsConfig is expected",
-        ),
-        (
-            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPerDevicePinnedMemoryLimit": "1Gi"}}},
-            "defaultPerDevicePinnedMemoryLimit was given a string: an object is expected",
-        ),
-        ({**GPU, "sharing": {"strategy": "Roulette"}}, "GpuConfig.sharing.strategy was given 'Roulette'"),
-        (
-            {**GPU, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Eternal"}}},
-            "'Default', 'Short', 'Medium' or 'Long'",
-        ),
-        (
-            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": 101}}},
-            "defaultActiveThreadPercentage was given 101",
-        ),
-        (
-            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": "50"}}},
-            "defaultActiveThreadPercentage was given '50'",
-        ),
-        (
-            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "1Ki"}}},
-            "from 1Mi to 1Pi",
-        ),
-        (
-            {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "1e99"}}},
-            "from 1Mi to 1Pi",
-        ),
-        ({**GPU, "sharing": {"strategy": "TimeSlicing", "mpsConfig": {}}}, "mpsConfig does not go with"),
-        ({**GPU, "sharing": {"strategy": "MPS", "timeSlicingConfig": {}}}, "timeSlicingConfig does not go with"),
-        ({**MIG, "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {}}}, "is not a known field"),
-    ],
-)
+@pytest.mark.parametrize(("parameters", "words"), REFUSED)
 def test_what_is_wrong_is_named_with_what_is_accepted(parameters: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError) as failure:
         decode(parameters)
@@ -122,27 +45,7 @@ def test_what_is_wrong_is_named_with_what_is_accepted(parameters: dict[str, Any]
     assert words in str(failure.value)
 
 
-SECRET = "hunter2"
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {**GPU, "password": SECRET},
-        {**GPU, "password": {"value": SECRET}},
-        {**GPU, "password": [SECRET]},
-        {**GPU, "sharing": SECRET},
-        {**GPU, "sharing": [SECRET]},
-        {**GPU, "sharing": {"strategy": {"password": SECRET}}},
-        {**GPU, "sharing": {"strategy": "TimeSlicing", "mpsConfig": {}, "password": SECRET}},
-        {**GPU, "sharing": {"strategy": "MPS", "timeSlicingConfig": {"password": SECRET}}},
-        {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": [SECRET]}}},
-        {**GPU, "sharing": {"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "x" * 99 + SECRET}}},
-        {**GPU, "kind": {"password": SECRET}},
-        {**GPU, "apiVersion": [SECRET]},
-        {"password": SECRET},
-    ],
-)
+@pytest.mark.parametrize("parameters", WITH_SECRETS)
 def test_what_was_put_in_by_mistake_is_not_quoted(parameters: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as failure:
         decode(parameters)
@@ -216,14 +119,3 @@ def test_a_partition_takes_its_own_kind() -> None:
     applied = resolved(config(MIG, requests=("gpu",)), types={"gpu-0": "mig"})
 
     assert isinstance(applied["gpu-0"], MigDeviceConfig)
-
-
-@pytest.mark.parametrize("kind", sorted(json_schemas()))
-def test_the_schemas_that_we_ship_are_those_of_the_code(kind: str) -> None:
-    path = Path(__file__).parents[3] / "deploy" / "schemas" / f"{kind}.schema.json"
-    expected = json.dumps(json_schemas()[kind], indent=2) + "\n"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(expected)
-
-    assert path.read_text() == expected, "write it again with UPDATE_GOLDEN=1"
