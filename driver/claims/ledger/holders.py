@@ -23,8 +23,8 @@ class Holders:
     def __init__(self) -> None:
         self._groups: defaultdict[str, defaultdict[str, dict[str, Record]]] = defaultdict(lambda: defaultdict(dict))
         """By GPU UUID, by the name of the device that is shared (empty for what is not), and by claim UID."""
-        self._shares: dict[tuple[str, str, str], Record] = {}
-        """By GPU UUID, device and share id."""
+        self._shares: defaultdict[tuple[str, str, str], dict[str, Record]] = defaultdict(dict)
+        """By GPU UUID, device and share id, and by claim UID."""
         self._taken: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
         """How often each quantity is taken, by GPU UUID, device and name of the capacity."""
         self._ways: defaultdict[tuple[str, str], dict[str, dict[str, Record]]] = defaultdict(dict)
@@ -35,7 +35,7 @@ class Holders:
         for device in record.devices:
             self._groups[device.gpu_uuid][_group(record, device)][record.claim.uid] = record
             if device.share_id is not None and not device.admin:
-                self._shares[device.gpu_uuid, device.device, device.share_id] = record
+                self._shares[device.gpu_uuid, device.device, device.share_id][record.claim.uid] = record
                 self._ways[device.gpu_uuid, device.device].setdefault(way_of(device.sharing), {})[record.claim.uid] = (
                     record
                 )
@@ -54,7 +54,8 @@ class Holders:
                 del self._groups[device.gpu_uuid]
             if device.share_id is not None and not device.admin:
                 share = (device.gpu_uuid, device.device, device.share_id)
-                if share in self._shares and self._shares[share].claim.uid == record.claim.uid:
+                self._shares[share].pop(record.claim.uid, None)
+                if not self._shares[share]:
                     del self._shares[share]
                 self._leave(device, record)
                 for name, value in device.consumed:
@@ -75,8 +76,8 @@ class Holders:
         for shared, group in self._groups.get(device.gpu_uuid, {}).items():
             if device.share_id is None or shared != device.device:
                 yield from group.values()
-            elif same := self._shares.get((device.gpu_uuid, device.device, device.share_id)):
-                yield same
+            else:
+                yield from self._shares.get((device.gpu_uuid, device.device, device.share_id), {}).values()
 
     def ways(self, device: PreparedDevice, *, except_for: str) -> dict[str, Record]:
         """How claims share a device at the moment, with one claim for each way, other than that of this UID."""

@@ -137,6 +137,17 @@ def refused(wanted: Record, holders) -> bool:
     return False
 
 
+def test_a_share_that_two_hold_is_held_until_both_have_let_it_go() -> None:
+    held = Holders()
+    one, other = record("one", device(share="s1")), record("other", device(share="s1"))
+    held.add(one)
+    held.add(other)
+
+    held.discard(other)
+
+    assert list(held.rivals(device(share="s1"))) == [one]
+
+
 @given(changes(), DEVICES)
 def test_the_index_decides_as_a_look_at_everything_does(written: list[Record], wish: PreparedDevice):
     current: dict[str, Record] = {}
