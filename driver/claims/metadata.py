@@ -1,7 +1,8 @@
 """Device metadata files: what a container can read about the devices that it got.
 
-One file for each request, mounted by the claim's CDI spec.
-Source: KEP-5304, format ``metadata.resource.k8s.io/v1alpha1``.
+One file for each request, mounted by the claim's CDI spec: a line of JSON for each version of the format, of which a
+reader takes the first that it knows. They differ in nothing but their names.
+Source: KEP-5304; ``metadata.resource.k8s.io/v1beta1`` and ``v1alpha1`` of Kubernetes' dynamic-resource-allocation.
 """
 
 from __future__ import annotations
@@ -24,15 +25,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-API_VERSION = "metadata.resource.k8s.io/v1alpha1"
+VERSIONS = ("metadata.resource.k8s.io/v1beta1", "metadata.resource.k8s.io/v1alpha1")
+"""Newest first: from Kubernetes 1.37 on, and 1.36."""
 
 
-def document(record: Record, request: str, published: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+def stream(record: Record, request: str, published: Callable[[str], Mapping[str, Any]]) -> str:
     """The content of one request's file."""
+    content = _content(record, request, published)
+    return "".join(
+        json.dumps({"kind": "DeviceMetadata", "apiVersion": version, **content}) + "\n" for version in VERSIONS
+    )
+
+
+def _content(record: Record, request: str, published: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
     claim = record.claim
     content: dict[str, Any] = {
-        "kind": "DeviceMetadata",
-        "apiVersion": API_VERSION,
         "metadata": {"name": claim.name, "namespace": claim.namespace, "uid": claim.uid, "generation": 1},
     }
     alternative = next((device.subrequest for device in record.devices if request in device.requests), "")
@@ -75,8 +82,7 @@ class MetadataFiles:
             path = self._path(record.claim, request)
             try:
                 path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                content = json.dumps(document(record, request, self._published), indent=2) + "\n"
-                files.replace(str(path), content.encode())
+                files.replace(str(path), stream(record, request, self._published).encode())
             except OSError as error:
                 logger.error("claim %s has no device metadata: %s", record.claim, error)
 

@@ -223,6 +223,25 @@ async def test_everything_that_killed_instances_and_former_versions_leave_is_our
     assert node.root.exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"kind": "DeviceMetadata", "apiVersion": "x/v2"}\n{"kind": "DeviceMetadata"}\n',
+        '{\n  "kind": "DeviceMetadata"\n}\n',
+    ],
+    ids=["stream", "former version"],
+)
+async def test_device_metadata_is_known_by_its_content(node: NodeDirectories, content: str) -> None:
+    directory = node.state / "dra-device-metadata" / "0f5c1a52-7d0f-4b0c-9a5e-2f3f6f0f7a11" / "gpu"
+    directory.mkdir(parents=True)
+    (directory / "metadata.json").write_text(content)
+
+    outcome = cleanup(node)
+
+    assert outcome.returncode == 0, outcome.stderr
+    assert files(node) == []
+
+
 async def test_a_node_that_was_never_used_is_clean(node: NodeDirectories) -> None:
     assert cleanup(node).returncode == 0
 

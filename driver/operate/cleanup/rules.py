@@ -157,7 +157,8 @@ def _with_keys(*keys: str) -> Check:
 
 
 def _metadata(_name: str, content: bytes) -> bool:
-    return _load(content).get("kind") == "DeviceMetadata"
+    # A line for each version of the format; up to version 0.1 one object on many lines.
+    return (_load(content.partition(b"\n")[0]) or _load(content)).get("kind") == "DeviceMetadata"
 
 
 def _object(_name: str, content: bytes) -> bool:

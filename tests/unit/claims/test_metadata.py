@@ -31,6 +31,16 @@ def mounts(node: Node, device: int = 0) -> list[dict[str, Any]]:
     return found
 
 
+def objects(root: Path, claim: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of a file, as a reader takes them from a stream of JSON."""
+    text = (root / "metadata" / claim["metadata"]["uid"] / "gpu" / "metadata.json").read_text()
+    found, at = [], 0
+    while text[at:].strip():
+        obj, at = json.JSONDecoder().raw_decode(text, at + len(text[at:]) - len(text[at:].lstrip()))
+        found.append(obj)
+    return found
+
+
 async def test_a_container_finds_the_file_by_the_claims_name(node: Node, allocated: Any) -> None:
     await node.prepare(allocated())
 
@@ -60,10 +70,10 @@ async def test_the_file_says_which_devices_a_request_got(node: Node, allocated: 
 
     await node.prepare(claim)
 
-    content = json.loads((tmp_path / "metadata" / claim["metadata"]["uid"] / "gpu" / "metadata.json").read_text())
-    assert content == {
+    newest, *_ = objects(tmp_path, claim)
+    assert newest == {
         "kind": "DeviceMetadata",
-        "apiVersion": "metadata.resource.k8s.io/v1alpha1",
+        "apiVersion": "metadata.resource.k8s.io/v1beta1",
         "metadata": {"name": "claim", "namespace": "default", "uid": claim["metadata"]["uid"], "generation": 1},
         "requests": [
             {
@@ -74,6 +84,19 @@ async def test_the_file_says_which_devices_a_request_got(node: Node, allocated: 
     }
 
 
+async def test_the_file_is_a_stream_of_all_versions_the_newest_first(
+    node: Node, allocated: Any, tmp_path: Path
+) -> None:
+    claim = allocated()
+
+    await node.prepare(claim)
+
+    newest, older = objects(tmp_path, claim)
+    versions = [found.pop("apiVersion").rpartition("/")[2] for found in (newest, older)]
+    assert versions == ["v1beta1", "v1alpha1"]
+    assert newest == older
+
+
 async def test_of_alternatives_the_file_names_the_one_that_was_chosen(
     node: Node, allocated: Any, tmp_path: Path
 ) -> None:
@@ -81,7 +104,7 @@ async def test_of_alternatives_the_file_names_the_one_that_was_chosen(
 
     await node.prepare(claim)
 
-    content = json.loads((tmp_path / "metadata" / claim["metadata"]["uid"] / "gpu" / "metadata.json").read_text())
+    content, *_ = objects(tmp_path, claim)
     assert [request["name"] for request in content["requests"]] == ["gpu/small"]
     assert mounts(node)[0]["containerPath"] == f"{ROOT}/resourceclaims/claim/gpu/{DRIVER}-metadata.json"
 
