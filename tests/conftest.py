@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from tests import needs
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+ROOM = 20
+"""Bytes that the directory of temporary files may have: what is below has sockets, whose paths end at 107."""
 ANNOUNCED = pytest.StashKey[bool]()
 NOTHING_WAS_TESTED = pytest.ExitCode.NO_TESTS_COLLECTED
 
@@ -25,7 +28,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A cluster that cannot be used is one line, not one for each test."""
+    """Room for sockets below every ``tmp_path``; a cluster that cannot be used is one line, not one for each test."""
+    if len(tempfile.gettempdir()) > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/tmp")
     if config.getoption("--kubeconfig") and not hasattr(config, "workerinput"):
         from tests.e2e import real
 

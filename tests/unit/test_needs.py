@@ -68,3 +68,18 @@ def test_a_run_that_has_to_prove_something_fails_when_everything_was_skipped(tmp
 
     assert done.returncode != 0
     assert "nothing was tested" in done.stdout
+
+
+def test_a_long_tmpdir_leaves_room_for_sockets(tmp_path: Path) -> None:
+    (tmp_path / ("long" * 20)).mkdir()
+    (tmp_path / "test_place.py").write_text(
+        "def test_place(tmp_path): assert str(tmp_path).startswith('/tmp/pytest-of')"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-q", str(tmp_path)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment | {"TMPDIR": str(tmp_path / ("long" * 20))}, capture_output=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout.decode()
