@@ -21,7 +21,7 @@ from driver.node.config_file import read_node_config
 from driver.node.follow_devices import catch_up_statuses, renew_specs
 from driver.node.parts import assemble
 from driver.node.settings import NodeConfigError
-from driver.observe import configure_logging
+from driver.observe import configure_logging, log_stacks_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -56,6 +56,7 @@ async def _serve_node(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    log_stacks_on(signal.SIGUSR1)
     async with await Api.connect(settings.kubeconfig) as api:
         await run_parts(assemble(settings, config, api), stop=stop)
 

@@ -390,3 +390,13 @@ async def test_a_prepared_claim_can_be_used_by_a_runtime(
     names = {f"{spec['kind']}={device['name']}" for device in spec["devices"]}
     assert {cdi_id for device in answer.devices for cdi_id in device.cdi_device_ids} == names
     assert [(d.pool_name, list(d.request_names)) for d in answer.devices] == [(NODE, ["req-0"]), (NODE, ["req-1"])]
+
+
+async def test_a_signal_shows_where_tasks_and_threads_stand_and_stops_nothing(driver: Driver) -> None:
+    driver.signal(signal.SIGUSR1)
+
+    await eventually(lambda: driver.said("most recent call first") and driver.messages("task"))
+    waits = {str(line["task"]): str(line["waits_in"]) for line in driver.messages("task")}
+    assert "supervised (driver.base.supervised:" in waits["publish"]
+    assert "Publisher.run (driver.inventory." in waits["publish"]
+    assert (await driver.get("/healthz"))[0] == 200
