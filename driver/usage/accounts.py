@@ -82,6 +82,10 @@ class Accounts:
         async with self._records.exclusive():
             self._settle()
 
+    def rest(self) -> None:
+        """Another instance tells: what is known here grows old, and is not told before the next ``settle``."""
+        self._book = None
+
     def totals(self) -> Mapping[Line, Spent]:
         """Everything until now; nothing before the first ``settle``."""
         held = tuple(self._records)  # before what has ended: a tenure that ends meanwhile is in both, not in neither

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SETTLE_PERIOD = 60.0
+LOOK_PERIOD = 2.0
+"""Seconds between two looks at who tells."""
 
 
 class Usage:
@@ -42,7 +43,7 @@ class Usage:
         self._accounts = Accounts(records, plugin_dir / layout.ACCOUNTS)
         self._sampler = Sampler(common.devices, Processes(proc), interval=interval)
         self._refresher = PodRefresher(api, records, common.pods)
-        self._many_ended = records.ended.many
+        self._ended = records.ended
         self._repeats = RepeatFilter()
         common.told.metrics.registry.register(
             UsageCollector(common, sampler=self._sampler, accounts=self._accounts, tells=self._tells)
@@ -60,14 +61,20 @@ class Usage:
             await asyncio.sleep(self._interval)
 
     async def account(self) -> None:
-        """Add up what has ended, for ever: once a minute, or when so many have."""
+        """Add up what has ended, for ever: once a minute, when so many have, and first when this instance tells.
+
+        Where it begins with less than another has told, Prometheus takes that for a restart and counts all of it anew.
+        """
         while True:
-            if not await self._settled():
-                await asyncio.sleep(SETTLE_PERIOD)
+            if not self._tells():
+                self._accounts.rest()
+                await asyncio.sleep(LOOK_PERIOD)
                 continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SETTLE_PERIOD):
-                    await self._many_ended.wait()
+            settled = await self._settled()
+            for _ in range(int(SETTLE_PERIOD / LOOK_PERIOD)):
+                await asyncio.sleep(LOOK_PERIOD)
+                if not self._tells() or (settled and self._ended.are_many):
+                    break
 
     async def _settled(self) -> bool:
         try:

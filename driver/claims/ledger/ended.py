@@ -6,7 +6,6 @@ be killed on either side of it. Only of the present boot; who accounts removes t
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -55,8 +54,8 @@ class EndedRecords:
         self._clock = clock
         self.recent: dict[str, Tenure] = {}
         """By file name: what this instance has ended, until it is accounted for. Other threads take copies of it."""
-        self.many = asyncio.Event()
-        """Set when so many claims have ended that they should be accounted for now."""
+        self._unfiled: set[str] = set()
+        """Names in ``recent`` that only this process knows: the disk did not take them."""
 
     def open(self) -> None:
         """Make the directory. Raises OSError."""
@@ -65,16 +64,28 @@ class EndedRecords:
     def move(self, path: str, record: Record | None) -> None:
         """Take a record's file out of the way; removes it where it does not count. Raises OSError."""
         if self._counts(record) and len(self.recent) < MOST:
-            with contextlib.suppress(OSError):  # a claim's end is worth more than its account
-                files.rename(path, self._note(record))
+            name = self._note(record)
+            try:
+                files.rename(path, self._prefix + name)
+            except OSError:  # a claim's end is worth more than its account
+                self._unfiled.add(name)
+            else:
                 return
         files.remove(path)
 
     def keep(self, path: str, record: Record | None) -> None:
         """Note what a record said that is about to be replaced by another one of its claim."""
         if self._counts(record) and len(self.recent) < MOST:
-            with contextlib.suppress(OSError):
-                os.link(path, self._note(record))
+            name = self._note(record)
+            try:
+                os.link(path, self._prefix + name)
+            except OSError:
+                self._unfiled.add(name)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether so many claims have ended that they should be accounted for now."""
+        return len(self.recent) >= MANY
 
     def any(self) -> bool:
         """Whether any claim has ended that is not accounted for, whoever ended it. Raises OSError."""
@@ -88,16 +99,21 @@ class EndedRecords:
 
     def read(self) -> dict[str, Tenure]:
         """All there are, by file name; what is not understood, or is of an earlier boot, is removed. Raises OSError."""
-        found = dict(self.recent)
+        names: list[str] = []
         with contextlib.suppress(FileNotFoundError):
-            for name in sorted(os.listdir(self._directory)):  # noqa: PTH208
-                if name in found or (match := _NAME.fullmatch(name)) is None:
-                    continue
-                record = self._read(name, match["uid"])
-                if self._counts(record) and len(found) < MOST:
-                    found[name] = Tenure(record=record, ended=int(match["end"]) / 1000)
-                else:
-                    self.remove([name])
+            names = sorted(os.listdir(self._directory))  # noqa: PTH208
+        # Whatever has no file any more another instance has accounted for.
+        there = self._unfiled.union(names)
+        self.recent = {name: tenure for name, tenure in self.recent.items() if name in there}
+        found = dict(self.recent)
+        for name in names:
+            if name in found or (match := _NAME.fullmatch(name)) is None:
+                continue
+            record = self._read(name, match["uid"])
+            if self._counts(record) and len(found) < MOST:
+                found[name] = Tenure(record=record, ended=int(match["end"]) / 1000)
+            else:
+                self.remove([name])
         return found
 
     def remove(self, names: Iterable[str]) -> None:
@@ -105,7 +121,7 @@ class EndedRecords:
         for name in names:
             files.remove(self._prefix + name)
             self.recent.pop(name, None)
-        self.many.clear()
+            self._unfiled.discard(name)
 
     def _read(self, name: str, uid: str) -> Record | None:
         try:
@@ -121,6 +137,4 @@ class EndedRecords:
         now = self._clock()
         name = f"{record.claim.uid}.{round(now * 1000)}.json"
         self.recent[name] = Tenure(record=record, ended=now)
-        if len(self.recent) >= MANY:
-            self.many.set()
-        return self._prefix + name
+        return name

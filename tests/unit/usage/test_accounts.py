@@ -216,6 +216,37 @@ async def test_a_counter_does_not_go_back_where_another_instance_ended_a_claim(n
     assert (await restarted(node)).seconds() == 20  # nor for who comes after it
 
 
+async def test_what_another_instance_has_added_up_is_not_added_again_however_often_it_did(node: Instance) -> None:
+    await node.put(record("first"))
+    node.now = 130
+    await node.end("first")
+    other = await restarted(node)  # adds that up
+    await other.put(record("second", since=130))
+    other.now = node.now = 140
+    await other.end("second")
+    await other.accounts.settle()
+
+    await node.accounts.settle()
+
+    assert (node.seconds(), node.records.ended.recent) == (40, {})
+    assert (await restarted(node)).seconds() == 40
+
+
+async def test_who_tells_next_begins_where_the_one_before_was(node: Instance) -> None:
+    later = await restarted(node)
+    await later.put(record())
+    later.now = node.now = 130
+    await later.end()
+    await later.accounts.settle()  # and is killed
+    told = later.seconds()
+    node.accounts.rest()
+
+    assert node.accounts.totals() == {}  # rather than less than was told: a counter that goes back is counted anew
+    await node.accounts.settle()
+
+    assert node.seconds() == told == 30
+
+
 async def test_everything_begins_anew_with_the_boot(node: Instance) -> None:
     await node.put(record())
     node.now = 130
@@ -281,14 +312,14 @@ async def test_a_claim_ends_although_its_time_cannot_be_noted(node: Instance) ->
 
 async def test_as_many_as_end_are_kept_in_memory_until_they_are_added_up(node: Instance) -> None:
     for number in range(ended.MANY):
-        assert not node.records.ended.many.is_set()
+        assert not node.records.ended.are_many
         await node.put(record(f"claim-{number}"))
         await node.end(f"claim-{number}")
-    assert node.records.ended.many.is_set()  # somebody is told that it is time
+    assert node.records.ended.are_many  # somebody is told that it is time
 
     await node.accounts.settle()
 
-    assert not node.records.ended.many.is_set()
+    assert not node.records.ended.are_many
     assert node.records.ended.recent == {}
     assert node.left() == []
 

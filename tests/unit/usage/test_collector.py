@@ -30,6 +30,7 @@ class Teller:
 
     def __init__(self, root: Path) -> None:
         nobody: Any = None
+        self.root = root
         self.records = Records(
             root / "claims", boot_id=BOOT, quarantine=Quarantine(root / "quarantine", lambda *_: None)
         )
