@@ -175,6 +175,7 @@ def _functions() -> tuple[cel.FunctionDecl, ...]:
         function("asApproximateFloat", (kind.DOUBLE, [quantity], lambda a: float(_amount(a)))),
         function("add", (quantity, [quantity, quantity], _add), (quantity, [quantity, whole], _add)),
         function("sub", (quantity, [quantity, quantity], _sub), (quantity, [quantity, whole], _sub)),
+        function("sum", (whole, [kind.List(whole)], sum)),
         function("major", (whole, [version], _version_part(0))),
         function("minor", (whole, [version], _version_part(1))),
         function("patch", (whole, [version], _version_part(2))),

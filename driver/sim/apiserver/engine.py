@@ -206,7 +206,8 @@ class Engine:
                     new.pop(key, None)
                     if key in old:
                         new[key] = old[key]
-            for key in ("labels", "annotations", "finalizers", "ownerReferences"):
+            # The core group's kinds are older than this rule.
+            for key in ("labels", "annotations", "finalizers", "ownerReferences") if resource.group else ():
                 _restore(new["metadata"], old["metadata"], key)
             resource.prepare_status(new, old, self.context)
             errors = rules_meta.validate_meta(new, old, resource)

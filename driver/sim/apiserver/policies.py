@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from driver.sim.apiserver.store import Store
 
 _CODES = {"Unauthorized": 401, "Forbidden": 403, "RequestEntityTooLarge": 413, "Invalid": 422}
-_VARIABLES = ("object", "oldObject", "request", "namespaceObject")
+_VARIABLES = ("object", "oldObject", "request", "namespaceObject", "params")
+PARAMETERS = {("v1", "ConfigMap"): "configmaps", ("v1", "ResourceQuota"): "resourcequotas"}
+"""Kinds that a policy may have parameters of, and where they are."""
 _STRING = r"""[rR]?(?:\"(?:[^"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')"""
 _VARIABLE = re.compile(rf"{_STRING}|(?<![\w.])variables\s*\.\s*(?P<name>[A-Za-z_]\w*)")
 
@@ -158,7 +160,7 @@ class _Asked:
             )
         )
 
-    def data(self) -> Object:
+    def data(self, params: Object | None) -> Object:
         """The variables of the expressions."""
         call, resource = self.call, self.call.resource
         version = {"group": resource.group, "version": resource.version}
@@ -174,12 +176,13 @@ class _Asked:
         request |= {"namespace": call.namespace} if call.namespace else {}
         request |= {"subResource": call.subresource} if call.subresource else {}
         namespace = None if resource.kind == "Namespace" else self.namespace
-        return {"object": self.new, "oldObject": self.old, "namespaceObject": namespace, "request": request}
+        variables = {"object": self.new, "oldObject": self.old, "namespaceObject": namespace, "request": request}
+        return variables | {"params": params}
 
-    def denials(self, spec: Object) -> Iterator[tuple[str, str]]:
-        """What a policy has against it: message and reason."""
+    def denials(self, spec: Object, params: Object | None) -> Iterator[tuple[str, str]]:
+        """What a policy with this parameter has against it: message and reason."""
         expressions, fails = program(spec), spec["failurePolicy"] == "Fail"
-        activation = _scope().Activation(self.data())
+        activation = _scope().Activation(self.data(params))
         try:
             if not all(expressions.value(condition, activation) for condition in expressions.conditions):
                 return
@@ -218,7 +221,7 @@ class Policies:
                 continue
             actions = binding["spec"]["validationActions"]
             where = f"'{binding['spec']['policyName']}' with binding '{binding['metadata']['name']}'"
-            for message, reason in asked.denials(policy.obj["spec"]):
+            for message, reason in self._denials(asked, policy.obj["spec"], binding["spec"].get("paramRef")):
                 if "Warn" in actions:
                     call.warnings.append(f"Validation failed for ValidatingAdmissionPolicy {where}: {message}")
                 if "Deny" in actions:
@@ -226,6 +229,25 @@ class Policies:
                     denials.append(_refusal(asked, text, reason))
         if denials:
             raise denials[0]
+
+    def _denials(self, asked: _Asked, spec: Object, ref: Object | None) -> Iterator[tuple[str, str]]:
+        """Evaluate once for each parameter."""
+        if not spec.get("paramKind") or not ref:
+            yield from asked.denials(spec, None)
+            return
+        found = [
+            obj
+            for obj in self._all(PARAMETERS[spec["paramKind"]["apiVersion"], spec["paramKind"]["kind"]])
+            if obj["metadata"]["namespace"] == (ref.get("namespace") or asked.call.namespace)
+            and (obj["metadata"]["name"] == ref["name"] if ref.get("name") else _labelled(ref.get("selector"), obj))
+        ]
+        for params in found:
+            yield from asked.denials(spec, params)
+        if not found and ref["parameterNotFoundAction"] == "Deny" and spec["failurePolicy"] == "Fail":
+            yield (
+                "failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction",
+                "Invalid",
+            )
 
     def _all(self, collection: str) -> list[Object]:
         objects = self._store.collection(collection).objects

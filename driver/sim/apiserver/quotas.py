@@ -1,7 +1,8 @@
 """Resource quotas: what objects use, what that leaves, and the refusal when it is not enough.
 
 Devices by class, pods, and numbers of objects (``count/<plural>.<group>``) are counted; other names are taken and count
-nothing. Usage is counted anew from the store whenever something may have changed it: so it cannot drift.
+nothing: what somebody else writes as their usage stays until the quota's spec changes. Usage is counted anew from the
+store whenever something may have changed it: so it cannot drift.
 """
 
 from __future__ import annotations
@@ -46,8 +47,12 @@ class Quotas:
     def changed(self, _collection: str, change: Change) -> None:
         """Write the new usage into the quotas that a change may concern."""
         for quota in self._quotas(change.key[0]):
-            status = {"hard": _hard(quota), "used": {name: str(amount) for name, amount in self._used(quota).items()}}
-            if (quota.get("status") or {}) != status:
+            hard, before = _hard(quota), quota.get("status") or {}
+            used = {name: str(amount) for name, amount in self._used(quota).items()}
+            if before.get("hard") == hard:
+                used |= {name: text for name, text in before.get("used", {}).items() if not _is_counted(name)}
+            status = {"hard": hard, "used": used}
+            if before != status:
                 updated = {**quota, "metadata": dict(quota["metadata"]), "status": status}
                 self._store.put("resourcequotas", (change.key[0], quota["metadata"]["name"]), updated)
 
@@ -70,6 +75,10 @@ class Quotas:
 
 def _hard(quota: Object) -> Object:
     return (quota.get("spec") or {}).get("hard") or {}
+
+
+def _is_counted(name: str) -> bool:
+    return name == "pods" or name.startswith("count/") or name.endswith(_PER_CLASS)
 
 
 def _usage(collection: str, group: str, obj: Object) -> Usage:

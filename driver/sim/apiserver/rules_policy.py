@@ -9,7 +9,7 @@ from driver.sim.apiserver.errors import Errors, Object, forbidden_field, invalid
 if TYPE_CHECKING:
     from driver.sim.apiserver.context import Context
 
-_NO_PARAMETERS = "this embedded server evaluates policies without parameters only"
+_PARAMETERS = "this embedded server takes v1 ConfigMaps and ResourceQuotas as parameters"
 
 
 def prepare_policy(new: Object, _old: Object | None, _context: Context) -> None:
@@ -31,12 +31,13 @@ def _default_match(match: Object | None) -> None:
 
 def validate_policy(new: Object, _old: Object | None, _context: Context) -> Errors:
     """Match constraints, and every expression compiled."""
-    from driver.sim.apiserver.policies import program
+    from driver.sim.apiserver.policies import PARAMETERS, program
 
     spec = new["spec"]
     errors: Errors = []
-    if spec.get("paramKind") is not None:
-        errors.append(forbidden_field("spec.paramKind", _NO_PARAMETERS))
+    kind = spec.get("paramKind")
+    if kind is not None and (kind.get("apiVersion"), kind.get("kind")) not in PARAMETERS:
+        errors.append(forbidden_field("spec.paramKind", _PARAMETERS))
     if not (spec.get("matchConstraints") or {}).get("resourceRules"):
         errors.append(required("spec.matchConstraints.resourceRules"))
     errors += _match(spec.get("matchConstraints") or {}, "spec.matchConstraints")
@@ -65,8 +66,11 @@ def validate_policy_binding(new: Object, _old: Object | None, _context: Context)
     """Policy, matching and actions."""
     spec = new["spec"]
     errors = [required(f"spec.{key}") for key in ("policyName", "validationActions") if not spec.get(key)]
-    if spec.get("paramRef") is not None:
-        errors.append(forbidden_field("spec.paramRef", _NO_PARAMETERS))
+    ref = spec.get("paramRef")
+    if ref is not None and bool(ref.get("name")) == (ref.get("selector") is not None):
+        errors.append(required("spec.paramRef.name", "one of name or selector must be specified"))
+    if ref is not None and ref.get("parameterNotFoundAction") not in {"Allow", "Deny"}:
+        errors.append(required("spec.paramRef.parameterNotFoundAction"))
     errors += _match(spec.get("matchResources") or {}, "spec.matchResources")
     known = ("Audit", "Deny", "Warn")
     unknown = [action for action in spec.get("validationActions") or [] if action not in known]
