@@ -4,6 +4,7 @@ from driver.kube.client import LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError,
 from driver.kube.credentials import ConfigError
 from driver.kube.decode import decode_frugally
 from driver.kube.events import NodeEvents
+from driver.kube.server_clock import ServerClock
 from driver.kube.shapes import check_list, check_node, check_object, odd, uid_of
 from driver.kube.transient import IF_TRANSIENT
 from driver.kube.watch import Mirror
@@ -18,6 +19,7 @@ __all__ = [
     "ConfigError",
     "Mirror",
     "NodeEvents",
+    "ServerClock",
     "check_list",
     "check_node",
     "check_object",

@@ -79,6 +79,8 @@ class Api:
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._refused_since: float | None = None
+        self.on_date: Callable[[str | None], None] | None = None
+        """Told the Date of each answer, by whoever needs the server's time."""
 
     @classmethod
     def nowhere(cls) -> Api:
@@ -237,6 +239,8 @@ class Api:
             if isinstance(outcome, aiohttp.ClientResponse):
                 outcome.close()
             outcome = await self._try(request, renewed)
+        if self.on_date and isinstance(outcome, aiohttp.ClientResponse):
+            self.on_date(outcome.headers.get("Date"))
         if not _is_refusal(outcome):
             self._refused_since = None
         elif self._refused_since is None:

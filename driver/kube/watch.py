@@ -76,6 +76,11 @@ class Mirror:
         self._passed = 0
         """Resource version up to which the stream has told everything."""
 
+    @property
+    def passed(self) -> int:
+        """The version up to which everything has been told; bookmarks move it too."""
+        return self._passed
+
     async def run(self) -> None:
         """List and watch for ever. Ends only by cancellation.
 
