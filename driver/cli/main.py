@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from driver.base.text import never_fail
+from driver.cli.accountant import accountant
 from driver.cli.doctor import doctor
 from driver.cli.fake import fault, load
 from driver.cli.flags import check_devices, read_settings, settings_options
@@ -58,6 +59,7 @@ def demo(*, devices: str, serve: bool, as_json: bool) -> None:
     sys.exit(story.serve(devices=devices) if serve else story.run_demo(devices=devices, json=as_json))
 
 
+cli.add_command(accountant)
 cli.add_command(slices)
 cli.add_command(explain)
 cli.add_command(drain_check)
