@@ -36,6 +36,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
 {{- end -}}
 
+{{/* Another name: what selects the driver's pods must not select the accountant's. */}}
+{{- define "gpu-dra.accountantLabels" -}}
+app.kubernetes.io/name: {{ include "gpu-dra.name" . | trunc 52 | trimSuffix "-" }}-accountant
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "gpu-dra.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
