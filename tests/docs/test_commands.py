@@ -41,6 +41,7 @@ SHOWN = {
     ("docs/monitoring.md", "helm upgrade"): "needs the Prometheus operator's kinds; what it renders is in tests/deploy",
     ("docs/monitoring.md", "helm install prometheus-adapter"): "needs a chart from elsewhere",
     ("docs/sharing.md", "resourceclaims.resource"): "what kubectl prints",
+    ("docs/budgets.md", "helm upgrade"): "needs Deployments; what it renders is in tests/deploy",
     ("docs/install.md", "docker buildx build"): "needs docker; `make image` runs the same steps, see tests/deploy",
 }
 """Blocks that are not run, by document and beginning, and why."""
@@ -73,6 +74,7 @@ BEFORE = {
     ("docs/install.md", f"kubectl -n {NAMESPACE} patch"): (
         f"kubectl -n {NAMESPACE} run driver --image=driver --overrides={shlex.quote(json.dumps(POD))}"
     ),
+    ("docs/budgets.md", "apiVersion: v1"): "kubectl create namespace research-team",
     ("docs/migration.md", "helm install"): "kubectl apply -f deploy/examples/00-deviceclasses.yaml",
     ("docs/operations.md", f"kubectl -n {NAMESPACE} exec"): INSTALL,
     ("docs/monitoring.md", "gpu-dra load"): INSTALL,

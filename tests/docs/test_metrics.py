@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from driver.cluster.accountant.numbers import Numbers
 from driver.observe.metrics import Metrics
 from driver.usage import collector
 from driver.usage.accounts import Line, Spent
@@ -50,6 +51,12 @@ def test_the_page_has_every_metric_and_no_other() -> None:
     assert set(documented()) == {name for name in told if not name.startswith(OF_LIBRARIES)}
 
 
+def test_the_page_about_budgets_has_every_metric_of_the_accountant() -> None:
+    page = (ROOT / "docs/budgets.md").read_text()
+
+    assert [family.name for family in Numbers().collect() if f"`{family.name}" not in page] == []
+
+
 def test_the_page_has_their_labels() -> None:
     page = documented()
     for family in families():
@@ -60,7 +67,7 @@ def test_the_page_has_their_labels() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_a_metric_that_is_named_is_there(document: str) -> None:
-    names = {family.name for family in families()}
+    names = {family.name for family in (*families(), *Numbers().collect())}
     named = set(re.findall(r"(?<![\w:])gpu_dra_\w*[a-z]\b", (ROOT / document).read_text()))
 
     assert {

@@ -22,6 +22,7 @@ UPGRADE_PODS = 40
 AT_ONCE = 4
 SICK_JOB = "job-survives-a-sick-gpu"
 SHARING = ("shares-of-memory", "mps", "time-slicing")
+BUDGET = "gpu-hours"
 OPERATION = ("maintenance", "quota", "batch-job", "resize")
 SLICES = f"{RESOURCE}/resourceslices"
 CLAIMS = f"{RESOURCE}/resourceclaims"
@@ -325,6 +326,8 @@ class Story:
         """What the node lacks for an example, empty if nothing."""
         if example.unknown_kinds:
             return f"it needs a whole cluster, with {' and '.join(sorted(example.unknown_kinds))}"
+        if example.name.endswith(BUDGET):
+            return "it needs the accountant, and minutes"
         if example.needs_shares and not any(gpu.get("allowMultipleAllocations") for gpu in self._gpus):
             return "it needs a GPU that claims share"
         if example.needs_exclusive and all(gpu.get("allowMultipleAllocations") for gpu in self._gpus):
