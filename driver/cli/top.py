@@ -90,7 +90,8 @@ async def _top(
                     show.view(view)
                     while watch:
                         with contextlib.suppress(TimeoutError):
-                            view = await asyncio.wait_for(follow.after(view.revision), REFRESH)
+                            async with asyncio.timeout(REFRESH):
+                                view = await follow.after(view.revision)
                         show.view(view)
                 return
             finally:

@@ -133,12 +133,14 @@ class Follow:
     async def _publish(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._dirty.wait(), LOOK)
+                async with asyncio.timeout(LOOK):  # wait_for may swallow a cancellation, before Python 3.12
+                    await self._dirty.wait()
                 await asyncio.sleep(self._debounce)
             missing, behind = self._troubles()
             if any(what not in missing and not source.mirror.synced.is_set() for what, source in self._sources.items()):
                 continue
-            if not self._dirty.is_set() and (missing, behind) == (self.view.missing, self.view.behind):
+            said = (_words(missing), _words(behind)) == (_words(self.view.missing), _words(self.view.behind))
+            if not self._dirty.is_set() and said:
                 continue
             self._dirty.clear()
             fleet = self._state.fleet()
@@ -162,6 +164,11 @@ class _Source:
     mirror: Mirror
     put: Callable[[Key, Any], None]
     replace: Callable[[Mapping[Key, Any]], None]
+
+
+def _words(errors: Mapping[str, ApiError]) -> dict[str, str]:
+    """By which errors are compared: each try has one of its own."""
+    return {what: str(error) for what, error in errors.items()}
 
 
 def _decode(data: bytes) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.cluster import Follow, View
 from driver.kube import RESOURCE, ApiError
+from tests.eventually import PATIENCE, eventually
 from tests.unit.cluster.world import DRIVER, claim, pod, slices
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Server:
         for stream in self._streams[path]:
             stream.put_nowait({"type": kind, "object": obj})
 
+    async def asked_times(self, path: str, times: int) -> None:
+        """Wait until a list has been asked for so often."""
+        await eventually(lambda: sum(asked == path for asked, _ in self.asked) >= times)
+
     def end_watches(self) -> None:
         for streams in self._streams.values():
             for stream in streams:
@@ -47,7 +52,7 @@ class Server:
     async def get(self, path: str, params: dict[str, Any] | None = None, **_: Any) -> dict[str, Any]:
         self.asked.append((path, dict(params or {})))
         if error := self.refused.get(path):
-            raise error
+            raise ApiError(error.status, str(error))
         items = list(self.objects[path].values())
         start, limit = int((params or {}).get("continue", 0)), (params or {}).get("limit", len(items))
         more = {"continue": str(start + limit)} if start + limit < len(items) else {}
@@ -137,6 +142,20 @@ async def test_without_pods_it_shows_the_rest_and_says_so() -> None:
     assert phases(view) == ["Running"]
 
 
+async def test_the_same_refusal_again_is_no_news() -> None:
+    server = Server(*slices())
+    server.refused[PODS] = ApiError(403, "pods is forbidden")
+
+    async with following(server) as follow:
+        view = await follow.after(0)
+        await server.asked_times(PODS, 4)
+        server.put(claim("train", "gpu-0"))
+        later = await follow.after(view.revision)
+
+    assert later.revision == view.revision + 1
+    assert later.fleet.usage
+
+
 async def test_a_server_that_goes_away_leaves_what_is_known_and_is_followed_again() -> None:
     server = Server(*slices(), claim("train", "gpu-0", pods=("train-0",)))
 
@@ -179,3 +198,12 @@ async def test_any_number_of_readers_are_told() -> None:
         views = await asyncio.gather(*waiting)
 
     assert all(view.fleet.usage for view in views)
+
+
+async def test_it_ends_when_it_is_told_to_just_as_something_happens() -> None:
+    server = Server(*slices())
+    async with asyncio.timeout(PATIENCE):
+        async with following(server) as follow:
+            await follow.after(0)
+            await asyncio.sleep(0)
+            follow._dirty.set()
