@@ -125,8 +125,8 @@ class _Writer:
         for index, holder in enumerate(_by_weight(part)):
             what = "admin" if holder.result.admin else part.kind
             yield f"{' ' if index else letter} {what:<{_KIND}} {self._since(holder)} {self._who(holder)}"
-        if part.holders and part.left:
-            yield f"  {'left':<{_KIND}} {_amounts(part)}"
+        if part.holders and (left := _amounts(part)):
+            yield f"  {'left':<{_KIND}} {left}"
 
     def _since(self, holder: Holder) -> str:
         return f"{duration((self._now - holder.since).total_seconds()) if holder.since else '':>6}"
@@ -234,13 +234,14 @@ def _cells(part: Part, size: int) -> int:
 
 
 def _amounts(part: Part) -> str:
-    found = [f"{max(0, int(amount))} shares" for name, amount in part.left if name == "shares"]
-    found += [
-        f"{format_quantity(max(0, int(amount)) >> 20 << 20)} of memory"
-        for name, amount in part.left
-        if name == "memory"
-    ]
-    return ", ".join(found)
+    """What is left of a shared device; empty where that is nothing."""
+    left = {name: int(amount) for name, amount in part.left}
+    if any(amount <= 0 for amount in left.values()):
+        return ""
+    found = [f"{left['shares']} shares"] if "shares" in left else []
+    return ", ".join(
+        [*found, *([f"{format_quantity(left['memory'] >> 20 << 20)} of memory"] if "memory" in left else [])]
+    )
 
 
 def _named(trouble: Trouble) -> str:

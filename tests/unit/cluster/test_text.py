@@ -130,6 +130,17 @@ def test_what_may_be_old_is_said_to_be() -> None:
     assert text(view).startswith("resourceslices may have changed since: no answer [2J from https://a")
 
 
+def test_of_a_shared_gpu_that_is_full_nothing_is_left() -> None:
+    shared = slices(offered=options(Partitioning.NONE, Shares(mode=ShareBy.MEMORY)))
+    half = {"consumedCapacity": {"memory": "40Gi"}, "shareID": "a"}
+    rest = {"consumedCapacity": {"memory": "40599Mi"}, "shareID": "b"}
+
+    lines = text(View(fleet=fleet(*shared, claim("one", "gpu-0", **half), claim("two", "gpu-0", **rest)))).splitlines()
+
+    assert [line.split()[0] for line in lines[1:4]] == ["gpu-0", "gpu", "gpu-1"]
+    assert "[aaaaaaaa]" in lines[1]
+
+
 def test_nothing_at_all() -> None:
     assert text(View()) == "no GPU of this driver is published"
 
