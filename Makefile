@@ -51,7 +51,7 @@ $(TOOLS): requirements/tools.txt tests/deploy/fetch_tools.py | $(READY)
 
 tools: $(TOOLS) ## Fetch the helm and kubectl that tests need (into build/tools).
 
-manifests: $(READY) $(TOOLS) ## Make what is made from chart and models: manifests, schemas, the policy for parameters.
+manifests: $(READY) $(TOOLS) ## Make what comes of chart and models, the manifests first.
 	$(BIN)/python -m tests.deploy.manifests
 
 picture: $(READY) ## Draw the README's pictures again, from a run of the demo.

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.signals import hears
+
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 SCRIPT = REQUIREMENTS / "install.py"
 _spec = importlib.util.spec_from_file_location("install", SCRIPT)
@@ -51,18 +53,13 @@ def stopped_at_once(venv: Path, **env: str) -> tuple[str, str, int]:
         stderr=subprocess.STDOUT,
         text=True,
         process_group=0,
-        preexec_fn=hears_ctrl_c,
+        preexec_fn=hears,
     ) as installing:
         assert installing.stdout is not None
         begun = installing.stdout.readline()
         os.killpg(installing.pid, signal.SIGINT)
         said = installing.stdout.read()
     return begun, said, installing.returncode
-
-
-def hears_ctrl_c() -> None:
-    """What a shell sends into the background does not, nor what that starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_says_how_to_go_on_and_nothing_of_where_it_struck(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from driver.sim.apiserver import ApiServer
 from driver.sim.process import gpu_dra
 from tests.eventually import PATIENCE
+from tests.signals import hears
 from tests.unit.cluster.world import claim, pod, slices
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Desk:
             env={**self._environment, **environment},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            preexec_fn=hears,
         )
 
     async def top(self, *arguments: str, **environment: str) -> tuple[int, str]:
@@ -210,7 +212,8 @@ async def test_it_goes_on_while_the_server_goes_away(server: ApiServer, desk: De
     await server.start()
     await until(lambda found: not found["behind"] and found["room"]["gpu"] == 0)
     process.send_signal(signal.SIGINT)
-    _, err = await process.communicate()
+    async with asyncio.timeout(PATIENCE):
+        _, err = await process.communicate()
 
     assert (process.returncode, err.decode()) == (0, "")
 
