@@ -12,6 +12,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 import driver.observe.metrics
+from driver.cluster.accountant.numbers import Numbers
 from driver.usage.collector import claims, gpus, rooms, times, uses
 from tests.deploy.helm import CHART, EVERYTHING, MODES, NAMESPACE, RELEASE, Object, one, render
 from tests.needs import NO_PROMETHEUS, PROMTOOL
@@ -26,6 +27,7 @@ PROMQL = {
 }  # fmt: skip
 """Words of the language, and labels that a histogram, the scrape or a rule adds."""
 OTHERS = {
+    "kube_deployment_status_replicas_available": {"namespace", "deployment"},
     "kube_daemonset_status_number_unavailable": {"namespace", "daemonset"},
     "kube_pod_owner": {"namespace", "pod", "owner_kind", "owner_name", "owner_is_controller"},
     "kube_replicaset_owner": {"namespace", "replicaset", "owner_kind", "owner_name", "owner_is_controller"},
@@ -54,7 +56,7 @@ def known_metrics() -> dict[str, set[str]]:
         if isinstance(metric, MetricWrapperBase):
             for suffix in ("", "_total", "_bucket"):
                 known[f"{metric.describe()[0].name}{suffix}"] = set(metric._labelnames)
-    for told in (claims(()), *times({}), *uses(()), *gpus({}), *rooms({})):
+    for told in (claims(()), *times({}), *uses(()), *gpus({}), *rooms({}), *Numbers().collect()):
         known[f"{told.name}_total" if told.type == "counter" else told.name] = set(told._labelnames)
     return known
 

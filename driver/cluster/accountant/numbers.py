@@ -33,7 +33,7 @@ class Numbers(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All of them at this moment."""
-        labels = ["exported_namespace", "quota"]
+        labels = ["namespace", "quota"]
 
         def gauge(name: str, text: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(f"gpu_dra_budget_{name}", text, labels=labels)
