@@ -18,13 +18,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.budgets import budgets
 from tests.bench.cases import CASES, Bench
 from tests.bench.fleet import fleet
 from tests.bench.slices import slices
 from tests.bench.stats import Case, Target, judge
 from tests.bench.world import home
 
-ALL = CASES | {"slices": slices, "fleet": fleet}
+ALL = CASES | {"slices": slices, "fleet": fleet, "budgets": budgets}
 
 
 def nested(cases: list[Case]) -> dict[str, Any]:

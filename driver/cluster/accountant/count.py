@@ -85,14 +85,15 @@ class Count:
     async def run(self) -> None:
         """Count until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for name, work in self._work():
+            for name, work in self.work():
                 tasks.create_task(supervised(work, name=name), name=name)
 
     async def finish(self) -> None:
         """Write once more, so that who comes next has nothing to guess."""
         await self.writer.write_due(everything=True)
 
-    def _work(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    def work(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        """What goes on all the time, with its name."""
         yield "claims", self._claims.run
         yield "quotas", self._run_quotas
         yield "weights", self._weigher.run
