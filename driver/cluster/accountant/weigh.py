@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 8
+LOOK = 0.25
+"""Seconds after which it is seen that there is something to weigh; hours do not notice."""
 TRIES = 5
 """Times that a pool is asked for a device before it is taken for gone."""
 
@@ -58,7 +60,8 @@ class Weigher:
         """Weigh what is not weighed, for ever."""
         while True:
             left = await self.weigh_all()
-            await self._sleep(self._backoff.after(min(max(self._tries.values(), default=1), 6), None) if left else 0.05)
+            failures = min(max(self._tries.values(), default=1), 6)
+            await self._sleep(self._backoff.after(failures, None) if left else LOOK)
 
     async def weigh_all(self) -> bool:
         """Ask for all that is wanted, pool by pool; whether anything is left to be asked again."""
