@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,15 @@ import click
 from driver.cli.flags import NO_NODE, read_settings, settings_options
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from rich.live import Live
 
-    from driver.cluster import View
+    from driver.cluster import Follow, View
+    from driver.kube import Api
     from driver.node import Settings
+
+    _Show = Callable[[Follow, Api, View], Awaitable[None]]
 
 REFRESH = 5.0
 """Seconds after which what is shown is written again: times go on where nothing happens."""
@@ -34,21 +40,34 @@ DESK = Path("~/.kube/config")
 @click.option("-n", "--namespace", default="", metavar="NAME", help="GPUs on which this namespace has something.")
 @click.option("-w", "--watch", is_flag=True, help="Go on, and show what changes.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--web", is_flag=True, help="As a page that updates itself, for browsers on this machine, until Ctrl-C.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8470,
+    show_default=True,
+    metavar="PORT",
+    help="Of the page; 0 takes any that is free.",
+)
 @click.option("--context", default="", metavar="NAME", help="Of the kubeconfig; the current one without it.")
 @settings_options(("driver_name", "kubeconfig"))
-def top(*, node: str, namespace: str, watch: bool, output: str, context: str, **given: Any) -> None:
+def top(
+    *, node: str, namespace: str, watch: bool, output: str, web: bool, port: int, context: str, **given: Any
+) -> None:
     """Say who has which GPUs of a cluster, and what is free.
 
     "kubectl gpu" is the same. Each GPU is a bar with a cell for each memory slice: a letter is a part that is held,
     "." is free, "x" is sick.
 
     Needs to list and watch ResourceSlices, ResourceClaims and Pods. Without Pods it shows the rest; with --namespace
-    the claims of that namespace are enough.
+    the claims of that namespace are enough. The page of --web shows Events, too, where they may be listed.
 
     Without --kubeconfig it takes ~/.kube/config, or in a pod the pod's ServiceAccount.
 
     Exit status: 0 the cluster was read, 1 it could not be read, 2 wrong usage.
     """
+    if web and (watch or output == "json"):
+        raise click.UsageError("--web is a page of its own: without --watch and without -o json")
     files = [name for name in str(given.get("kubeconfig") or "").split(os.pathsep) if name]
     found = next((name for name in files if Path(name).expanduser().is_file()), files[0] if files else "")
     if not found and "KUBERNETES_SERVICE_HOST" not in os.environ:
@@ -56,17 +75,20 @@ def top(*, node: str, namespace: str, watch: bool, output: str, context: str, **
     given["kubeconfig"] = str(Path(found).expanduser()) if found else None
     settings = read_settings({**given, "node_name": NO_NODE})
     logging.getLogger("driver.kube").setLevel(logging.CRITICAL)  # what goes wrong is shown with the rest
-    show = _Json(namespace, watch=watch) if output == "json" else _Table(namespace, watch=watch)
+    show: _Show
+    if web:
+        show = partial(_web, namespace=namespace, port=port)
+    else:
+        table = _Json(namespace, watch=watch) if output == "json" else _Table(namespace, watch=watch)
+        show = partial(_written, table, watch=watch)
     try:
-        asyncio.run(_top(settings, show, context=context, node=node, namespace=namespace, watch=watch))
+        asyncio.run(_top(settings, show, context=context, node=node, namespace=namespace))
     except KeyboardInterrupt:
-        if not watch:
+        if not (watch or web):
             raise
 
 
-async def _top(
-    settings: Settings, show: _Json | _Table, *, context: str, node: str, namespace: str, watch: bool
-) -> None:
+async def _top(settings: Settings, show: _Show, *, context: str, node: str, namespace: str) -> None:
     from driver.cluster import CLAIMS, SLICES, Follow
     from driver.kube import LARGE_BODY, Api, ConfigError
 
@@ -86,17 +108,35 @@ async def _top(
                     continue
                 if SLICES in view.missing:
                     raise click.ClickException(str(view.missing[SLICES]))
-                with show:
-                    show.view(view)
-                    while watch:
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(REFRESH):
-                                view = await follow.after(view.revision)
-                        show.view(view)
+                await show(follow, api, view)
                 return
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+
+
+async def _written(table: _Json | _Table, follow: Follow, _: Api, view: View, *, watch: bool) -> None:
+    with table:
+        table.view(view)
+        while watch:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH):
+                    view = await follow.after(view.revision)
+            table.view(view)
+
+
+async def _web(follow: Follow, api: Api, _: View, *, namespace: str, port: int) -> None:
+    from driver.cluster import Page, serving
+
+    page = Page(follow, api, title=api.host, namespace=namespace)
+    try:
+        async with serving(page, port=port) as address:
+            click.echo(f"{address} shows the GPUs of {api.host} until Ctrl-C")
+            await asyncio.get_running_loop().create_future()
+    except OSError as error:
+        raise click.ClickException(
+            f"port {port}: {os.strerror(error.errno or 0).lower()}; --port names another, 0 any"
+        ) from None
 
 
 class _Json:

@@ -3,6 +3,7 @@
 from driver.cluster.follow import CLAIMS, PODS, SLICES, Follow, View
 from driver.cluster.model import WHOLE, Fleet, Gpu, Holder, Node, Part, Room, Trouble, Usage
 from driver.cluster.objects import Amount, Amounts, Claim, Device, Key, Pod, Result, Shape, Slice, Taint
+from driver.cluster.page import Page, serving
 from driver.cluster.read import read_claim, read_pod, read_slice
 from driver.cluster.state import State
 from driver.cluster.text import as_text, duration, room_text
@@ -24,6 +25,7 @@ __all__ = [
     "Holder",
     "Key",
     "Node",
+    "Page",
     "Part",
     "Pod",
     "Result",
@@ -44,6 +46,7 @@ __all__ = [
     "read_pod",
     "read_slice",
     "room_text",
+    "serving",
     "shown",
     "weight",
     "weights",

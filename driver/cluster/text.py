@@ -26,7 +26,7 @@ FREE, SICK = ".", "x"
 _COLOURS = ("green", "cyan", "magenta", "blue", "yellow")
 _KIND = 10
 """Columns for ``1g.10gb+me``."""
-_CONSEQUENCES = {
+CONSEQUENCES = {
     SLICES: "no GPU is known",
     CLAIMS: "nobody knows what is held and what is free",
     PODS: "it is not shown which pods run",
@@ -72,7 +72,7 @@ class _Writer:
     def notes(self, view: View) -> list[str]:
         """What is not known, and what may not be true any more."""
         lines = [f"claims of {view.namespace} only can be read, so others' are not shown"] if view.namespace else []
-        lines += [f"{what} cannot be read, so {_CONSEQUENCES[what]}: {error}" for what, error in view.missing.items()]
+        lines += [f"{what} cannot be read, so {CONSEQUENCES[what]}: {error}" for what, error in view.missing.items()]
         lines += [f"{what} may have changed since: {error}" for what, error in view.behind.items()]
         return [click.style(line, fg="yellow") for text in lines for line in self._wrapped(text, "")]
 
@@ -82,11 +82,11 @@ class _Writer:
         if node.problem:
             yield f"{title}  {click.style(node.problem, fg='red')}"
         elif not node.lost and not any(gpu.troubles or _holders(gpu) for gpu in node.gpus):
-            yield f"{title}  {_products(node.gpus)}: all free"
+            yield f"{title}  {products(node.gpus)}: all free"
             return
         else:
             held = sum((gpu.weight for gpu in node.gpus), start=0 * node.gpus[0].weight) if node.gpus else 0
-            yield f"{title}  {_products(node.gpus)}: {_decimal(held)} held"
+            yield f"{title}  {products(node.gpus)}: {decimal(held)} held"
         for gpu in node.gpus:
             yield from self._gpu(gpu)
         for holder in node.lost:
@@ -169,7 +169,7 @@ class _Writer:
     def namespaces(self) -> Iterator[str]:
         """Who has how much."""
         rows = [
-            (name, str(usage.holds), _decimal(usage.gpus), f"{usage.hours(self._now):.1f}")
+            (name, str(usage.holds), decimal(usage.gpus), f"{usage.hours(self._now):.1f}")
             for name, usage in self._fleet.usage.items()
         ]
         yield from self._table(("NAMESPACE", "DEVICES", "GPUS", "GPU HOURS"), rows)
@@ -220,7 +220,8 @@ def _by_weight(part: Part) -> list[Holder]:
     return sorted(part.holders, key=lambda holder: holder.result.admin)
 
 
-def _products(gpus: Iterable[Gpu]) -> str:
+def products(gpus: Iterable[Gpu]) -> str:
+    """``8 x H100-SXM5-80GB``."""
     counts: dict[str, int] = {}
     for gpu in gpus:
         counts[gpu.product] = counts.get(gpu.product, 0) + 1
@@ -251,5 +252,6 @@ def _named(trouble: Trouble) -> str:
     return f"{first} and {len(others)} more" if others else first
 
 
-def _decimal(number: object) -> str:
+def decimal(number: object) -> str:
+    """With two places at most."""
     return f"{float(number):.2f}".rstrip("0").rstrip(".")  # type: ignore[arg-type]

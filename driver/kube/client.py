@@ -106,14 +106,15 @@ class Api:
         return cls(credentials, max_connections=max_connections, max_body=max_body)
 
     @property
-    def _host(self) -> str:
+    def host(self) -> str:
+        """Whom it asks."""
         return self._credentials.host if self._credentials else "nowhere"
 
     def not_ready(self) -> list[str]:
         """A line while the server has refused our credentials for long."""
         if self._refused_since is None or self._clock() - self._refused_since < REFUSED_FOR_LONG:
             return []
-        return [f"API server: {self._host} refuses the credentials, or does not have the certificate that is expected"]
+        return [f"API server: {self.host} refuses the credentials, or does not have the certificate that is expected"]
 
     async def __aenter__(self) -> Api:
         return self
@@ -153,11 +154,11 @@ class Api:
         try:
             answer = decode(data) if data else {}
         except ValueError as error:
-            raise ApiError(0, f"{method} {path}: {self._host} answered with something that is not JSON") from error
+            raise ApiError(0, f"{method} {path}: {self.host} answered with something that is not JSON") from error
         except RecursionError:  # the same again would help nobody
             raise ApiError(200, f"{method} {path}: the object is nested too deeply to be read") from None
         if not isinstance(answer, dict):
-            raise ApiError(0, f"{method} {path}: {self._host} answered with JSON that is no object")
+            raise ApiError(0, f"{method} {path}: {self.host} answered with JSON that is no object")
         return answer
 
     async def get_text(self, path: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10) -> str:
@@ -172,7 +173,7 @@ class Api:
             async with response:
                 data = await self._read(response)
         except _NO_ANSWER as error:
-            raise ApiError(0, f"{method} {path}: no answer from {self._host}: {_describe(error)}") from error
+            raise ApiError(0, f"{method} {path}: no answer from {self.host}: {_describe(error)}") from error
         if response.status >= 400:
             raise _api_error(method, path, response, data)
         return data
@@ -201,7 +202,7 @@ class Api:
         except RecursionError:
             raise ApiError(0, f"WATCH {path}: an event is nested too deeply to be read") from None
         except _NO_ANSWER as error:
-            raise ApiError(0, f"WATCH {path}: {self._host} went away: {_describe(error)}") from error
+            raise ApiError(0, f"WATCH {path}: {self.host} went away: {_describe(error)}") from error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The body. Raises ValueError for more than anybody may send us."""
@@ -250,7 +251,7 @@ class Api:
         if 300 <= outcome.status < 400:
             outcome.close()
             raise ApiError(
-                0, f"{method} {path}: {self._host} answered with a redirect ({outcome.status}), never followed"
+                0, f"{method} {path}: {self.host} answered with a redirect ({outcome.status}), never followed"
             )
         return outcome
 

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from driver.sim.cluster import Cluster
@@ -150,9 +151,14 @@ async def test_what_the_served_cluster_says_to_try_works_when_it_is_pasted(tmp_p
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
         )
 
+        [address] = re.findall(r"as they are held: (http://\S+)", plain(shown()))
+        async with aiohttp.ClientSession() as session, session.get(address) as response:
+            page = await response.text()
+
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(PATIENCE):
             assert await process.wait() == 0
+    assert "demo-node" in page
     assert pasted.returncode == 0, pasted.stderr
     assert "GPU_DRA_GPU_0=GPU-" in pasted.stdout
     assert "gpu.nvidia.com" in pasted.stdout

@@ -5,3 +5,4 @@ from pathlib import Path
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 DEMO = PICTURES / "demo.svg"
 FLOWS = PICTURES / "flows.svg"
+PAGE = PICTURES / "page.png"

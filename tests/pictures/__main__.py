@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 from rich.ansi import AnsiDecoder
 
-from tests.pictures import DEMO, FLOWS
+from tests.needs import CHROMIUM, NO_CHROMIUM
+from tests.pictures import DEMO, FLOWS, PAGE
 from tests.pictures.flows import draw_flows
+from tests.pictures.page import photograph
 from tests.pictures.terminal import COLUMNS, Row, draw_recording
 
 PROGRAM = Path(sys.executable).parent / "gpu-dra"
@@ -39,7 +42,11 @@ def record() -> list[Row]:
 def main() -> None:
     FLOWS.write_text(draw_flows(), encoding="utf-8")
     DEMO.write_text(draw_recording(record()), encoding="utf-8")
-    for path in (FLOWS, DEMO):
+    if CHROMIUM is None:
+        print(f"{PAGE} stays what it is: {NO_CHROMIUM}")
+    else:
+        PAGE.write_bytes(asyncio.run(photograph()))
+    for path in (FLOWS, DEMO, PAGE):
         print(f"{path}: {path.stat().st_size / 1024:.0f} kB")
 
 

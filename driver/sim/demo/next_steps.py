@@ -24,7 +24,7 @@ def say_what_next(screen: Screen) -> None:
     )
 
 
-def say_how_to_use(screen: Screen, node: Node) -> None:
+def say_how_to_use(screen: Screen, node: Node, *, page: str) -> None:
     """While the cluster is up; also serves the kubelet's metrics from now on."""
     cluster = node.cluster
     kubectl = place.kubectl() or "kubectl"
@@ -40,6 +40,7 @@ def say_how_to_use(screen: Screen, node: Node) -> None:
     screen.to_paste(f"{place.program()} fault --device gpu-0 --xid 79")
     metrics, _ = start_http_server(0, addr="127.0.0.1", registry=cluster.kubelet.metrics.registry)
     screen.heading("To look at")
+    screen.to_paste(f"the cluster's GPUs, as they are held: {page}")
     screen.to_paste(f"metrics of the driver: http://127.0.0.1:{node.driver.http_port}/metrics")
     screen.to_paste(f"metrics of the kubelet: http://127.0.0.1:{metrics.server_port}/metrics")
     screen.to_paste(f"log of the driver: {node.driver.log_path}")

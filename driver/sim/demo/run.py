@@ -17,6 +17,7 @@ from driver.sim.demo import place
 from driver.sim.demo.chapters import Story
 from driver.sim.demo.next_steps import say_how_to_use, say_what_next
 from driver.sim.demo.node import Node
+from driver.sim.demo.page import page_of
 from driver.sim.demo.screen import Screen, as_json
 from driver.sim.demo.workloads import NotSeenError, StepError, Workloads
 from driver.sim.kubelet import Options
@@ -107,9 +108,10 @@ async def _serve(screen: Screen, devices: str) -> int:
             await node.cluster.or_failure(node.while_drivers_live(chapter()))
             classes = [obj for example in story.examples for obj in example.of_kind("DeviceClass")]
             await story.workloads.apply(classes)
-            screen.rest()
-            say_how_to_use(screen, node)
-            await node.cluster.or_failure(node.while_drivers_live(_until_cancelled()))
+            async with page_of(node.cluster) as page:
+                screen.rest()
+                say_how_to_use(screen, node, page=page)
+                await node.cluster.or_failure(node.while_drivers_live(_until_cancelled()))
     except FAILURES as error:
         screen.failed("stopped here", str(error) or type(error).__name__)
     return 1

@@ -1,0 +1,5 @@
+"""The cluster as a page that updates itself."""
+
+from driver.cluster.page.server import Page, serving
+
+__all__ = ["Page", "serving"]
