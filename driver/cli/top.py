@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from driver.base.signals import ToldToEndError, until_told
 from driver.cli.flags import NO_NODE, read_settings, settings_options
 
 if TYPE_CHECKING:
@@ -82,10 +83,10 @@ def top(
         table = _Json(namespace, watch=watch) if output == "json" else _Table(namespace, watch=watch)
         show = partial(_written, table, watch=watch)
     try:
-        asyncio.run(_top(settings, show, context=context, node=node, namespace=namespace))
-    except KeyboardInterrupt:
-        if not (watch or web):
-            raise
+        asyncio.run(until_told(_top(settings, show, context=context, node=node, namespace=namespace)))
+    except ToldToEndError as told:
+        if not (watch or web):  # of what goes on it is the end that is meant
+            sys.exit(128 + told.number)
 
 
 async def _top(settings: Settings, show: _Show, *, context: str, node: str, namespace: str) -> None:

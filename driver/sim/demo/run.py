@@ -7,10 +7,10 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from driver.base.signals import ToldToEndError, until_told
 from driver.kube import ApiError
 from driver.sim.cluster import Cluster, ClusterError
 from driver.sim.demo import place
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
 FAILURES = (StepError, NotSeenError, ApiError, ClusterError, TimeoutError, OSError)
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(*, devices: str, json: bool) -> int:
@@ -44,26 +43,12 @@ def serve(*, devices: str) -> int:
 
 async def _until_signal(telling: Coroutine[Any, Any, int], screen: Screen) -> int:
     """The status of the story, or 128 and the signal that ended it, when everything has been cleaned up."""
-    caught: list[signal.Signals] = []
-    task = asyncio.create_task(telling)
-    loop = asyncio.get_running_loop()
-
-    def end(number: signal.Signals) -> None:
-        caught.append(number)
-        for other in SIGNALS:  # whoever asks again does not want to wait
-            loop.remove_signal_handler(other)
-        task.cancel()
-
-    for number in SIGNALS:
-        loop.add_signal_handler(number, end, number)
     try:
         with screen:
-            return await task
-    except asyncio.CancelledError:
-        if not caught:
-            raise
-    screen.goodbye("Goodbye: the driver and the cluster have ended.")
-    return 128 + caught[0]
+            return await until_told(telling)
+    except ToldToEndError as told:
+        screen.goodbye("Goodbye: the driver and the cluster have ended.")
+        return 128 + told.number
 
 
 async def _tell(screen: Screen, devices: str, *, json: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from driver.sim.apiserver import ApiServer
 from driver.sim.process import gpu_dra
-from tests.eventually import PATIENCE
+from tests.eventually import PATIENCE, eventually
 from tests.signals import hears
 from tests.unit.cluster.world import claim, pod, slices
 
@@ -55,12 +56,14 @@ class Desk:
         self.command = gpu_dra("top")
         self._environment = {"PATH": os.environ["PATH"], "HOME": str(home), "COLUMNS": "80"}
 
-    async def start(self, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    async def start(
+        self, *arguments: str, on: int = asyncio.subprocess.PIPE, **environment: str
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *self.command,
             *arguments,
             env={**self._environment, **environment},
-            stdout=asyncio.subprocess.PIPE,
+            stdout=on,
             stderr=asyncio.subprocess.PIPE,
             preexec_fn=hears,
         )
@@ -216,6 +219,29 @@ async def test_it_goes_on_while_the_server_goes_away(server: ApiServer, desk: De
         _, err = await process.communicate()
 
     assert (process.returncode, err.decode()) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+async def test_what_ends_it_gives_the_terminal_back(desk: Desk, kubeconfig: Path, number: signal.Signals) -> None:
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    shown = bytearray()
+
+    def has(sequence: bytes) -> bool:
+        with contextlib.suppress(OSError):  # nothing more for now, or for ever
+            shown.extend(os.read(ours, 1 << 16))
+        return sequence in shown
+
+    process = await desk.start(f"--kubeconfig={kubeconfig}", "--watch", on=theirs, TERM="xterm")
+    os.close(theirs)
+    await eventually(lambda: has(b"\x1b[?1049h"), what="the whole screen is taken")
+
+    process.send_signal(number)
+
+    async with asyncio.timeout(PATIENCE):
+        assert await process.wait() == 0
+    assert has(b"\x1b[?1049l")
+    os.close(ours)
 
 
 async def test_kubectl_finds_it_as_a_plugin(desk: Desk, kubeconfig: Path) -> None:
