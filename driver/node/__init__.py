@@ -21,7 +21,7 @@ __all__ = [
 
 
 def run_node(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT and return the exit status: 0 stopped, 1 failed, 2 a setting cannot work."""
+    """Run until SIGTERM or Ctrl-C and return the exit status: 0 stopped, 1 failed, 2 a setting cannot work."""
     from driver.node import agent
 
     return agent.run_node(settings)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from typing import TYPE_CHECKING
 
+from driver.base.signals import ending
 from driver.base.supervised import root_cause, supervised
 from driver.hardware import ProfileError
 from driver.kube import Api, ConfigError
@@ -31,9 +33,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+UMASK = 0o022
+"""Ours, not that of whoever starts us: files have the modes that they are written with, and containers read some."""
+
 
 def run_node(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT and return the exit status: 0 stopped, 1 failed, 2 a setting cannot work."""
+    """Run until SIGTERM or Ctrl-C and return the exit status: 0 stopped, 1 failed, 2 a setting cannot work."""
+    os.umask(UMASK)
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     allow_descriptors()
     try:
@@ -54,7 +60,7 @@ def run_node(settings: Settings) -> int:
 async def _serve_node(settings: Settings) -> None:
     config = read_node_config(settings)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log_stacks_on(signal.SIGUSR1)
     async with await Api.connect(settings.kubeconfig) as api:

@@ -11,7 +11,7 @@ import sys
 
 connection = socket.socket(socket.AF_UNIX)
 connection.connect(sys.argv[1])
-order = {"argv": sys.argv[2:], "env": dict(os.environ), "cwd": os.getcwd()}  # noqa: PTH109
+order = {"argv": sys.argv[2:], "env": dict(os.environ), "cwd": os.getcwd(), "umask": os.umask(0o022)}  # noqa: PTH109
 socket.send_fds(connection, [json.dumps(order).encode() + b"\n"], [0, 1, 2])
 answers = connection.makefile("rb")
 pid = json.loads(answers.readline())["pid"]

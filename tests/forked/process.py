@@ -42,7 +42,8 @@ class ForkedProcess:
     async def start(cls, arguments: list[str], log: int, environment: Mapping[str, str]) -> ForkedProcess:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(_server())
-        order = {"argv": arguments, "env": dict(environment), "cwd": str(Path.cwd())}
+        os.umask(umask := os.umask(0o022))
+        order = {"argv": arguments, "env": dict(environment), "cwd": str(Path.cwd()), "umask": umask}
         null = os.open(os.devnull, os.O_RDONLY)
         socket.send_fds(connection, [json.dumps(order).encode() + b"\n"], [null, log, log])
         os.close(null)

@@ -73,6 +73,7 @@ def _become(order: dict[str, Any], descriptors: list[int]) -> None:
         os.dup2(source, target)
         os.close(source)
     os.chdir(order["cwd"])
+    os.umask(order["umask"])
     os.environ.clear()
     os.environ.update(order["env"])
     sys.argv = ["gpu-dra", *order["argv"]]
