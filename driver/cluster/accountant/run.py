@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from driver.base.signals import ending
 from driver.base.supervised import root_cause
 from driver.cluster.accountant.count import Count, Policy
 from driver.cluster.accountant.lease import Lease, LeaseLostError
@@ -40,7 +40,7 @@ class Settings:
 
 
 def run_accountant(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT and return the exit status: 0 stopped, 1 failed, 2 a setting cannot work."""
+    """Run until SIGTERM or Ctrl-C and return the exit status: 0 stopped, 1 failed, 2 a setting cannot work."""
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     try:
         asyncio.run(_until_signal(settings))
@@ -59,7 +59,7 @@ def run_accountant(settings: Settings) -> int:
 
 async def _until_signal(settings: Settings) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with await Api.connect(settings.kubeconfig) as api:
         await Accountant(api, settings).run(stop)
