@@ -182,7 +182,8 @@ async def test_ctrl_c_ends_it_while_somebody_reads(web: Web, tmp_path: Path) -> 
         await anext(messages)
 
         other.process.send_signal(signal.SIGINT)
-        _, err = await other.process.communicate()
+        async with asyncio.timeout(PATIENCE):
+            _, err = await other.process.communicate()
 
         assert (other.process.returncode, err.decode()) == (0, "")
 
