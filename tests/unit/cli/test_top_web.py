@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from driver.cluster.page.server import CONNECTIONS
 from driver.sim.apiserver import ApiServer
 from tests.eventually import PATIENCE
 from tests.unit.cli.test_top import Desk, person, put
@@ -128,6 +129,17 @@ async def test_a_reader_of_some_nodes_is_told_of_those(web: Web) -> None:
     [first] = [await anext(web.messages("news?q=node-2"))]
 
     assert first["order"] == ["node:node-2"]
+
+
+async def test_so_many_readers_at_once_and_the_newest_is_always_one_of_them(web: Web) -> None:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        readers = [await session.get(web.address + "news") for _ in range(CONNECTIONS + 1)]
+
+        assert (await readers[-1].content.readline()).startswith(b"retry:")
+        with pytest.raises(aiohttp.ClientError):  # the oldest
+            await readers[0].content.read()
+        for reader in readers:
+            reader.close()
 
 
 async def test_details_have_the_events_of_claim_and_pod(web: Web) -> None:
