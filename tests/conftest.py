@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.tmpdir import get_user
 
 import driver  # noqa: F401 - before any test imports gRPC, as in a program of ours
 from tests import needs
@@ -15,8 +17,8 @@ from tests import needs
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-ROOM = 20
-"""Bytes that the directory of temporary files may have: what is below has sockets, whose paths end at 107."""
+ROOM = 24
+"""Bytes that the directory of a user's tests may have: what is below has sockets, whose paths end at 107."""
 ANNOUNCED = pytest.StashKey[bool]()
 NOTHING_WAS_TESTED = pytest.ExitCode.NO_TESTS_COLLECTED
 
@@ -27,14 +29,22 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 2
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Room for sockets below every ``tmp_path``; a cluster that cannot be used is one line, not one for each test."""
-    if len(tempfile.gettempdir()) > ROOM:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/tmp")
+    if not config.option.basetemp and len(os.fsencode(usual_place())) > ROOM:  # a worker has it from who started it
+        config.option.basetemp = tempfile.mkdtemp(prefix="gt-", dir="/tmp")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
     if config.getoption("--kubeconfig") and not hasattr(config, "workerinput"):
         from tests.e2e import real
 
         real.look(config.getoption)
+
+
+def usual_place() -> str:
+    """Where pytest keeps what tests of this user write."""
+    root = os.environ.get("PYTEST_DEBUG_TEMPROOT") or tempfile.gettempdir()
+    return f"{root}/pytest-of-{get_user() or 'unknown'}"
 
 
 @pytest.hookimpl(optionalhook=True)

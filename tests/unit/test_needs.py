@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,16 +71,19 @@ def test_a_run_that_has_to_prove_something_fails_when_everything_was_skipped(tmp
     assert "nothing was tested" in done.stdout
 
 
-def test_a_long_tmpdir_leaves_room_for_sockets(tmp_path: Path) -> None:
-    (tmp_path / ("long" * 20)).mkdir()
-    (tmp_path / "test_place.py").write_text(
-        "def test_place(tmp_path): assert str(tmp_path).startswith('/tmp/pytest-of')"
-    )
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-q", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("folder", "user"), [("long" * 20, "root"), ("short", "somebodywithalongname")], ids=["long TMPDIR", "long name"]
+)
+def test_there_is_room_for_sockets_below_a_tests_directory(tmp_path: Path, folder: str, user: str) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / "test_place.py").write_text("def test_place(tmp_path): print('place', tmp_path)")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-sq", str(tmp_path)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    odd = {"TMPDIR": str(tmp_path / folder) if user == "root" else "/tmp", "LOGNAME": user}
 
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment | {"TMPDIR": str(tmp_path / ("long" * 20))}, capture_output=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment | odd, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 0, done.stdout.decode()
+    place = re.search(r"place (\S+)", done.stdout)
+    assert place is not None, done.stdout + done.stderr
+    assert len(place[1]) <= len("/tmp/pytest-of-root/pytest-100/test_place0")
+    assert not Path(place[1]).exists()
