@@ -5,6 +5,7 @@ Runs on whatever ``python3`` is, to say what it is not: no newer syntax.
 """
 
 import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -41,7 +42,17 @@ def install(venv: Path, name: str, *, checkout: bool) -> None:
     follow([*pip, "--require-hashes", "-r", str(lock)], count)
     if checkout:
         follow([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], 1)
+        point_from_here(venv, ROOT)
     say(f"Installed in {time.monotonic() - started:.0f} s")
+
+
+def point_from_here(venv: Path, checkout: Path) -> None:
+    """Name the checkout by how it is reached from the packages, not by its path.
+
+    Python 3.11 and 3.12 do not start at all when that has letters that the locale has not.
+    """
+    for pointer in venv.glob("lib/*/site-packages/_editable_impl_*.pth"):
+        pointer.write_text(os.path.relpath(checkout, pointer.parent) + "\n", encoding="utf-8")
 
 
 def of_another_python(venv: Path) -> bool:

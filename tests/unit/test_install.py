@@ -75,6 +75,21 @@ def test_a_terminal_that_knows_no_dots_gets_a_question_mark(tmp_path: Path) -> N
     assert re.fullmatch(r"Installing \d+ packages for demo into .+ \?\n", begun)
 
 
+def test_python_starts_where_the_locale_lacks_letters_of_the_checkouts_path(tmp_path: Path) -> None:
+    checkout = tmp_path / "läuft"
+    (checkout / "driver").mkdir(parents=True)
+    venv = checkout / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    [packages] = venv.glob("lib/*/site-packages")
+    (packages / "_editable_impl_some.pth").write_text(str(checkout), encoding="utf-8")
+
+    install.point_from_here(venv, checkout)
+
+    command = [venv / "bin" / "python", "-c", "import driver; print(*map(ascii, driver.__path__))"]
+    done = subprocess.run(command, cwd=tmp_path, env={"LC_ALL": "C"}, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == ascii(str(checkout / "driver")), done.stderr
+
+
 def test_the_demo_takes_nothing_along_that_the_tests_have_not() -> None:
     def locked(name: str) -> set[tuple[str, str]]:
         return set(re.findall(r"^([\w.-]+)==(\S+)", (REQUIREMENTS / f"{name}.txt").read_text(), re.MULTILINE))
