@@ -47,7 +47,7 @@ class Undo:
         """See to it, for ever, that what could not be undone when a claim ended is undone when that is possible."""
         while True:
             try:
-                await self._records.refresh()
+                await self._records.refresh(look=True)
             except ClaimError as error:
                 if self._repeats.is_news("", str(error)):
                     logger.error("what is left to undo cannot be read, trying again: %s", error)

@@ -46,7 +46,7 @@ class Unprepare:
     async def _release(self, ref: ClaimRef) -> None:
         record = self._records.read(ref.uid)
         if record is None and self._records.knows(ref.uid):  # somebody has removed it, or another instance ended it
-            await self._records.refresh()
+            await self._records.refresh(look=True)
             record = self._records.read(ref.uid)
         try:
             self._specs.remove(ref)

@@ -79,13 +79,7 @@ def slices(*, output: str, **given: Any) -> None:
         click.echo(yaml.safe_dump_all(plain, sort_keys=False, width=120, default_flow_style=None), nl=False)
     else:
         _print_table(view, documents)
-    for uuid, problem in view.catalogue.problems.items():
-        if uuid.startswith("gpus["):
-            click.echo(f"gpu-dra: {uuid} of the config file changes nothing: {problem}", err=True)
-        else:
-            click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as asked for: {problem}", err=True)
-    for uuid, why in view.catalogue.pending.items():
-        click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as the settings say: {why}", err=True)
+    _say_what_is_not_offered(view)
 
 
 @click.command()
@@ -120,6 +114,17 @@ def explain(*, profile: str | None, gpu: str | None, **given: Any) -> None:
         click.echo(f"{found.name}: {free} of {len(here)} free")
         for room in here:
             click.echo(f"  {room.device.name}  {'; '.join(room.blockers) or _free(room)}")
+    _say_what_is_not_offered(view)
+
+
+def _say_what_is_not_offered(view: View) -> None:
+    for uuid, problem in view.catalogue.problems.items():
+        if uuid.startswith("gpus["):
+            click.echo(f"gpu-dra: {uuid} of the config file changes nothing: {problem}", err=True)
+        else:
+            click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as asked for: {problem}", err=True)
+    for uuid, why in view.catalogue.pending.items():
+        click.echo(f"gpu-dra: {_gpu_name(view, uuid)} ({uuid}) is not offered as the settings say: {why}", err=True)
 
 
 def _free(room: Room) -> str:

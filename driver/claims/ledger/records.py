@@ -141,9 +141,10 @@ class Records:
             return self._hold(uid) if self.quarantine.take(path, uid, str(error)) else None
 
     @contextlib.asynccontextmanager
-    async def exclusive(self, *, within: float = LOCK_PATIENCE) -> AsyncIterator[Changes]:
+    async def exclusive(self, *, within: float = LOCK_PATIENCE, look: bool = False) -> AsyncIterator[Changes]:
         """Hold the node-wide lock. The body must not await: everyone on the node waits for it.
 
+        ``look``: for what somebody has done to the files who is no instance, and so leaves no stamp.
         Raises ClaimError when another instance does not let go of it ``within`` so many seconds.
         """
         try:
@@ -159,8 +160,9 @@ class Records:
         try:
             try:
                 stamp = os.pread(descriptor, 64, 0)
-                if not stamp or stamp != self._stamp:
-                    lost = self._rescan()
+                others = not stamp or stamp != self._stamp
+                if others or look:
+                    lost = self._rescan(others=others)
                     self._stamp = stamp
                     for record in lost:
                         self._rescue(descriptor, record)
@@ -174,9 +176,9 @@ class Records:
         """Whether there was a record of a claim when we last looked."""
         return uid in self._index
 
-    async def refresh(self, *, within: float = LOCK_PATIENCE) -> None:
+    async def refresh(self, *, within: float = LOCK_PATIENCE, look: bool = False) -> None:
         """Take over what another instance has changed. Raises ClaimError, as ``exclusive`` does."""
-        async with self.exclusive(within=within):
+        async with self.exclusive(within=within, look=look):
             pass
 
     def _put(self, descriptor: int, record: Record) -> None:
@@ -207,8 +209,8 @@ class Records:
         os.pwrite(descriptor, stamp, 0)
         self._stamp = stamp
 
-    def _rescan(self) -> list[Record]:
-        """Take over what another instance changed; only files that differ from what we know are read.
+    def _rescan(self, *, others: bool) -> list[Record]:
+        """Take over what ``others`` changed, if they did; only files that differ from what we know are read.
 
         Which records are gone although their claims have not ended: somebody has removed the files.
         """
@@ -235,15 +237,19 @@ class Records:
                         self._remember(record, status)
         lost = []
         for uid in self._seen.keys() - found:
-            if self._is_lost(uid):
+            if self._is_lost(uid, others=others):
                 lost.append(self._index[uid])
             else:
                 self._forget(uid)
         return lost
 
-    def _is_lost(self, uid: str) -> bool:
+    def _is_lost(self, uid: str, *, others: bool) -> bool:
+        if self._index[uid].boot_id != self.boot_id:
+            return False
+        if not others:
+            return True
         try:
-            return self._index[uid].boot_id == self.boot_id and self._by_spec is not None and self._by_spec.has(uid)
+            return self._by_spec is not None and self._by_spec.has(uid)
         except OSError:
             return True  # whoever ends a claim could not have removed the spec either
 

@@ -141,6 +141,17 @@ def readiness(state: NodeState) -> Iterable[Finding]:
         )
 
 
+def offer(state: NodeState) -> Iterable[Finding]:
+    """What the driver cannot offer as the settings ask for."""
+    for uuid, why in state.not_offered.items():
+        yield warning(
+            "offer",
+            f"GPU {uuid} is not offered as asked for: {why}",
+            "the node config, or the MIG mode and MIG devices of that GPU (nvidia-smi mig -lgi): docs/partitions.md",
+            about=uuid,
+        )
+
+
 _READINESS = {
     "kubelet": "is the kubelet running, and does it use the same --kubelet-registry-dir? It registers within seconds",
     "devices": "see what is said of the hardware below",
@@ -289,6 +300,7 @@ CHECKS: tuple[Check, ...] = (
     readiness,
     nothing,
     hardware,
+    offer,
     other_drivers,
     records,
 )

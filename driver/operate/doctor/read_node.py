@@ -50,6 +50,7 @@ async def read_node(
         settings.kubelet_plugins_dir.parent / "pod-resources" / "kubelet.sock",
     ]
     visible = [path for path in kubelet_sockets if is_socket(path)]
+    not_ready, not_offered = await _page(settings)
     return NodeState(
         node_name=node_name,
         driver_name=settings.driver_name,
@@ -58,7 +59,8 @@ async def read_node(
         registry=_place(settings.kubelet_registry_dir, mounts),
         cdi=_place(settings.cdi_root, mounts),
         instances=tuple(instances),
-        not_ready=await _page(settings),
+        not_ready=not_ready,
+        not_offered=not_offered,
         kubelet_listens=any(map(listened_to, visible)) if visible else None,
         plugin_sockets=tuple(_plugin_sockets(settings)),
         foreign_files=tuple(path for name in _NVIDIA_FILES if (path := settings.plugin_dir / name).is_file()),
@@ -129,10 +131,11 @@ def _plugin_sockets(settings: Settings) -> list[Path]:
     return [path for path in sorted(directory.glob("nvidia*.sock")) if is_socket(path) and listened_to(path)]
 
 
-async def _page(settings: Settings) -> tuple[str, ...] | None:
-    """What the driver says is missing; None where there is no page, or somebody else's."""
+async def _page(settings: Settings) -> tuple[tuple[str, ...] | None, dict[str, str]]:
+    """What the driver says is missing, and what it does not offer; None where there is no page, or somebody else's."""
+    nothing: tuple[None, dict[str, str]] = None, {}
     if not settings.http_port:
-        return None
+        return nothing
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session,
@@ -140,10 +143,11 @@ async def _page(settings: Settings) -> tuple[str, ...] | None:
         ):
             page = await response.json()
         if page["driver"] != settings.driver_name:
-            return None
-        return tuple(map(str, page["notReady"]))
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, OSError):
-        return None
+            return nothing
+        not_offered = {str(uuid): str(why) for uuid, why in page.get("notOfferedAsAsked", {}).items()}
+        return tuple(map(str, page["notReady"])), not_offered
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, AttributeError, OSError):
+        return nothing
 
 
 async def _hardware(settings: Settings, boot_id: str) -> NodeHardware:

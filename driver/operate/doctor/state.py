@@ -63,6 +63,8 @@ class NodeState:
     instances: tuple[Instance, ...] = ()
     not_ready: tuple[str, ...] | None = None
     """What the driver's own page says is missing; None where the page cannot be had."""
+    not_offered: Mapping[str, str] = field(default_factory=dict)
+    """Why a GPU is not offered as the settings ask for, by UUID, as that page says."""
     kubelet_listens: bool | None = None
     """None where the kubelet's own sockets are not visible."""
     plugin_sockets: tuple[Path, ...] = ()

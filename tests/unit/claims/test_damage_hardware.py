@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ def shared_by(sharing: dict[str, Any]) -> list[dict[str, Any]]:
 def node(tmp_path: Path, api: ClaimApi) -> MigNode:
     """Not started yet."""
     return MigNode(tmp_path, api)
+
+
+def records(node: MigNode) -> Iterator[Path]:
+    return (node.cdi_root.parent / "plugin" / "claims").glob("*.json")
 
 
 async def damaged(node: MigNode, claim: dict[str, Any], content: str = GARBAGE) -> None:
@@ -108,3 +113,31 @@ async def test_what_was_set_for_a_claim_is_not_taken_for_what_was_before(
 
     assert node.hardware.compute_mode(uuid) is ComputeMode.DEFAULT
     assert node.hardware.time_slice(uuid) is TimeSlice.DEFAULT
+
+
+async def test_a_partition_goes_with_its_claim_though_record_and_spec_were_removed(
+    node: MigNode, allocated: Any
+) -> None:
+    await node.start()
+    claim = allocated(result(SMALL))
+    await node.prepare(claim)
+    for path in (*records(node), *node.cdi_root.glob("*.json")):
+        path.unlink()
+
+    assert await node.unprepare(claim) is None
+
+    assert node.partitions() == []
+    assert len(node.records) == 0
+
+
+async def test_records_that_somebody_removed_are_written_again(node: MigNode, allocated: Any) -> None:
+    await node.start()
+    claim = allocated(result(SMALL))
+    await node.prepare(claim)
+    [path] = records(node)
+    before = path.read_bytes()
+    path.unlink()
+
+    await node.records.refresh(look=True)
+
+    assert path.read_bytes() == before

@@ -128,6 +128,13 @@ def test_what_the_driver_says_is_missing_is_passed_on():
     assert "--kubelet-registry-dir" in finding.remedy
 
 
+def test_what_the_driver_cannot_offer_is_a_warning():
+    finding = the_one(replace(WELL, not_offered={"GPU-1": "MIG devices that the driver did not make occupy it"}))
+
+    assert (finding.check, finding.level, finding.about) == ("offer", Level.WARNING, "GPU-1")
+    assert "MIG devices that the driver did not make" in finding.sentence
+
+
 def test_a_kubelet_that_does_not_listen_is_a_problem():
     assert the_one(replace(WELL, kubelet_listens=False)).check == "kubelet"
 
