@@ -93,7 +93,7 @@ async def test_a_spent_budget_refuses_and_says_how_much_of_what_and_until_when(a
 
     assert (await refusal(admin, claim(GPU))).endswith(
         "denied request: the GPU budget of namespace default is spent: 1000.000 of 1k GPU hours are used "
-        "(ResourceQuota team); new claims are refused until the budget is raised"
+        "(ResourceQuota team); claims get no more GPUs until the budget is raised"
     )
 
 
@@ -116,6 +116,88 @@ async def test_what_is_left_may_be_used(admin: Api, text: str | None) -> None:
     await budget(admin, text)
 
     await taken(admin, claim(GPU))
+
+
+def result(device: str = "gpu-0", *, driver: str = GPU, **more: object) -> Object:
+    return {"request": "r0", "driver": driver, "pool": "node", "device": device, **more}
+
+
+async def given(api: Api, name: str, *results: Object, at: str = "2026-01-15T00:00:00Z") -> None:
+    """Write what the scheduler writes when it gives devices to a claim."""
+    allocation = {"allocationTimestamp": at, "devices": {"results": list(results)}}
+    status = {"status": {"allocation": allocation}}
+    await api.request("PATCH", f"{CLAIMS}/{name}/status", body=status, content_type=MERGE_PATCH)
+
+
+async def taken_back(api: Api, name: str) -> None:
+    status = {"status": {"allocation": None}}
+    await api.request("PATCH", f"{CLAIMS}/{name}/status", body=status, content_type=MERGE_PATCH)
+
+
+async def older_claim(api: Api, *classes: str, count: int = 1) -> str:
+    """A claim that is there before anything is spent."""
+    made = await api.request("POST", CLAIMS, body=claim(*classes, count=count))
+    return str(made["metadata"]["name"])
+
+
+async def test_a_claim_from_before_gets_no_gpus_of_a_spent_budget(admin: Api) -> None:
+    name = await older_claim(admin, GPU)
+    await budget(admin, account(1000))
+
+    with pytest.raises(ApiError, match="denied request: the GPU budget of namespace default is spent: 1000"):
+        await given(admin, name, result())
+
+
+async def test_a_claim_that_has_its_gpus_goes_on_and_gets_none_again(admin: Api) -> None:
+    name = await older_claim(admin, GPU)
+    await given(admin, name, result())
+    await budget(admin, account(1000))
+
+    reserved = {"status": {"reservedFor": [{"resource": "pods", "name": "pod", "uid": "uid"}]}}
+    await admin.request("PATCH", f"{CLAIMS}/{name}/status", body=reserved, content_type=MERGE_PATCH)
+    await admin.request(
+        "PATCH", f"{CLAIMS}/{name}/status", body={"status": {"reservedFor": None}}, content_type=MERGE_PATCH
+    )
+    await taken_back(admin, name)
+
+    with pytest.raises(ApiError, match="is spent"):
+        await given(admin, name, result("gpu-1"))
+
+
+async def test_devices_are_known_by_their_driver_whatever_class_asked_for_them(admin: Api) -> None:
+    unlisted, others = await older_claim(admin, "renamed.example.com"), await older_claim(admin, GPU)
+    await budget(admin, account(1000))
+
+    with pytest.raises(ApiError, match="is spent"):
+        await given(admin, unlisted, result())
+    await given(admin, others, result(driver=OTHER))
+
+
+async def test_admin_access_is_given_whatever_is_spent(admin: Api) -> None:
+    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
+    await admin.request("PATCH", "/api/v1/namespaces/default", body=label, content_type=MERGE_PATCH)
+    await budget(admin, account(1000))
+
+    made = await admin.request("POST", CLAIMS, body=claim(GPU, adminAccess=True))
+    await given(admin, made["metadata"]["name"], result(adminAccess=True))
+
+
+async def test_a_period_that_is_over_gives_gpus_to_older_claims(admin: Api, utc: ZoneInfo) -> None:
+    name = await older_claim(admin, GPU)
+    await budget(admin, account(1000, period=Month(utc), at="2999-01-15T00:00:00Z"))
+
+    with pytest.raises(ApiError, match="until 2999-02-01"):
+        await given(admin, name, result(), at="2999-01-31T23:59:59Z")
+    await given(admin, name, result(), at="2999-02-01T00:00:00Z")
+
+
+async def test_older_claims_get_no_more_gpus_than_the_budget_has(admin: Api) -> None:
+    name = await older_claim(admin, GPU, count=3)
+    await budget(admin, account(0, held=7.5))
+
+    with pytest.raises(ApiError, match=r"holds 7\.500 of 10 GPUs .*and the claim asks for 3 more"):
+        await given(admin, name, *(result(f"gpu-{index}") for index in range(3)))
+    await given(admin, name, *(result(f"gpu-{index}") for index in range(2)), result("gpu-3-mig-1g.10gb-0"))
 
 
 async def test_a_raised_budget_lets_claims_pass_at_once(admin: Api) -> None:

@@ -118,6 +118,51 @@ async def test_the_third_pod_is_refused_until_the_budget_is_raised(accounting: A
     assert first not in await eventually(two_run, within=site.patience)
 
 
+async def test_a_claim_from_before_gets_gpus_when_the_budget_is_raised(accounting: Accounting) -> None:
+    site, namespace = accounting.site, "stock"
+    path = f"/api/v1/namespaces/{namespace}/resourcequotas/budget"
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "budget", "namespace": namespace},
+        "spec": {"hard": {HOURS: "1", GPUS: "10"}},
+    }
+    requests = [{"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com"}}]
+    claims: list[dict[str, Any]] = [
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"devices": {"requests": requests}},
+        }
+        for name in ("used", "stocked")
+    ]
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    await site.apply([space, *CLASSES, quota, *claims, named(site, "used", namespace)])
+    await eventually(lambda: shows(accounting, namespace, 0, 1), within=site.patience)
+    accounting.skipped += HOUR
+    await eventually(lambda: shows(accounting, namespace, 1, 1), within=site.patience)
+
+    await site.apply([named(site, "stocked", namespace)])
+
+    async def refused() -> list[str]:
+        return [text for text in await site.events("FailedScheduling", namespace) if "is spent" in text]
+
+    [text, *_] = await eventually(refused, within=site.patience)
+    assert f"the GPU budget of namespace {namespace} is spent: 1.0" in text
+    assert await running(site, namespace) == ["used"]
+    await site.api.request("PATCH", path, body={"spec": {"hard": {HOURS: "2"}}}, content_type=MERGE_PATCH)
+    await site.phase("stocked", "Running", namespace=namespace)
+
+
+def named(site: Site, name: str, namespace: str) -> dict[str, Any]:
+    """A pod that uses the claim of its name."""
+    pod = site.sleeper(name, template="", seconds=3600)
+    pod["metadata"]["namespace"] = namespace
+    pod["spec"]["resourceClaims"] = [{"name": "gpu", "resourceClaimName": name}]
+    return pod
+
+
 async def test_the_manifest_that_people_start_from_shows_hours_that_grow_over_a_restart(accounting: Accounting) -> None:
     site, namespace = accounting.site, "research-team"
     template = {

@@ -29,7 +29,7 @@ from driver.sim.scheduler.objects import (
     uid_of,
     with_condition,
 )
-from driver.sim.scheduler.writes import CONFLICT, NOT_FOUND, deallocate, patch_pod_status, remove_finalizer
+from driver.sim.scheduler.writes import CONFLICT, FORBIDDEN, NOT_FOUND, deallocate, patch_pod_status, remove_finalizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -121,7 +121,12 @@ class Scheduler:
             logger.info("pod %s/%s is unschedulable: %s", *key_of(pod), reason)
             await self._report(pod, str(reason))
             return
-        await binding.bind(self._cluster, pod, plan, now=timestamp(self._clock()))
+        try:
+            await binding.bind(self._cluster, pod, plan, now=timestamp(self._clock()))
+        except ApiError as error:
+            if error.status == FORBIDDEN:  # a policy has something against it, and says what
+                await self._report(pod, str(error))
+            raise
         message = f"Successfully assigned {'/'.join(key_of(pod))} to {plan.node}"
         await self._recorder.event(pod, "Normal", "Scheduled", message)
 

@@ -12,8 +12,9 @@ from driver.sim.scheduler.objects import FINALIZER, allocation_of, key_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONFLICT = 409
+FORBIDDEN = 403
 NOT_FOUND = 404
+CONFLICT = 409
 ATTEMPTS = 6
 
 Object = dict[str, Any]
