@@ -34,9 +34,11 @@ def _of_a_driver(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--xid", type=int, metavar="N", help="An XID error that happens now (79: fallen off the bus).")
 @click.option("--lost", is_flag=True, help="The GPU is lost.")
 @click.option("--ecc", is_flag=True, help="An uncorrectable memory error.")
+@click.option("--recovery", metavar="ACTION", help="What the GPU asks for: none, gpu-reset, ...; unknown: no account.")
+@click.option("--quiet", is_flag=True, help="There is no error for a while: what ends with a program is over.")
 @click.option("--latency-ms", type=int, metavar="N", help="How much slower the GPU's hardware operations are.")
 @click.option("--fail-next", type=int, metavar="N", help="How many of the next hardware operations fail.")
-@click.option("--clear", is_flag=True, help="Mend everything (before the faults given along with it).")
+@click.option("--clear", is_flag=True, help="Mend everything, as a reset does (before the faults given along with it).")
 @_of_a_driver
 def fault(
     *,
@@ -44,6 +46,8 @@ def fault(
     xid: int | None,
     lost: bool,
     ecc: bool,
+    recovery: str | None,
+    quiet: bool,
     latency_ms: int | None,
     fail_next: int | None,
     clear: bool,
@@ -64,6 +68,8 @@ def fault(
             xid=xid,
             lost=lost,
             ecc=ecc,
+            recovery=recovery,
+            quiet=quiet,
             clear=clear,
             latency_ms=latency_ms,
             fail_next=fail_next,

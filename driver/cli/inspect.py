@@ -177,7 +177,7 @@ def _read_node(given: dict[str, Any]) -> View:
             options.with_withheld(foreign_slots(inventory, ours)),
             holds(record for record in records if record.boot_id == boot_id),
         ),
-        conditions=ConditionStore(settings.plugin_dir, boot_id=boot_id).load(),
+        conditions=ConditionStore(settings.plugin_dir, boot_id=boot_id, rules=config.xid_rules()).load(),
         records=records,
     )
 

@@ -20,6 +20,8 @@ from driver.hardware.host.places import Host
 from driver.hardware.host.root import DriverRoot
 from driver.hardware.measurement import DeviceUse, Measurement, ProcessUse
 from driver.hardware.model import (
+    NO_ACTION,
+    Account,
     Cause,
     Cleared,
     ContainerEdits,
@@ -45,8 +47,10 @@ from driver.hardware.open import open_backend, read_boot_id
 from driver.hardware.process_sharing import ComputeMode, MpsDaemon, MpsLimits, TimeSlice
 
 __all__ = [
+    "NO_ACTION",
     "PIPES",
     "STATE_FILE",
+    "Account",
     "Backend",
     "BackendError",
     "Cause",

@@ -199,6 +199,8 @@ class Occurred:
 
     gpu_uuid: str
     fault: Fault
+    recovery: str | None = None
+    """What the GPU asked for at that moment, as in Account; None where it does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,11 +221,22 @@ class Quiet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What a GPU asks for to get over its errors: ``gpu-reset`` and the like, ``none`` for nothing."""
+
+    gpu_uuid: str
+    recovery: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InventoryChanged:
     """GPUs came, went or changed shape: read the inventory again."""
 
 
-Event = Occurred | Cleared | Quiet | InventoryChanged
+NO_ACTION = "none"
+"""The recovery action of a GPU that by its own account needs nothing."""
+
+Event = Occurred | Cleared | Quiet | Account | InventoryChanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

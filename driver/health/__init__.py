@@ -7,7 +7,7 @@ from driver.health.monitor import Monitor
 from driver.health.report import DeviceHealth, describe, report_health
 from driver.health.store import CONDITIONS_FILE, ConditionStore
 from driver.health.taints import DEFAULT_EFFECTS, Effect, Effects, device_taints
-from driver.health.xids import Severity
+from driver.health.xids import Severity, XidRules, parse_xids
 
 __all__ = [
     "CONDITIONS_FILE",
@@ -20,9 +20,11 @@ __all__ = [
     "HealthFeed",
     "Monitor",
     "Severity",
+    "XidRules",
     "concerning",
     "describe",
     "device_taints",
+    "parse_xids",
     "report_health",
     "tell_difference",
 ]

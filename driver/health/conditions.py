@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from driver.hardware import Cause, Cleared, Event, Fault, Occurred, Quiet
+from driver.hardware import Account, Cause, Cleared, Event, Fault, Occurred, Quiet
 from driver.health import xids
-from driver.health.xids import Severity
+from driver.health.xids import NO_RULES, Severity, XidRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +18,15 @@ class Condition:
     fault: Fault
     since: int
     """Unix seconds."""
+    recovery: str | None = None
+    """What the GPU asks for to get over an XID, as it said last; None where it does not tell."""
+    ruled: Severity | None = None
+    """How bad the administrator says that this is."""
 
     @property
     def severity(self) -> Severity:
         """How bad this is."""
-        return severity(self.fault)
+        return severity(self.fault, self.recovery) if self.ruled is None else self.ruled
 
     @property
     def since_text(self) -> str:
@@ -34,39 +38,54 @@ Conditions = Mapping[str, tuple[Condition, ...]]
 """By GPU UUID, in order of appearance; a GPU that is well has no entry."""
 
 
-def fold(conditions: Conditions, event: Event, now: float) -> Conditions:
+def fold(conditions: Conditions, event: Event, now: float, *, rules: XidRules = NO_RULES) -> Conditions:
     """Conditions after an event; the very same object when nothing changed.
 
     A fault that repeats keeps its ``since``; a harmless fault never takes the place of a bad one. A GPU that was lost
     and is well again has been reset in between, and that ends every error of before, whether or not it says so.
     """
     if isinstance(event, Occurred):
-        return _replace(conditions, event.gpu_uuid, frozenset({event.fault}), now, keep_others=True)
+        after = rule(_replace(conditions, event.gpu_uuid, frozenset({event.fault}), now, keep_others=True), rules)
+        return after if event.recovery is None else _account(after, event.gpu_uuid, event.recovery)
+    if isinstance(event, Account):
+        return _account(conditions, event.gpu_uuid, event.recovery)
     if isinstance(event, Cleared):
         others = frozenset(c.fault for c in conditions.get(event.gpu_uuid, ()))
         kept = frozenset(f for f in others if event.causes is not None and f.cause not in event.causes)
         if any(f.cause is Cause.GPU_LOST for f in others) and not any(map(severity, event.remaining)):
             kept = frozenset(f for f in kept if f.cause not in (Cause.XID, Cause.ECC))
-        return _replace(conditions, event.gpu_uuid, event.remaining | kept, now, keep_others=False)
+        return rule(_replace(conditions, event.gpu_uuid, event.remaining | kept, now, keep_others=False), rules)
     if isinstance(event, Quiet):
-        lasting = frozenset(c.fault for c in conditions.get(event.gpu_uuid, ()) if not _passes(c.fault))
+        lasting = frozenset(c.fault for c in conditions.get(event.gpu_uuid, ()) if not _passes(c))
         return _replace(conditions, event.gpu_uuid, lasting, now, keep_others=False)
     return conditions
 
 
+def rule(conditions: Conditions, rules: XidRules) -> Conditions:
+    """The same conditions as an administrator judges them; the very same object when that changes nothing."""
+    after = {uuid: tuple(replace(c, ruled=_ruled(c.fault, rules)) for c in kept) for uuid, kept in conditions.items()}
+    return conditions if after == conditions else after
+
+
 def difference(before: Conditions, after: Conditions) -> Iterator[tuple[str, Condition, bool]]:
-    """What has begun (True) and what is over (False), by GPU UUID."""
+    """What has begun or changed its severity (True), and what is over or now no more than information (False)."""
     for uuid in before.keys() | after.keys():
-        old, new = before.get(uuid, ()), after.get(uuid, ())
-        yield from ((uuid, condition, True) for condition in new if condition not in old)
-        yield from ((uuid, condition, False) for condition in old if condition not in new)
+        old = {condition.fault: condition for condition in before.get(uuid, ())}
+        new = {condition.fault: condition for condition in after.get(uuid, ())}
+        for fault, condition in new.items():
+            if fault not in old or condition.severity != old[fault].severity:
+                yield uuid, condition, True
+        for fault, condition in old.items():
+            if fault not in new or condition.severity > new[fault].severity == Severity.INFORMATION:
+                yield uuid, condition, False
 
 
-def severity(fault: Fault) -> Severity:
-    """How bad a fault is, whatever else is wrong."""
+def severity(fault: Fault, recovery: str | None = None) -> Severity:
+    """How bad a fault is, whatever else is wrong. ``recovery``: what the GPU asks for to get over an XID."""
     match fault.cause:
         case Cause.XID:
-            return xids.severity(int(fault.detail)) if fault.detail.isdecimal() else Severity.DEGRADED
+            number = _xid(fault)
+            return Severity.DEGRADED if number is None else xids.severity(number, recovery)
         case Cause.ECC:
             return Severity.DEGRADED
         case Cause.GPU_LOST:
@@ -77,10 +96,6 @@ def severity(fault: Fault) -> Severity:
             return Severity.INFORMATION if fault.detail.endswith("-pending") else Severity.DEGRADED
         case Cause.INCOMPLETE:
             return Severity.DEGRADED if fault.detail == "no-answer" else Severity.INFORMATION
-
-
-def _passes(fault: Fault) -> bool:
-    return fault.cause is Cause.XID and fault.detail.isdecimal() and int(fault.detail) in xids.PASSING_XIDS
 
 
 def concerning(conditions: tuple[Condition, ...], part: frozenset[int] | None) -> tuple[Condition, ...]:
@@ -98,6 +113,26 @@ def worst_by_cause(conditions: tuple[Condition, ...]) -> dict[Cause, Condition]:
         if known is None or (condition.severity, -condition.since) > (known.severity, -known.since):
             worst[condition.fault.cause] = condition
     return worst
+
+
+def _xid(fault: Fault) -> int | None:
+    return int(fault.detail) if fault.cause is Cause.XID and fault.detail.isdecimal() else None
+
+
+def _passes(condition: Condition) -> bool:
+    number = _xid(condition.fault)
+    return number is not None and (number in xids.PASSING_XIDS or condition.ruled is Severity.INFORMATION)
+
+
+def _ruled(fault: Fault, rules: XidRules) -> Severity | None:
+    number = _xid(fault)
+    return None if number is None else rules.of(number)
+
+
+def _account(conditions: Conditions, uuid: str, recovery: str) -> Conditions:
+    before = conditions.get(uuid, ())
+    after = tuple(replace(c, recovery=recovery) if c.fault.cause is Cause.XID else c for c in before)
+    return conditions if after == before else {**conditions, uuid: after}
 
 
 def _replace(

@@ -139,7 +139,7 @@ class Monitor:
         for event in events:
             if isinstance(event, InventoryChanged):
                 self._call(self._inventory_changed)
-            self.conditions = fold(self.conditions, event, self._clock())
+            self.conditions = fold(self.conditions, event, self._clock(), rules=self._store.rules)
         changed = self.conditions is not before and self.conditions != before
         if changed:
             _log_difference(before, self.conditions)
@@ -173,4 +173,4 @@ def _log_difference(before: Conditions, after: Conditions) -> None:
         if begins:
             logger.warning("%s: %s (%s)", uuid, describe(condition), condition.severity.name.lower())
         else:
-            logger.info("%s: no longer: %s", uuid, describe(condition))
+            logger.info("%s: no longer: %s (%s)", uuid, describe(condition), condition.severity.name.lower())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from driver.base import files
 from driver.hardware import Cause, Fault
-from driver.health.conditions import Condition, Conditions
+from driver.health.conditions import Condition, Conditions, rule
+from driver.health.xids import NO_RULES, XidRules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,14 +26,16 @@ _CAUSES = frozenset(Cause)
 class ConditionStore:
     """``conditions.json`` in the driver's directory; void after a reboot, which mends or re-reports every fault."""
 
-    def __init__(self, directory: Path, *, boot_id: str) -> None:
+    def __init__(self, directory: Path, *, boot_id: str, rules: XidRules = NO_RULES) -> None:
         self._path = directory / CONDITIONS_FILE
         self._boot_id = boot_id
+        self.rules = rules
+        """By which conditions are judged; they are no part of the file."""
 
     def load(self) -> Conditions:
         """Conditions as last saved in this boot. Never fails: a file that cannot be used counts as none."""
         try:
-            return self._parse(files.parse(files.read(str(self._path))))
+            return rule(self._parse(files.parse(files.read(str(self._path)))), self.rules)
         except FileNotFoundError:
             return {}
         except Exception as error:  # noqa: BLE001 - whatever stands in the file, the driver starts
@@ -71,14 +74,17 @@ class ConditionStore:
 def _item(condition: Condition) -> dict[str, Any]:
     fault = condition.fault
     item: dict[str, Any] = {"cause": fault.cause, "detail": fault.detail, "since": condition.since}
+    if condition.recovery is not None:
+        item["recovery"] = condition.recovery
     return item if fault.slots is None else {**item, "slots": sorted(fault.slots)}
 
 
 def _condition(item: dict[str, Any]) -> Condition:
     detail, since, slots = str(item["detail"]), int(item["since"]), item.get("slots")
-    if len(detail) > MAX_DETAIL or not 0 <= since < MAX_SINCE:
+    recovery = None if item.get("recovery") is None else str(item["recovery"])
+    if len(detail) > MAX_DETAIL or len(recovery or "") > MAX_DETAIL or not 0 <= since < MAX_SINCE:
         raise ValueError(f"not a condition: {item!r:.200}")
     fault = Fault(
         cause=Cause(item["cause"]), detail=detail, slots=None if slots is None else frozenset(map(int, slots))
     )
-    return Condition(fault=fault, since=since)
+    return Condition(fault=fault, since=since, recovery=recovery)

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from driver.base import files, strict_yaml
 from driver.hardware import Cause
-from driver.health import DEFAULT_EFFECTS, Effect, Effects, Severity
+from driver.health import DEFAULT_EFFECTS, Effect, Effects, Severity, XidRules, parse_xids
 from driver.inventory import (
     MAX_SHARES,
     DeviceOptions,
@@ -50,6 +50,11 @@ def _check_memory(value: Any) -> str:
     return str(value)
 
 
+def _check_xids(value: Any) -> str:
+    parse_xids("" if isinstance(value, bool) or not isinstance(value, int | str) else str(value))
+    return str(value)
+
+
 SharesText = Annotated[
     str,
     BeforeValidator(_check_shares),
@@ -66,6 +71,11 @@ MemoryText = Annotated[
     str,
     BeforeValidator(_check_memory),
     WithJsonSchema({"type": ["string", "integer"], "pattern": "^[0-9]{1,9}(|k|M|G|T|Ki|Mi|Gi|Ti)$", "minimum": 0}),
+]
+XidsText = Annotated[
+    str,
+    BeforeValidator(_check_xids),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": "^[ ,0-9]*(|[aA][lL][lL]|[xX][iI][dD][sS])[ ,0-9]*$"}),
 ]
 PartitioningText = Literal["none", "static", "dynamic"]
 EffectText = Literal["None", "NoSchedule", "NoExecute"]
@@ -107,6 +117,14 @@ class XidEffects(_Part):
     unusable: EffectText | None = Field(default=None, description="Nothing on this GPU can go on.")
 
 
+class XidSeverities(_Part):
+    """How bad XIDs are, whatever the GPU's account and our table say: numbers with commas, all or xids for the rest."""
+
+    information: XidsText | None = Field(default=None, description="Those that leave the GPU as good as before.")
+    degraded: XidsText | None = Field(default=None, description="Those after which nothing new should start.")
+    unusable: XidsText | None = Field(default=None, description="Those after which nothing on the GPU can go on.")
+
+
 class TaintEffects(_Part):
     """What a taint does to claims that do not tolerate it, by cause."""
 
@@ -128,6 +146,7 @@ class NodeConfig(_Offer):
     gpus: list[GpuOffer] = Field(
         default=[], max_length=256, description="GPUs that differ; of several that match, the last one counts."
     )
+    xids: XidSeverities = Field(default=XidSeverities(), description="How bad XID errors are where that differs.")
     taints: TaintEffects = Field(default=TaintEffects(), description="Effects of taints where they differ.")
 
     def device_options(self, settings: Settings) -> Options:
@@ -142,6 +161,17 @@ class NodeConfig(_Offer):
             overrides=tuple(_override(gpu) for gpu in self.gpus),
             list_attributes=self.list_attributes,
         )
+
+    def xid_rules(self) -> XidRules:
+        """How bad XIDs are in the administrator's judgement."""
+        severities: dict[int, Severity] = {}
+        others: Severity | None = None
+        for severity, numbers in _xids(self.xids):
+            if numbers is None:
+                others = severity
+            else:
+                severities |= dict.fromkeys(numbers, severity)
+        return XidRules(severities=severities, others=others)
 
     def taint_effects(self) -> Effects:
         """The table by which conditions become taints."""
@@ -198,7 +228,21 @@ def _override(gpu: GpuOffer) -> Override:
     )
 
 
+def _xids(given: XidSeverities) -> Iterator[tuple[Severity, frozenset[int] | None]]:
+    for severity in Severity:
+        text = getattr(given, severity.name.lower())
+        if text is not None:
+            yield severity, parse_xids(text)
+
+
 def _contradictions(config: NodeConfig) -> Iterator[tuple[strict_yaml.Location, str]]:
+    named: dict[int | None, Severity] = {}
+    for severity, numbers in _xids(config.xids):
+        for number in sorted(numbers) if numbers is not None else (None,):
+            if number in named:
+                what = "all" if number is None else number
+                yield ("xids", severity.name.lower()), f"{what} is {named[number].name.lower()} already"
+            named[number] = severity
     for position, gpu in enumerate(config.gpus):
         if gpu.match == Match():
             yield ("gpus", position, "match"), "at least one of name, uuid, product is expected"

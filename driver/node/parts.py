@@ -252,7 +252,7 @@ def _discovery(shared: _Shared, offer: Offer, publication: Publication) -> Disco
         offer=offer,
         publication=publication,
         defects=shared.defects,
-        store=ConditionStore(settings.plugin_dir, boot_id=shared.boot_id),
+        store=ConditionStore(settings.plugin_dir, boot_id=shared.boot_id, rules=shared.config.xid_rules()),
         events=shared.events,
         registered=shared.registration.wait,
         patience=Patience(unread=settings.unread_patience),

@@ -86,6 +86,7 @@ def test_an_older_kubernetes_is_refused(helm: str) -> None:
         ({"cdi": {"root": "/var/../etc"}}, "/cdi/root"),
         ({"nodeConfig": {"gpu": []}}, "/nodeConfig"),
         ({"nodeConfig": {"taints": {"xid": {"degraded": "Evict"}}}}, "/nodeConfig/taints/xid/degraded"),
+        ({"nodeConfig": {"xids": {"unusable": "nvlink"}}}, "/nodeConfig/xids/unusable"),
         ({"resources": {"requests": {"cpu": 1}}}, "requests"),
         ({"resources": {"limits": {"cpu": "lots"}}}, "/resources/limits/cpu"),
         ({"updateStrategy": {"maxUnavailable": 1}}, "maxUnavailable has to be 0"),

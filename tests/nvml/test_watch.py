@@ -12,6 +12,7 @@ from driver.hardware.backend import BackendError
 from driver.hardware.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred
 from driver.hardware.nvml.watch_gpus import TOLD_BY_READING
 from driver.health.conditions import Condition, Conditions, fold
+from driver.health.xids import Severity
 from tests.eventually import PATIENCE
 from tests.nvml.standin import DOUBLE_BIT, RECOVERY_ACTION, XID
 
@@ -50,6 +51,11 @@ class Health:
             assert time.monotonic() < deadline, self.conditions
             self.look(0.05)
 
+    def severity(self, uuid: str, xid: int) -> Severity | None:
+        """How bad an XID of a GPU is; None where there is none such."""
+        found = [c.severity for c in self.conditions.get(uuid, ()) if c.fault.detail == str(xid)]
+        return found[0] if found else None
+
     def of(self, uuid: str) -> set[str]:
         """What is wrong with a GPU: ``cause`` or ``cause=detail``."""
         found = [condition.fault for condition in self.conditions.get(uuid, ())]
@@ -78,7 +84,8 @@ def test_an_xid_is_told_at_once_and_of_its_gpu(machine: World, open_nvml: Open) 
 
     threading.Timer(0.05, lambda: machine.happen(1, XID, 79)).start()
 
-    assert backend.wait_for_events(20) == (Occurred(gpu_uuid=uuid, fault=Fault(cause=Cause.XID, detail="79")),)
+    (event,) = backend.wait_for_events(20)
+    assert event == Occurred(gpu_uuid=uuid, fault=Fault(cause=Cause.XID, detail="79"), recovery="none")
 
 
 @pytest.mark.parametrize(("gi", "slots"), [(9, {6}), (2, {0, 1, 2, 3}), (0xFFFFFFFF, None), (5, None)])
@@ -272,6 +279,31 @@ def test_an_xid_is_over_when_the_gpu_asks_for_nothing_a_while_later(machine: Wor
 
     hasty.until(lambda: hasty.of(uuid) == {"xid=31"})
     hasty.until(lambda: not hasty.of(uuid))
+
+
+def test_an_xid_is_as_bad_as_what_the_gpu_asks_for(machine: World, open_nvml: Open) -> None:
+    uuid = machine.add()
+    health = Health(open_nvml(machine, settle_seconds=60.0))
+    machine.happen(0, XID, 500)
+    health.until(lambda: health.severity(uuid, 500) is Severity.INFORMATION)
+
+    machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 4})
+    health.until(lambda: health.severity(uuid, 500) is Severity.DEGRADED)
+
+    machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 1})
+    machine.happen(0, XID, 31)
+    health.until(lambda: health.severity(uuid, 31) is Severity.UNUSABLE)
+    health.until(lambda: health.severity(uuid, 500) is Severity.UNUSABLE)
+
+
+def test_an_xid_is_as_bad_as_the_table_says_where_the_gpu_gives_no_account(machine: World, silent: Health) -> None:
+    (uuid,) = machine.uuids()
+    for xid in (95, 500):
+        machine.happen(0, XID, xid)
+
+    silent.until(lambda: silent.severity(uuid, 500) is Severity.DEGRADED)
+
+    assert silent.severity(uuid, 95) is Severity.UNUSABLE
 
 
 @pytest.fixture

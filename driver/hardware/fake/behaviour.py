@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from driver.hardware.backend import BackendError
 from driver.hardware.fake.state_file import GpuInstance, GpuState
-from driver.hardware.model import Cause, Cleared, Event, Fault, Gpu, Occurred, Partition
+from driver.hardware.model import NO_ACTION, Account, Cause, Cleared, Event, Fault, Gpu, Occurred, Partition, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,21 +60,32 @@ def partition(gpu: Gpu, instance: GpuInstance) -> Partition:
 def events(uuid: str, old: GpuState | None, new: GpuState) -> Iterator[Event]:
     """What happened between two states; ``old`` None means that nobody knows, and gives the whole state."""
     faults = _faults(new)
-    if old is None or not _faults(old) <= faults:
+    anew = old is None or not _faults(old) <= faults
+    if anew:
         yield Cleared(gpu_uuid=uuid, remaining=faults)
     known = old or WELL
     happened = new.xids[len(known.xids) :] if new.xids[: len(known.xids)] == known.xids else new.xids
     for xid in happened:
-        yield Occurred(gpu_uuid=uuid, fault=Fault(cause=Cause.XID, detail=str(xid)))
+        yield Occurred(gpu_uuid=uuid, fault=Fault(cause=Cause.XID, detail=str(xid)), recovery=new.recovery)
     for fault in sorted(faults - _faults(known), key=lambda fault: fault.cause):
         if fault.cause is not Cause.XID:
             yield Occurred(gpu_uuid=uuid, fault=fault)
+    if new.recovery is not None and (anew or new.recovery != known.recovery):
+        yield Account(gpu_uuid=uuid, recovery=new.recovery)
+    if new.quiet and (anew or happened or not known.quiet):
+        if new.recovery is None:
+            yield Quiet(gpu_uuid=uuid)
+        elif new.recovery == NO_ACTION:
+            lasting = frozenset(fault for fault in faults if fault.cause not in (Cause.XID, Cause.ECC))
+            yield Cleared(gpu_uuid=uuid, remaining=lasting)
 
 
 def _faults(state: GpuState) -> frozenset[Fault]:
     faults = {Fault(cause=Cause.XID, detail=str(xid)) for xid in state.xids}
     if state.ecc:
         faults.add(Fault(cause=Cause.ECC, detail="double-bit"))
+    if state.recovery not in (None, NO_ACTION):
+        faults.add(Fault(cause=Cause.REPAIR, detail=state.recovery))
     if state.lost:
         faults.add(Fault(cause=Cause.GPU_LOST))
     return frozenset(faults)

@@ -40,6 +40,10 @@ class GpuState(_Part):
     """Every XID that happened, oldest first; a repeated one is there twice."""
     ecc: bool = False
     lost: bool = False
+    recovery: str | None = None
+    """What it asks for by its own account; None: it gives none."""
+    quiet: bool = False
+    """Whether there was no error for a while since the last one."""
     latency_ms: int = Field(default=0, ge=0, le=MAX_LATENCY_MS, alias="latencyMs")
     """How long each operation on this GPU's hardware takes on top."""
     fail_next: int = Field(default=0, ge=0, le=MAX_FAILURES, alias="failNext")

@@ -13,7 +13,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from driver.hardware.backend import BackendError
-from driver.hardware.model import Cause, Cleared, Event, Fault, InventoryChanged, MigMode, Occurred, Quiet, is_uuid
+from driver.hardware.model import (
+    NO_ACTION,
+    Account,
+    Cause,
+    Cleared,
+    Event,
+    Fault,
+    InventoryChanged,
+    MigMode,
+    Occurred,
+    Quiet,
+    is_uuid,
+)
 from driver.hardware.nvml import return_codes
 from driver.hardware.nvml.enum_names import RECOVERY_ACTIONS
 from driver.hardware.nvml.library import NO_INSTANCE
@@ -81,6 +93,8 @@ class Watch:
         self._failed = False
         self._monitored: frozenset[str] = frozenset()
         self._faults: dict[str, frozenset[Fault]] = {}
+        self._recovery: dict[str, str | None] = {}
+        """What each GPU is last said to ask for; None where it gives no account."""
         self._known: frozenset[str] = frozenset()
         self._settles: dict[str, float] = {}
         """When a GPU with error events may count as well again, or as quiet where it gives no account; by UUID."""
@@ -199,7 +213,16 @@ class Watch:
         else:
             return ()
         self._settles[uuid] = time.monotonic() + self._settle_seconds
-        return (Occurred(gpu_uuid=uuid, fault=fault),)
+        self._recovery[uuid] = recovery = self._asks_for(uuid)
+        return (Occurred(gpu_uuid=uuid, fault=fault, recovery=recovery),)
+
+    def _asks_for(self, uuid: str) -> str | None:
+        reading = self._readings().get(uuid)
+        try:
+            action = None if reading is None else self._recovery_action(self._library.device(uuid, reading.gpu.index))
+        except NvmlError:
+            return None
+        return None if action is None else _recovery(action)
 
     def _slots(self, uuid: str, gi_id: int) -> frozenset[int] | None:
         """Memory slices of the GPU instance that an XID is laid to; None where it is laid to none that there is."""
@@ -239,6 +262,10 @@ class Watch:
             elif now != self._faults.get(uuid):
                 self._faults[uuid] = now
                 events.append(Cleared(gpu_uuid=uuid, remaining=now, causes=TOLD_BY_READING))
+            recovery = _account(now, well=well)
+            if recovery not in (None, self._recovery.get(uuid, NO_ACTION)):
+                events.append(Account(gpu_uuid=uuid, recovery=recovery))
+            self._recovery[uuid] = recovery
             quiet = (
                 self._settles.setdefault(uuid, time.monotonic() + self._settle_seconds) if well is None else math.inf
             )
@@ -278,7 +305,7 @@ class Watch:
             found.add(UNMONITORED)
         action = self._recovery_action(handle)
         if action:
-            found.add(Fault(cause=Cause.REPAIR, detail=RECOVERY_ACTIONS.get(action, f"action-{action}")))
+            found.add(Fault(cause=Cause.REPAIR, detail=_recovery(action)))
         elif pending := self._memory_repair(handle, trouble):
             found.add(pending)
         return frozenset(found), None if action is None else action == 0, self._cut(handle, gpu, answers=answers)
@@ -312,6 +339,17 @@ class Watch:
             logger.debug("%s", error)
             return _shape(gpu, answers=answers)
         return answers, mode, partitions
+
+
+def _recovery(action: int) -> str:
+    return RECOVERY_ACTIONS.get(action, f"action-{action}") if action else NO_ACTION
+
+
+def _account(faults: frozenset[Fault], *, well: bool | None) -> str | None:
+    """What a GPU asks for, of what a look at it has found."""
+    if well:
+        return NO_ACTION
+    return None if well is None else next((f.detail for f in faults if f.cause is Cause.REPAIR), None)
 
 
 def _shape(gpu: Gpu, *, answers: bool) -> Shape:

@@ -10,7 +10,7 @@ from driver.hardware.fake import profile
 from driver.hardware.fake.fake_backend import FakeBackend
 from driver.hardware.fake.fault import ChangeError, inject
 from driver.hardware.fake.state_file import MAX_XIDS, STATE_FILE
-from driver.hardware.model import Cause, Cleared, Event, Fault, Occurred
+from driver.hardware.model import Account, Cause, Cleared, Event, Fault, Occurred, Quiet
 from tests.eventually import PATIENCE
 
 BOOT = "boot-1"
@@ -118,6 +118,38 @@ def test_clear_and_another_fault_in_one_go(backend, tmp_path):
     inject(tmp_path, boot_id=BOOT, device="gpu-3", clear=True, xid=13)
 
     assert faults_after(backend.wait_for_events(PATIENCE)) == {uuid_of(backend, "gpu-3"): {xid(13)}}
+
+
+def test_a_gpu_asks_for_what_it_is_told_to(backend, tmp_path):
+    uuid = uuid_of(backend, "gpu-3")
+    repair = Fault(cause=Cause.REPAIR, detail="drain-and-reset")
+    backend.wait_for_events(0)
+    inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=500, recovery="drain-and-reset")
+
+    assert backend.wait_for_events(PATIENCE) == (
+        Occurred(gpu_uuid=uuid, fault=xid(500), recovery="drain-and-reset"),
+        Occurred(gpu_uuid=uuid, fault=repair),
+        Account(gpu_uuid=uuid, recovery="drain-and-reset"),
+    )
+
+
+def test_a_gpu_that_gives_no_account_becomes_quiet_until_the_next_error(backend, tmp_path):
+    uuid = uuid_of(backend, "gpu-3")
+    backend.wait_for_events(0)
+    inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=94, quiet=True)
+
+    assert backend.wait_for_events(PATIENCE) == (Occurred(gpu_uuid=uuid, fault=xid(94)), Quiet(gpu_uuid=uuid))
+    assert Quiet(gpu_uuid=uuid) in start(tmp_path).wait_for_events(0)
+    inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=95)
+    assert backend.wait_for_events(PATIENCE) == (Occurred(gpu_uuid=uuid, fault=xid(95)),)
+
+
+def test_a_quiet_gpu_that_asks_for_nothing_is_well(backend, tmp_path):
+    uuid = uuid_of(backend, "gpu-3")
+    backend.wait_for_events(0)
+    inject(tmp_path, boot_id=BOOT, device="gpu-3", xid=48, ecc=True, recovery="none", quiet=True)
+
+    assert backend.wait_for_events(PATIENCE)[-1] == Cleared(gpu_uuid=uuid)
 
 
 def test_faults_outlive_the_process(backend, tmp_path):
@@ -252,10 +284,11 @@ def test_the_list_of_xids_does_not_grow_without_end(backend, tmp_path):
         ({"device": "gpu-9", "lost": True}, r"--device gpu-9: no such device; h100x8 has gpu-0, gpu-1, .*gpu-7"),
         (
             {"device": "gpu-3"},
-            "nothing to do: one of --xid N, --lost, --ecc, --latency-ms N, --fail-next N, --clear is expected",
+            "nothing to do: one of --xid N, --lost, --ecc, --recovery ACTION, --quiet, --latency-ms N, ",
         ),
         ({"device": "gpu-3", "xid": 0}, "--xid 0: a number from 1 to 1023 is expected"),
         ({"device": "gpu-3", "xid": 5000}, "--xid 5000"),
+        ({"device": "gpu-3", "recovery": "reset"}, "--recovery reset: one of none, gpu-reset, .*, unknown is expected"),
         ({"device": "gpu-3", "latency_ms": -1}, "--latency-ms -1: milliseconds from 0 to 600000 are expected"),
     ],
 )

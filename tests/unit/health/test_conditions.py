@@ -2,11 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driver.hardware.model import Cause, Cleared, Event, Fault, InventoryChanged, Occurred, Quiet
-from driver.health.conditions import Condition, Conditions, fold
+from driver.hardware.model import Account, Cause, Cleared, Event, Fault, InventoryChanged, Occurred, Quiet
+from driver.health.conditions import Condition, Conditions, difference, fold
 from driver.health.report import MAX_MESSAGE_BYTES, Health, device_health
 from driver.health.taints import DEFAULT_EFFECTS, Effect, device_taints
-from driver.health.xids import APPLICATION_XIDS, PASSING_XIDS, UNUSABLE_XIDS, Severity, severity
+from driver.health.xids import (
+    APPLICATION_XIDS,
+    PASSING_XIDS,
+    UNACCOUNTED_XIDS,
+    UNUSABLE_XIDS,
+    Severity,
+    XidRules,
+    parse_xids,
+    severity,
+)
 
 GPU = "GPU-1"
 LOST = Fault(cause=Cause.GPU_LOST)
@@ -109,6 +118,96 @@ def test_xids_after_which_nothing_goes_on(number):
 @pytest.mark.parametrize("number", [48, 63, 64, 74, 94, 500])
 def test_other_xids_and_unknown_ones_degrade(number):
     assert severity(number) is Severity.DEGRADED
+
+
+@pytest.mark.parametrize("number", [31, 48, 79, 500])
+@pytest.mark.parametrize(
+    ("recovery", "bad"),
+    [
+        ("none", Severity.INFORMATION),
+        ("drain-p2p", Severity.DEGRADED),
+        ("drain-and-reset", Severity.DEGRADED),
+        ("recover-imex-domain", Severity.DEGRADED),
+        ("action-99", Severity.DEGRADED),
+        ("gpu-reset", Severity.UNUSABLE),
+        ("bus-reset", Severity.UNUSABLE),
+        ("node-reboot", Severity.UNUSABLE),
+        ("system-reboot", Severity.UNUSABLE),
+    ],
+)
+def test_what_the_gpu_asks_for_says_how_bad_an_xid_is_whatever_the_table_has(number, recovery, bad):
+    assert severity(number, recovery) is bad
+
+
+@pytest.mark.parametrize("number", sorted(UNACCOUNTED_XIDS))
+def test_that_nothing_is_asked_for_means_nothing_after_xids_that_do_not_change_it(number):
+    assert severity(number, "none") is severity(number)
+    assert severity(number, "drain-p2p") is Severity.DEGRADED
+
+
+@pytest.mark.parametrize("number", [8, 69, 71, 94, 105, 131, 139, 63, 92, 121, 160])
+def test_what_the_catalogue_asks_no_reset_for_ends_with_the_program(number):
+    assert not fold(after(*occurred(xid(number))), Quiet(gpu_uuid=GPU), 500)
+
+
+@pytest.mark.parametrize("number", [46, 48, 62, 64, 74, 79, 95, 110, 119, 120, 140, 143, 145, 154, 155, 158, 171, 900])
+def test_what_needs_a_reset_or_is_not_known_stays(number):
+    assert number not in PASSING_XIDS
+
+
+def test_what_a_gpu_asks_for_later_counts_for_the_xids_of_before():
+    once = after(Occurred(gpu_uuid=GPU, fault=xid(500), recovery="none"))
+    assert [c.severity for c in once[GPU]] == [Severity.INFORMATION]
+
+    later = fold(once, Account(gpu_uuid=GPU, recovery="gpu-reset"), 500)
+
+    assert [(c.severity, c.since) for c in later[GPU]] == [(Severity.UNUSABLE, 100)]
+    assert fold(later, Account(gpu_uuid=GPU, recovery="gpu-reset"), 600) is later
+    assert fold({}, Account(gpu_uuid=GPU, recovery="gpu-reset"), 600) == {}
+
+
+def test_a_change_of_severity_is_told_and_its_end_once():
+    bad = after(Occurred(gpu_uuid=GPU, fault=xid(500), recovery="gpu-reset"))
+    mild = fold(bad, Account(gpu_uuid=GPU, recovery="none"), 500)
+
+    assert list(difference({}, bad)) == [(GPU, bad[GPU][0], True)]
+    assert list(difference(mild, bad)) == [(GPU, bad[GPU][0], True)]
+    assert list(difference(bad, mild)) == [(GPU, mild[GPU][0], True), (GPU, bad[GPU][0], False)]
+
+
+def test_an_administrators_word_counts_more_than_account_and_table():
+    rules = XidRules(severities={48: Severity.INFORMATION, 31: Severity.UNUSABLE})
+    conditions: Conditions = {}
+    for number in (48, 31, 79):
+        event = Occurred(gpu_uuid=GPU, fault=xid(number), recovery="drain-p2p")
+        conditions = fold(conditions, event, 100, rules=rules)
+
+    assert [c.severity for c in conditions[GPU]] == [Severity.INFORMATION, Severity.UNUSABLE, Severity.DEGRADED]
+
+
+def test_an_administrators_word_on_all_others():
+    rules = XidRules(severities={79: Severity.UNUSABLE}, others=Severity.INFORMATION)
+    conditions = fold({}, Occurred(gpu_uuid=GPU, fault=xid(900)), 100, rules=rules)
+    conditions = fold(conditions, Occurred(gpu_uuid=GPU, fault=xid(79)), 100, rules=rules)
+    assert [c.severity for c in conditions[GPU]] == [Severity.INFORMATION, Severity.UNUSABLE]
+
+    quiet = fold(conditions, Quiet(gpu_uuid=GPU), 500, rules=rules)
+
+    assert [c.fault for c in quiet[GPU]] == [xid(79)]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("48", {48}), (" 48, 74,,", {48, 74}), ("all", None), ("XIDS", None), ("31,xids", None)],
+)
+def test_xids_as_nvidias_flag_takes_them(text, numbers):
+    assert parse_xids(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", ",", "4x", "-1", "48 74", "1" * 9, "²"])
+def test_what_is_no_list_of_xids(text):
+    with pytest.raises(ValueError, match="XID numbers with commas"):
+        parse_xids(text)
 
 
 @pytest.mark.parametrize(

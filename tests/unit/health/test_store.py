@@ -6,12 +6,13 @@ import pytest
 from driver.hardware.model import Cause, Fault
 from driver.health.conditions import Condition
 from driver.health.store import CONDITIONS_FILE, ConditionStore
+from driver.health.xids import Severity, XidRules
 
 CONDITIONS = {
     "GPU-1": (
         Condition(fault=Fault(cause=Cause.XID, detail="79"), since=1000),
         Condition(fault=Fault(cause=Cause.GPU_LOST), since=1001),
-        Condition(fault=Fault(cause=Cause.XID, detail="94", slots=frozenset({4, 5})), since=1002),
+        Condition(fault=Fault(cause=Cause.XID, detail="94", slots=frozenset({4, 5})), since=1002, recovery="none"),
     )
 }
 
@@ -24,6 +25,16 @@ def store(tmp_path):
 def test_what_is_saved_is_loaded(store):
     store.save(CONDITIONS)
 
+    assert store.load() == CONDITIONS
+
+
+def test_what_was_saved_is_judged_by_the_rules_of_today(store, tmp_path):
+    store.save(CONDITIONS)
+    rules = XidRules(severities={79: Severity.DEGRADED})
+
+    loaded = ConditionStore(tmp_path, boot_id="boot-1", rules=rules).load()
+
+    assert [c.severity for present in loaded.values() for c in present if c.fault.detail == "79"] == [Severity.DEGRADED]
     assert store.load() == CONDITIONS
 
 

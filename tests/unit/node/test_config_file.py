@@ -7,7 +7,7 @@ import pytest
 
 from driver.hardware.model import Cause
 from driver.health.taints import DEFAULT_EFFECTS, Effect
-from driver.health.xids import Severity
+from driver.health.xids import Severity, XidRules
 from driver.inventory.options import DeviceOptions, Override, Partitioning, ShareBy, Shares, parse_memory
 from driver.node.config_file import (
     NodeConfig,
@@ -30,6 +30,10 @@ gpus:
   shares: memory
 - match: {product: NVIDIA A30, uuid: GPU-1}
   sharesMemoryReserve: 0
+xids:
+  information: "145, 146"
+  degraded: 79
+  unusable: xids
 taints:
   xid: {unusable: NoSchedule}
   ecc: None
@@ -76,6 +80,18 @@ def test_effects_of_taints_differ_by_cause():
     }
 
 
+def test_xids_are_as_bad_as_the_file_says():
+    rules = parse(FULL, "c").xid_rules()
+
+    assert [rules.of(number) for number in (145, 146, 79, 31)] == [
+        Severity.INFORMATION,
+        Severity.INFORMATION,
+        Severity.DEGRADED,
+        Severity.UNUSABLE,
+    ]
+    assert parse("shares: 4\n", "c").xid_rules() == XidRules()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -91,6 +107,11 @@ def test_effects_of_taints_differ_by_cause():
             "gpus:\n- match: {nam: gpu-1}\n",
             r"c.yaml:2:16: gpus\[0\].match.nam: unknown key; known are name, uuid, prod",
         ),
+        ("xids: {degraded: nvlink}\n", "c.yaml:1:18: xids.degraded: .*XID numbers with commas"),
+        ("xids: {degraded: yes}\n", "c.yaml:1:18: xids.degraded: .*XID numbers with commas"),
+        ("xids: {degraded: [48]}\n", "c.yaml:1:8: xids.degraded: .*XID numbers with commas"),
+        ("xids: {information: all, unusable: xids}\n", "c.yaml:1:36: xids.unusable: all is information already"),
+        ("xids: {information: '48,74', unusable: 74}\n", "xids.unusable: 74 is information already"),
         ("taints: {gpuLost: NoSchedul}\n", "c.yaml:1:19: taints.gpuLost: 'NoSchedul'.*'NoExecute'"),
         ("taints: {xid: NoSchedule}\n", "c.yaml:1:15: taints.xid: .*is not a mapping"),
         ("shares: 4\nshares: 5\n", "c.yaml:2:1: the key 'shares' is there twice"),
