@@ -91,5 +91,6 @@ lock: $(READY) ## Resolve the dependencies again (needs uv).
 		--no-header --no-annotate --upgrade -o requirements/build.txt
 
 clean: ## Remove everything that can be made again.
-	rm -rf $(VENV) build dist driver/wire/*_pb2* .*_cache .hypothesis .coverage
-	find . -name __pycache__ -prune -exec rm -rf {} +
+	@{ rm -rf $(VENV) build dist driver/wire/*_pb2* .*_cache .hypothesis .coverage && \
+		find . -name __pycache__ -prune -exec rm -rf {} +; } 2>/dev/null || \
+		{ echo "Some of it is not yours, as after sudo make test. To remove that, too: sudo make clean" >&2; exit 1; }

@@ -27,7 +27,7 @@ PROMETHEUS, PROMTOOL = (shutil.which(name) for name in ("prometheus", "promtool"
 NO_PROMETHEUS = "needs Prometheus: apt install prometheus"
 CHROMIUM = shutil.which("chromium")
 NO_CHROMIUM = "needs Chromium: apt install chromium"
-NO_ROOT = "needs root with the right to mount and to make device files: sudo make test"
+NO_ROOT = "needs root with the right to mount and to make device files: the same with sudo"
 NO_GPU = "needs an NVIDIA GPU: make test-gpu on a machine with one"
 
 

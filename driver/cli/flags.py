@@ -109,9 +109,13 @@ def check_devices(devices: str) -> None:
 
 
 def read_settings(given: dict[str, Any]) -> Settings:
-    """Validate what flags and environment gave. Raises UsageError: one line, what was given and what is accepted."""
+    """Validate what flags and environment gave. Raises UsageError: one line, what was given and what is accepted.
+
+    Devices come first: a wrong one is a slip of the hand, and what is lacking beside it is not needed to see that.
+    """
     # An empty variable is what a chart writes for "not set".
     values = {name: value for name, value in given.items() if value not in (None, "")}
+    check_devices(values.get("devices", ""))
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

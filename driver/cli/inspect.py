@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from driver.base import layout
-from driver.cli.flags import check_devices, read_settings, settings_options
+from driver.cli.flags import read_settings, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,7 +141,6 @@ def _read_node(given: dict[str, Any]) -> View:
     from driver.node import NodeConfigError, read_node_config
 
     settings = read_settings({**given, "node_name": given.get("node_name") or socket.gethostname().lower()})
-    check_devices(settings.devices)
     boot_id = read_boot_id()
     try:
         config = read_node_config(settings)

@@ -28,7 +28,6 @@ def cli() -> None:
 def run(**given: Any) -> None:
     """Serve this node's GPUs to its kubelet until SIGTERM."""
     settings = read_settings(given)
-    check_devices(settings.devices)
     # The official Kubernetes client imports a validator where one is installed; a node agent has no use for it.
     sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
     from driver.node import run_node

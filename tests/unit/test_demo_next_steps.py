@@ -33,6 +33,8 @@ def test_each_command_is_one_that_there_is(monkeypatch: pytest.MonkeyPatch, here
     say_what_next(screen)
 
     assert len(screen.lines) == 3
+    if here == HERE:
+        assert max(map(len, screen.lines)) <= 80 - len("   ")
     for line in screen.lines:
         outcome = subprocess.run(
             ["bash", "-c", f"{line} --help"], cwd=here, capture_output=True, text=True, check=False

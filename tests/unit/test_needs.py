@@ -24,7 +24,8 @@ def test_skips_are_counted_by_what_they_need_the_most_wanted_first() -> None:
 
     assert needs.summary(reasons) == (
         "5 skipped: 3 for want of a C compiler (apt install gcc libc6-dev); "
-        "1 for want of root with the right to mount and to make device files (sudo make test); 1 that do not apply here"
+        "1 for want of root with the right to mount and to make device files (the same with sudo); "
+        "1 that do not apply here"
     )
 
 

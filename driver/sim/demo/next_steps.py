@@ -20,7 +20,7 @@ def say_what_next(screen: Screen) -> None:
     screen.to_paste(f"{program} demo --serve", "A cluster like this one that stays, for kubectl:")
     screen.to_paste(f"{program} demo --devices fake:gb200x4", "The same story on other GPUs:")
     screen.to_paste(
-        f"{program} slices --devices fake:h100x8 --partitioning dynamic -o table", "What a node would publish:"
+        f"{program} slices --devices fake:h100x8 --partitioning dynamic -otable", "What a node would publish:"
     )
 
 

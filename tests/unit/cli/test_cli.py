@@ -86,7 +86,7 @@ def test_a_command_has_the_settings_that_it_reads_and_no_others(command: str):
         ("demo",),
         ("demo", "--json"),
         ("demo", "--serve"),
-        ("run", "--node-name=node-1"),
+        ("run",),
         ("slices",),
         ("explain", "1g.10gb"),
     ],
