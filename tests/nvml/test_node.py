@@ -102,7 +102,7 @@ async def test_what_goes_wrong_becomes_a_taint_and_goes(site: Site) -> None:
 
     site.machine.set({f"gpu.0.field.{RECOVERY_ACTION}": 1})
     site.machine.happen(0, XID, 48)
-    wanted = {("xid", "48", "NoSchedule"), ("repair", "gpu-reset", "NoSchedule")}
+    wanted = {("xid", "48", "NoExecute"), ("repair", "gpu-reset", "NoSchedule")}
     await eventually(lambda: _is(site.taints("gpu-0"), wanted))
     assert await site.taints("gpu-1") == set()
 
@@ -272,7 +272,7 @@ async def test_static_devices_come_and_go_with_the_administrator(site: Site) -> 
 
 
 async def test_an_xid_of_one_static_device_taints_no_other(site: Site) -> None:
-    site.machine.add()
+    site.machine.add(**{f"field.{RECOVERY_ACTION}": None})
     site.machine.cut(0, "1g.10gb", 6, gi=9)
     site.machine.cut(0, "3g.40gb", 0, gi=2)
     await site.start("static")
