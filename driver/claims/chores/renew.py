@@ -146,10 +146,14 @@ def _moved(record: Record, there: Mapping[str, Partition]) -> bool:
 
 
 async def _partitions_now(record: Record, backend: Backend, devices: Mapping[str, Device]) -> Mapping[str, Partition]:
-    """MIG devices, by UUID; those of the claim's GPUs as they are now. Raises BackendError."""
+    """MIG devices, by UUID; those of the claim's GPUs as they are now. Raises BackendError.
+
+    A UUID is made of the GPU's and the instance's numbers: one that was seen may have come back in another place.
+    """
     found = dict(_partitions(devices))
     parts = [device.partition for device in record.devices if device.partition is not None]
-    for uuid in sorted({part.gpu_uuid for part in parts if part.uuid not in found}):  # made since then, or gone
+    made_since = {part.gpu_uuid for part in parts if part.uuid not in found or found[part.uuid].start != part.start}
+    for uuid in sorted(made_since):  # or gone
         present = await in_daemon_thread(lambda u=uuid: partitioner(backend).partitions(u))  # type: ignore[misc]
         found |= {partition.uuid: partition for partition in present if partition.uuid}
     return found

@@ -603,3 +603,20 @@ async def test_a_partition_that_no_container_can_open_is_not_made(node: MigNode,
     assert refused.reason is Reason.HARDWARE
     assert f"{SMALL}: the kernel has no nvidia-caps" in str(refused)
     assert node.hardware.calls == []
+
+
+async def test_a_uuid_that_came_back_in_another_place_is_where_it_is_now(node: MigNode, allocated: Any) -> None:
+    other = allocated(result(SMALL_TOO), name="other")
+    await node.prepare(other)
+    seen = node.hardware.partitions(node.gpu_uuid)
+    node.devices = {n: replace(d, gpu=replace(d.gpu, partitions=seen)) for n, d in node.devices.items()}
+    await node.unprepare(other)
+    [device] = await node.prepare(allocated(result(SMALL)))
+    [spec] = [(node.cdi_root / name).read_text() for name in node.spec_files()]
+    assert device.partition is not None
+    assert device.partition.uuid == seen[0].uuid
+
+    await node.engine.restore()  # by what was seen before
+
+    assert [d.partition for record in node.records for d in record.devices] == [device.partition]
+    assert [(node.cdi_root / name).read_text() for name in node.spec_files()] == [spec]
