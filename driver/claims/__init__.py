@@ -4,10 +4,11 @@ from driver.claims.allocation import ClaimRef, PodRef, is_of_one_pod, reserved_p
 from driver.claims.chores.sweep import Sweeper
 from driver.claims.chores.watch_cdi import CdiWatch
 from driver.claims.common import Common, Told
+from driver.claims.config import decode as decode_parameters
 from driver.claims.engine import Engine
 from driver.claims.errors import ClaimError
 from driver.claims.hardware import Hardware
-from driver.claims.ledger.codec import DamagedRecordError, decode
+from driver.claims.ledger.codec import DamagedRecordError, decode, encode
 from driver.claims.ledger.damage import SpecHolds
 from driver.claims.ledger.ended import Tenure
 from driver.claims.ledger.holders import holds
@@ -46,6 +47,8 @@ __all__ = [
     "Terms",
     "Told",
     "decode",
+    "decode_parameters",
+    "encode",
     "holds",
     "is_of_one_pod",
     "reserved_pods",

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from driver.base import layout
 from driver.cli.flags import read_settings, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from driver.claims import Record
-    from driver.hardware import Inventory
-    from driver.health import Conditions, Effects
-    from driver.inventory import Catalogue
-    from driver.node import Settings
-    from driver.operate import Room
+    from driver.operate import Room, View
 
 OPTIONS = (
     "node_name",
@@ -42,19 +32,6 @@ OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """A node as its driver would see it now."""
-
-    settings: Settings
-    effects: Effects
-    list_attributes: bool
-    inventory: Inventory
-    catalogue: Catalogue
-    conditions: Conditions
-    records: tuple[Record, ...]
-
-
 @click.command()
 @settings_options(OPTIONS)
 @click.option(
@@ -71,7 +48,7 @@ def slices(*, output: str, **given: Any) -> None:
     Its devices, whole, cut and shared as the settings say; nothing is changed.
     """
     view = _read_node(given)
-    documents = _documents(view)
+    documents = view.documents()
     if output == "yaml":
         import yaml
 
@@ -98,7 +75,7 @@ def explain(*, profile: str | None, gpu: str | None, **given: Any) -> None:
     gpus = {name: found for found in view.inventory.gpus for name in (found.name, found.uuid)}
     if gpu is not None and gpu not in gpus:
         raise click.UsageError(f"--on {gpu}: no such GPU; there are {', '.join(g.name for g in view.inventory.gpus)}")
-    published = _published(_documents(view))
+    published = _published(view.documents())
     taints = {name: device.get("taints", ()) for name, device in published.items()}
     rooms = find_room(view.catalogue.devices, profile, view.records, taints=taints)
     if not rooms:
@@ -134,104 +111,17 @@ def _free(room: Room) -> str:
 
 def _read_node(given: dict[str, Any]) -> View:
     """Read the node, changing nothing. Raises ClickException in one line."""
-    from driver.claims import holds
-    from driver.hardware import BackendError, open_backend, read_boot_id
-    from driver.health import ConditionStore
-    from driver.inventory import NameStore, foreign_slots, survey
-    from driver.node import NodeConfigError, read_node_config
+    from driver.hardware import BackendError
+    from driver.node import NodeConfigError
+    from driver.operate import view_node
 
     settings = read_settings({**given, "node_name": given.get("node_name") or socket.gethostname().lower()})
-    boot_id = read_boot_id()
     try:
-        config = read_node_config(settings)
+        return view_node(settings, warn=lambda text: click.echo(f"gpu-dra: {text}", err=True))
     except NodeConfigError as error:
         raise click.UsageError(str(error)) from None
-    with tempfile.TemporaryDirectory(prefix="gpu-dra-") as directory:
-        # A copy of the fake hardware's state: whoever looks must not leave traces in a running driver's directory.
-        state = Path(directory)
-        _copy_state(settings.plugin_dir, state)
-        try:
-            backend = open_backend(settings.devices, state, boot_id=boot_id, host=settings.host)
-            try:
-                inventory = NameStore(settings.plugin_dir, boot_id=boot_id).preview(backend.inventory())
-            finally:
-                backend.close()
-        except BackendError as error:
-            raise click.ClickException(str(error)) from None
-    records = tuple(_records(settings.plugin_dir / layout.CLAIMS))
-    ours = {
-        (part.gpu_uuid, part.placement.profile, part.placement.start)
-        for record in records
-        for part in record.devices
-        if part.placement is not None and record.boot_id == boot_id
-    }
-    options = config.device_options(settings)
-    return View(
-        settings=settings,
-        effects=config.taint_effects(),
-        list_attributes=config.list_attributes,
-        inventory=inventory,
-        catalogue=survey(
-            inventory,
-            options.with_withheld(foreign_slots(inventory, ours)),
-            holds(record for record in records if record.boot_id == boot_id),
-        ),
-        conditions=ConditionStore(settings.plugin_dir, boot_id=boot_id, rules=config.xid_rules()).load(),
-        records=records,
-    )
-
-
-def _copy_state(plugin_dir: Path, target: Path) -> None:
-    from driver.hardware import STATE_FILE
-
-    try:
-        shutil.copyfile(plugin_dir / STATE_FILE, target / STATE_FILE)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        click.echo(f"gpu-dra: the state of the fake hardware is not known: {error}", err=True)
-
-
-def _records(directory: Path) -> list[Record]:
-    from driver.base import files
-    from driver.claims import DamagedRecordError, decode
-
-    found = []
-    for path in sorted(directory.glob("*.json")):
-        try:
-            found.append(decode(files.read(str(path)), uid=path.stem))
-        except FileNotFoundError:
-            continue  # its claim has ended meanwhile
-        except (OSError, DamagedRecordError) as error:
-            click.echo(f"gpu-dra: the record {path} cannot be read: {error}", err=True)
-    return found
-
-
-def _documents(view: View) -> list[dict[str, Any]]:
-    """The slices as the publisher creates them in a new pool, but for the Node's UID, which the API server knows."""
-    from driver.inventory import build_slices, slice_name
-
-    settings = view.settings
-    driver, node = settings.driver_name, settings.node_name
-    specs = build_slices(
-        view.inventory,
-        view.conditions,
-        driver_name=driver,
-        devices=view.catalogue.devices,
-        effects=view.effects,
-        list_attributes=view.list_attributes,
-        pending=view.catalogue.pending,
-    )
-    pool = {"name": node, "generation": 1, "resourceSliceCount": len(specs)}
-    return [
-        {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceSlice",
-            "metadata": {"name": slice_name(index, driver_name=driver, node_name=node)},
-            "spec": {"driver": driver, "nodeName": node, "pool": dict(pool), **spec},
-        }
-        for index, spec in enumerate(specs)
-    ]
+    except BackendError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _published(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import click
 
 from driver.base.text import never_fail
 from driver.cli.accountant import accountant
+from driver.cli.bundle import bundle
 from driver.cli.doctor import doctor
 from driver.cli.fake import fault, load
 from driver.cli.flags import check_devices, read_settings, settings_options
@@ -64,6 +65,7 @@ cli.add_command(explain)
 cli.add_command(drain_check)
 cli.add_command(cleanup)
 cli.add_command(doctor)
+cli.add_command(bundle)
 cli.add_command(fault)
 cli.add_command(load)
 cli.add_command(top)

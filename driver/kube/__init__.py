@@ -1,7 +1,7 @@
 """The API server at our edge: plain dicts in and out."""
 
 from driver.kube.client import LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError, claim_path
-from driver.kube.credentials import ConfigError
+from driver.kube.credentials import SERVICE_ACCOUNT, ConfigError
 from driver.kube.decode import decode_frugally
 from driver.kube.events import NodeEvents
 from driver.kube.server_clock import ServerClock
@@ -14,6 +14,7 @@ __all__ = [
     "LARGE_BODY",
     "MERGE_PATCH",
     "RESOURCE",
+    "SERVICE_ACCOUNT",
     "Api",
     "ApiError",
     "ConfigError",

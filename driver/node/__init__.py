@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from driver.node.config_file import NodeConfig
 
 __all__ = [
+    "NodeConfig",
     "NodeConfigError",
     "Settings",
     "read_node_config",

@@ -9,8 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from driver.base import layout
 from driver.base.threads import in_daemon_thread
 from driver.cdi import SpecDirectory
@@ -19,14 +17,13 @@ from driver.hardware import BackendError, open_backend
 from driver.inventory import DEVICE_PLUGIN_DIR, NVIDIA_DRIVER, find_instances, is_socket, listened_to
 from driver.operate.doctor.state import NodeHardware, NodeState, Place, RuntimeConfig
 from driver.operate.drain import Holder, holders
+from driver.operate.page import PATIENCE, PageError, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from driver.node import Settings
 
-PATIENCE = 10.0
-"""Seconds for hardware that hangs, and for the driver's page."""
 _RUNTIME_CONFIGS = (Path("/etc/containerd/config.toml"),)
 _NVIDIA_FILES = ("checkpoint.json", "pu.lock", "cp.lock")
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -133,21 +130,12 @@ def _plugin_sockets(settings: Settings) -> list[Path]:
 
 async def _page(settings: Settings) -> tuple[tuple[str, ...] | None, dict[str, str]]:
     """What the driver says is missing, and what it does not offer; None where there is no page, or somebody else's."""
-    nothing: tuple[None, dict[str, str]] = None, {}
-    if not settings.http_port:
-        return nothing
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session,
-            session.get(f"http://127.0.0.1:{settings.http_port}/status") as response,
-        ):
-            page = await response.json()
-        if page["driver"] != settings.driver_name:
-            return nothing
+        page = await read_status(settings)
         not_offered = {str(uuid): str(why) for uuid, why in page.get("notOfferedAsAsked", {}).items()}
         return tuple(map(str, page["notReady"])), not_offered
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, AttributeError, OSError):
-        return nothing
+    except (PageError, KeyError, TypeError, AttributeError):
+        return None, {}
 
 
 async def _hardware(settings: Settings, boot_id: str) -> NodeHardware:

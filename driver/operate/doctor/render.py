@@ -39,6 +39,11 @@ def as_text(sections: Mapping[str, Sequence[Finding]], *, width: int = 110) -> s
     return "\n".join([*lines, _summary(everything)])
 
 
+def as_plain_text(sections: Mapping[str, Sequence[Finding]]) -> str:
+    """The same without colours, for a file."""
+    return click.unstyle(as_text(sections)) + "\n"
+
+
 def as_json(sections: Mapping[str, Sequence[Finding]]) -> str:
     """An object with all findings and the exit status."""
     findings = [

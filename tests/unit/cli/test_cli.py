@@ -11,11 +11,11 @@ import pytest
 from driver.cli import doctor as cli_doctor
 from driver.cli import operate as cli_operate
 from driver.cli.main import cli
-from driver.operate import cleanup, doctor
+from driver.operate import cleanup, doctor, page
 from driver.sim.process import gpu_dra
 
 FOLDERS = {
-    "doctor": (Path(cli_doctor.__file__), *Path(doctor.__path__[0]).glob("*.py")),
+    "doctor": (Path(cli_doctor.__file__), *Path(doctor.__path__[0]).glob("*.py"), Path(page.__file__)),
     "cleanup": (Path(cli_operate.__file__), *Path(cleanup.__path__[0]).glob("*.py")),
 }
 BEHIND = {

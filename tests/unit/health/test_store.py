@@ -83,6 +83,14 @@ def test_a_damaged_file_is_set_aside(store, tmp_path, content, caplog):
     assert "is damaged" in caplog.text
 
 
+def test_whoever_looks_on_leaves_a_damaged_file_where_it_is(store, tmp_path):
+    (tmp_path / CONDITIONS_FILE).write_text("{")
+
+    assert store.peek() == {}
+
+    assert (tmp_path / CONDITIONS_FILE).read_text() == "{"
+
+
 def test_causes_of_a_newer_version_are_skipped(store, tmp_path):
     store.save(CONDITIONS)
     document = json.loads((tmp_path / CONDITIONS_FILE).read_text())
