@@ -100,7 +100,7 @@ class Instance:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="serving-") as made:
+    with tempfile.TemporaryDirectory(prefix="serving-", dir="/tmp") as made:
         yield Path(made)
 
 
