@@ -37,6 +37,7 @@ def write_account(account: Account) -> str:
         "v": VERSION,
         "period": str(account.period),
         "at": iso(account.at),
+        "heard": iso(account.heard),
         "held": account.held,
         "told": account.told,
         "spent": None if account.spent is None else iso(account.spent),
@@ -53,14 +54,15 @@ def read_account(text: str) -> Account:
         state = json.loads(text)
         if state["v"] != VERSION:
             raise ValueError(f"its version is {str(state['v'])[:20]!r}")
-        at = read_time(state["at"])
-        if at is None:
+        at, heard = read_time(state["at"]), read_time(state.get("heard", state["at"]))
+        if at is None or heard is None:
             raise ValueError("its time cannot be read")
         spans = [(_number(span), Amount(*map(_number, amounts))) for span, *amounts in state["spans"]]
         if len(spans) > SPANS + 2:
             raise ValueError(f"it has {len(spans)} spans")
         return Account(
             at=at,
+            heard=min(heard, at),
             period=parse_period(state["period"]),
             floor=at,
             held=_number(state["held"]),

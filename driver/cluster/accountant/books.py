@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     from driver.cluster.accountant.budget import Quota
     from driver.cluster.objects import Claim, Key
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -39,8 +36,8 @@ class Budget:
     """The annotation that the account goes on from."""
     pending: str | None = None
     """One that was sent, and may have been written or not."""
-    damaged: bool = False
-    """Whether the annotation that was found could not be read."""
+    damaged: str = ""
+    """Why the annotation that was found cannot be read."""
 
 
 class Books:
@@ -126,8 +123,11 @@ class Books:
                     self.unweighed[key[0], name] = None
             self._quotas.setdefault(key[0], {})[key[1]] = None
         elif quota.text not in {budget.base, budget.pending, None}:
-            # Another accountant has written, or somebody who should not: what stands there is what counts.
-            budget.account, budget.damaged = None, False
+            if budget.account is None or _is_readable(quota):
+                # Another accountant has written, or somebody who should not: what stands there is what counts.
+                budget.account, budget.damaged = None, ""
+            else:
+                quota = replace(quota, text=None)  # as if it had been removed: what is known is written over it
         elif budget.account and quota.period != budget.quota.period:
             budget.account = moved(settled(budget.account, now), quota.period)
         budget.quota = quota
@@ -163,15 +163,13 @@ class Books:
         if len(held) < len(claims):
             return
         for budget in waiting:
-            left, text = opening(budget.quota.created, budget.quota.period), budget.quota.text
-            if text is not None:
-                try:
-                    left = read_account(text)
-                except AnnotationError as error:
-                    budget.damaged = True
-                    logger.error("ResourceQuota %s/%s: counting from its creation: %s", *budget.quota.key, error)
+            try:
+                left = _read(budget.quota)
+            except AnnotationError as error:
+                budget.damaged = str(error)  # to begin anew would give the budget back: an administrator has to say so
+                continue
             budget.account = moved(resumed(left, held, now, created=budget.quota.created), budget.quota.period)
-            budget.base, budget.pending = text, None
+            budget.base, budget.pending, budget.damaged = budget.quota.text, None, ""
 
     def _of(self, namespace: str) -> Iterator[Budget]:
         for name in self._quotas.get(namespace, ()):
@@ -185,7 +183,20 @@ class Books:
             self.unweighed.pop(key, None)
 
 
-def with_level(account: Account, level: int, *, spent: bool) -> Account:
-    """Note what has been told, and since when the budget has been spent."""
+def _read(quota: Quota) -> Account:
+    """The account that stands on a quota, or is to begin there. Raises AnnotationError."""
+    return opening(quota.created, quota.period) if quota.text is None else read_account(quota.text)
+
+
+def _is_readable(quota: Quota) -> bool:
+    try:
+        _read(quota)
+    except AnnotationError:
+        return False
+    return True
+
+
+def with_level(account: Account, level: int, *, spent: bool, heard: int) -> Account:
+    """Note what has been told, since when the budget has been spent, and when something was last heard of claims."""
     since = (account.spent if account.spent is not None else account.at) if spent else None
-    return replace(account, told=level, spent=since)
+    return replace(account, told=level, spent=since, heard=min(heard, account.at))

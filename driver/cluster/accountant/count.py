@@ -64,6 +64,7 @@ class Count:
             now=now,
             took=self._took,
             in_step=self._in_step,
+            heard=lambda: self._heard,
             teller=self._teller,
             pace=policy.pace,
         )

@@ -5,8 +5,10 @@ are exact. An account needs no list of claims: what is open adds its weight to `
 That is what makes a change O(1), and what fits into one annotation.
 
 Somebody who goes on from an account that another left (after a restart, or as a new leader) knows the claims that are
-there now. Those allocated before the account's moment are in its ``held``; so what ``held`` has too much is the weight
-of claims that ended unseen in between. They are taken to have ended in the middle, wrong by half of the gap at most.
+there now. Those allocated before the other last heard of claims are in its ``held``; so what ``held`` has too much is
+the weight of claims that ended unseen since. They are taken to have ended in the middle, wrong by half of the gap at
+most.
+A watch may stall without a word: what was heard may be older than the account, which goes on as if nothing had changed.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class Account:
     """Everything that was used before ``at``, by span of the period, and the weight that is held at that moment."""
 
     at: int
+    heard: int
+    """When something was last heard of claims: what became of them since is not in the account."""
     period: Period = FOREVER
     floor: int
     """Nothing is counted from before: what was used then is in ``spans``, or is of no concern."""
@@ -63,7 +67,7 @@ class Held:
 
 def opening(created: int, period: Period) -> Account:
     """The account of a budget that nobody has counted yet: from its creation on."""
-    return Account(at=created, floor=created, period=period)
+    return Account(at=created, heard=created, floor=created, period=period)
 
 
 def settled(account: Account, now: int) -> Account:
@@ -102,19 +106,20 @@ def resumed(left: Account, claims: Iterable[Held], now: int, *, created: int) ->
     """Go on from an account that was left a while ago, with the claims that are there now; ``created``: the budget."""
     here = sorted(claims, key=lambda claim: claim.since, reverse=True)
     now = max(now, left.at)
-    old = sum(claim.weight for claim in here if claim.since <= left.at)
+    left = replace(left, heard=max(left.heard, created))
+    old = sum(claim.weight for claim in here if claim.since <= left.heard)
     gone = max(0, left.held - old)
     unheard = old - left.held
     for claim in here:
-        # Allocated just before the account was written, by one that had not heard of it yet: the newest of them.
-        if claim.since <= left.at and claim.weight <= unheard:
+        # Allocated just before the last that was heard, which was not of it yet: the newest of them.
+        if claim.since <= left.heard and claim.weight <= unheard:
             unheard -= claim.weight
             left = _added(left, max(claim.since, created), left.at, used=claim.weight)
-    account = settled(replace(left, held=old + gone, floor=left.at), now)
-    account = replace(_ended_unseen(account, gone, left.at), held=old)
-    account = _added(account, left.at, now, away=1)
+    account = settled(replace(left, held=old + gone, heard=now, floor=left.heard), now)
+    account = replace(_ended_unseen(account, gone, left.heard), held=old)
+    account = _added(account, left.heard, now, away=1)
     for claim in here:
-        if claim.since > left.at:
+        if claim.since > left.heard:
             account = opened(account, claim, now)
     return account
 

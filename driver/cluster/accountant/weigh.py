@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from driver.cluster.accountant.books import Books
-    from driver.cluster.objects import Claim, Device, Key
+    from driver.cluster.objects import Claim, Device, Key, Result
     from driver.kube import Api
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,9 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 8
 LOOK = 0.25
 """Seconds after which it is seen that there is something to weigh; hours do not notice."""
-TRIES = 5
-"""Times that a pool is asked for a device before it is taken for gone."""
+TRIES = 24
+"""Times that a pool is asked for a device before it is taken for gone: five minutes, as its node may be restarting."""
+_NAMED = re.compile(r"-mig-([1-7])g")
 
 Pool = dict[str, tuple["Device", Fraction]]
 """Devices and what they weigh, by name."""
@@ -98,10 +100,10 @@ class Weigher:
                 return
             if found is None:
                 logger.warning(
-                    "no slice has the device of a claim any more: it is counted as a whole GPU",
+                    "no slice has the device of a claim any more: it counts what its name says",
                     extra={"claim": "/".join(key), "pool": result.pool, "device": result.device},
                 )
-            total += held_weight(found[0], result, found[1]) if found else Fraction(not result.admin)
+            total += held_weight(found[0], result, found[1]) if found else _by_name(result)
         self._books.weigh(key, claim, round(total * WHOLE), self._now())
 
     async def _pool(self, name: str) -> Pool:
@@ -115,3 +117,11 @@ class Weigher:
         devices = [device for found in slices if found.generation == newest for device in found.devices]
         known = weights(devices)
         return {device.name: (device, known[device.name]) for device in devices}
+
+
+def _by_name(result: Result) -> Fraction:
+    """What a device weighs that nothing is known of any more: a partition its sevenths, all else a whole GPU."""
+    if result.admin:
+        return Fraction(0)
+    part = _NAMED.search(result.device)
+    return Fraction(int(part[1]), 7) if part else Fraction(1)

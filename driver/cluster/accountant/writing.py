@@ -66,18 +66,20 @@ class Writer:
         now: Callable[[], int],
         took: Callable[[dict[str, Any]], None],
         in_step: Callable[[], bool],
+        heard: Callable[[], int],
         teller: Teller,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``took`` gets the server's answers; ``in_step`` says whether claims are known as they are."""
+        """``took`` gets the answers; ``in_step`` says whether claims are watched, ``heard`` when that last told."""
         self._api = api
         self._books = books
         self._annotation = state_annotation(driver)
         self._now = now
         self._took = took
         self._in_step = in_step
+        self._heard = heard
         self._teller = teller
         self._pace = pace or Pace()
         self._clock = clock
@@ -101,6 +103,8 @@ class Writer:
             async with gate:
                 await self._write(budget)
 
+        for budget in self._books.budgets.values():
+            self._tell_damage(budget)
         if self._in_step():
             due = [budget for budget in self._books.budgets.values() if everything or self._is_due(budget)]
             await asyncio.gather(*map(one, due))
@@ -128,7 +132,8 @@ class Writer:
         used = percent(account, quota)
         level = max((level for level in LEVELS if used >= level), default=0)
         news = level > account.told
-        account = budget.account = with_level(account, level, spent=used >= 100 and quota.hours is not None)
+        spent = used >= 100 and quota.hours is not None
+        account = budget.account = with_level(account, level, spent=spent, heard=self._heard())
         said = shown(account, quota)
         budget.pending = write_account(account)
         body = {
@@ -167,10 +172,17 @@ class Writer:
             self._repeats.over(f"{quota.uid} period")
         elif self._repeats.is_news(f"{quota.uid} period", quota.problem):
             self._teller.tell(quota, "Warning", "GpuHoursPeriod", f"{quota.problem}; until then the budget is for ever")
-        if budget.damaged:
-            budget.damaged = False
-            text = "the account on this ResourceQuota could not be read: what was used before is not known any more"
-            self._teller.tell(quota, "Warning", "GpuHoursLost", text)
+
+    def _tell_damage(self, budget: Budget) -> None:
+        quota = budget.quota
+        if not budget.damaged:
+            self._repeats.over(f"{quota.uid} account")
+        elif self._repeats.is_news(f"{quota.uid} account", budget.damaged):
+            text = (
+                f"the annotation {self._annotation} cannot be read, and nothing is counted: write back what was"
+                f" there, or remove it to begin anew ({budget.damaged})"
+            )
+            self._teller.tell(quota, "Warning", "GpuHoursUnreadable", text)
 
     def _tell(self, budget: Budget, account: Account, level: int) -> None:
         quota = budget.quota

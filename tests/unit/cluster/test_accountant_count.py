@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.cluster.accountant.books import Books
+from driver.cluster.accountant.budget import read_quota
 from driver.cluster.accountant.count import Count, Policy
+from driver.cluster.accountant.ledger import WHOLE
 from driver.cluster.accountant.period import HOUR, iso, read_time
+from driver.cluster.accountant.weigh import TRIES, Weigher
 from driver.cluster.accountant.writing import Pace
+from driver.cluster.read import read_claim
 from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.sim.apiserver import ApiServer
 from tests.eventually import always, eventually
@@ -40,14 +45,18 @@ class World:
         self.counts: list[tuple[Count, asyncio.Task[None]]] = []
 
     async def begin(self, *, hard: Object | None = None, **annotations: str) -> None:
-        for obj in slices():
-            obj["metadata"].pop("resourceVersion")
-            await self.api.request("POST", f"{RESOURCE}/resourceslices", body=obj)
+        await self.publish()
         meta = {"name": "budget", "annotations": annotations}
         spec = {"hard": hard or {HOURS: "10", GPUS: "4", "pods": "5"}}
         made = await self.api.request("POST", f"{CORE}/resourcequotas", body={"metadata": meta, "spec": spec})
         self.now = read_time(made["metadata"]["creationTimestamp"]) or 0
         self.now += 60_000  # nothing of what follows is from before the quota
+
+    async def publish(self) -> None:
+        """The slices of the node."""
+        for obj in slices():
+            obj["metadata"].pop("resourceVersion")
+            await self.api.request("POST", f"{RESOURCE}/resourceslices", body=obj)
 
     def start(self, policy: Policy = POLICY) -> Count:
         count = Count(self.api, policy, now=lambda: self.now)
@@ -239,14 +248,79 @@ async def test_an_account_that_somebody_removes_is_written_again(world: World) -
     await world.shows("1", "0")
 
 
-async def test_an_account_that_cannot_be_read_is_begun_anew_and_this_is_said(world: World) -> None:
+async def test_an_account_that_cannot_be_read_gives_nothing_back_until_somebody_removes_it(world: World) -> None:
     await world.begin(**{STATE: "nonsense"})
     world.start()
     await world.allocate("claim", "gpu-0")
     world.now += HOUR
+    await eventually(lambda: has(world, "GpuHoursUnreadable"))
+    assert (await world.quota())["metadata"]["annotations"][STATE] == "nonsense"
+
+    await world.patch({"metadata": {"annotations": {STATE: None}}})
 
     await world.shows("1", "1")
-    await eventually(lambda: has(world, "GpuHoursLost"))
+
+
+async def test_an_account_that_is_damaged_while_somebody_counts_is_written_again(world: World) -> None:
+    await world.begin()
+    world.start()
+    await world.allocate("claim", "gpu-0")
+    await world.shows("0", "1")
+    world.now += HOUR
+    await world.shows("1", "1")
+    await world.delete("claim")
+    await world.shows("1", "0")
+
+    await world.patch({"metadata": {"annotations": {STATE: "nonsense"}}})
+
+    await eventually(lambda: readable(world))
+    await world.shows("1", "0")
+
+
+async def test_a_partition_weighs_what_it_did_when_its_node_is_away_at_a_restart(world: World) -> None:
+    await world.begin()
+    world.start()
+    await world.allocate("part", "gpu-0-mig-1g10gb-19-0")
+    await world.shows("0", "142m")
+    await world.stop()
+    names = [item["metadata"]["name"] for item in (await world.api.get(f"{RESOURCE}/resourceslices"))["items"]]
+    for name in names:
+        await world.api.request("DELETE", f"{RESOURCE}/resourceslices/{name}")
+    world.now += 7 * HOUR
+
+    count = world.start()
+    await eventually(lambda: asked(count))
+    assert (await world.account())["hours"] == "0.000"
+    await world.publish()
+
+    await world.shows("999m", "142m")
+
+
+async def test_a_partition_that_is_gone_for_good_weighs_what_its_name_says(world: World) -> None:
+    await world.begin()
+    books = Books()
+    weigher = Weigher(world.api, books, driver=DRIVER, now=lambda: world.now)
+    await world.allocate("part", "gpu-9-mig-3g40gb-9-0")
+    claim = read_claim(await world.api.get(f"{CLAIMS}/part"), driver=DRIVER)
+    quota = read_quota(await world.quota(), driver=DRIVER)
+    assert quota
+    books.put_quota(quota, quota.key, world.now)
+    books.put_claim(("default", "part"), claim, world.now, since=world.now)
+
+    for _ in range(TRIES):
+        assert await weigher.weigh_all()
+    assert not await weigher.weigh_all()
+
+    assert books.claims["default", "part"].weight == round(WHOLE * 3 / 7)
+
+
+async def asked(count: Count) -> bool:
+    """Whether the slices have been asked for a claim's devices, in vain."""
+    return bool(count.books.unweighed)
+
+
+async def readable(world: World) -> bool:
+    return (await world.quota())["metadata"]["annotations"].get(STATE, "").startswith("{")
 
 
 async def test_each_level_is_told_once_whoever_counts(world: World) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import settings
@@ -99,6 +99,16 @@ class Budget(RuleBasedStateMachine):
         if self._sees():
             self.blind = self.now
 
+    @rule(weight=WEIGHTS, ms=WHILES, restart=st.booleans())
+    def devices_change_hands_while_the_watch_stalls(self, weight: int, ms: int, *, restart: bool) -> None:
+        self.lose_the_watch()
+        self.time_passes(ms)
+        self.reallocate(next(iter(self.current), ""), weight)
+        self.time_passes(ms)
+        self.write()
+        if restart:
+            self.start_or_take_over()
+
     @rule()
     def list_again(self) -> None:
         if self.watch is None or self.blind is None:
@@ -114,8 +124,10 @@ class Budget(RuleBasedStateMachine):
 
     @rule()
     def write(self) -> None:
-        if self._sees() and self.watch:
-            self.watch.account = settled(self.watch.account, self.now)
+        """Also while the watch has stalled, and nobody has noticed yet."""
+        if self.watch:
+            heard = self.now if self.blind is None else self.blind
+            self.watch.account = replace(settled(self.watch.account, self.now), heard=heard)
             self.stored = write_account(self.watch.account)
 
     @rule()
@@ -128,7 +140,7 @@ class Budget(RuleBasedStateMachine):
         left = read_account(self.stored)
         for life in self.lives:
             # Who went unseen, or was seen by one that never wrote it: nobody can know of it any more.
-            if life.start > left.at and life.end is not None:
+            if life.start > left.heard and life.end is not None:
                 life.seen = False
         claims = {name: Held(life.weight, life.start) for name, life in self.current.items()}
         for life in self.current.values():
@@ -204,9 +216,33 @@ def test_no_hour_is_counted_twice_and_none_is_lost_without_being_said() -> None:
     run_state_machine_as_test(Budget, settings=settings(max_examples=80, stateful_step_count=30, deadline=None))
 
 
+def left_behind(account: Account, now: int, *, heard: int | None = None) -> Account:
+    """What is found of an account that was written a while ago."""
+    return read_account(write_account(replace(settled(account, now), heard=now if heard is None else heard)))
+
+
+def test_a_claim_that_took_over_while_the_watch_stalled_is_counted_and_the_other_is_unsure() -> None:
+    account = opened(opening(START, Forever()), Held(WHOLE, START), START)
+    left = left_behind(account, START + HOUR, heard=START + HOUR // 2)
+
+    resume = resumed(left, [Held(WHOLE, START + 3 * HOUR // 4)], START + HOUR, created=START)
+
+    assert total(resume).used == PER_HOUR  # half an hour that is known, a quarter of the other, a quarter of this
+    assert total(resume).unsure == PER_HOUR // 4
+    assert resume.held == WHOLE
+
+
+def test_a_claim_that_came_while_the_watch_stalled_is_counted_from_its_allocation() -> None:
+    left = left_behind(opening(START, Forever()), START + HOUR, heard=START + HOUR // 2)
+
+    resume = resumed(left, [Held(WHOLE, START + HOUR // 2 + 1)], START + HOUR, created=START)
+
+    assert total(resume).used == WHOLE * (HOUR // 2 - 1)
+
+
 def test_a_restart_with_the_claim_still_there_loses_nothing() -> None:
     account = opened(opening(START, Forever()), Held(WHOLE, START), START)
-    left = read_account(write_account(settled(account, START + 60_000)))
+    left = left_behind(account, START + 60_000)
     resume = resumed(left, [Held(WHOLE, START)], START + HOUR, created=START)
     assert total(resume).used == PER_HOUR
     assert total(resume).unsure == 0
@@ -222,7 +258,7 @@ def test_a_claim_that_ended_while_nobody_looked_ended_in_the_middle_and_this_is_
 
 def test_a_claim_that_the_one_before_had_not_heard_of_yet_is_counted_from_its_allocation() -> None:
     account = opened(opening(START, Forever()), Held(WHOLE, START), START + 1000)
-    left = read_account(write_account(settled(account, START + HOUR)))
+    left = left_behind(account, START + HOUR)
     claims = [Held(WHOLE, START), Held(WHOLE // 2, START + HOUR - 2000)]
 
     resume = resumed(left, claims, START + HOUR, created=START)
