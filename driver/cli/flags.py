@@ -95,9 +95,12 @@ def _option(name: str, info: FieldInfo) -> Callable[[Callable[..., None]], Calla
     )
 
 
-def check_devices(devices: str) -> None:
-    """Raises UsageError for fake devices that no profile describes: one line, which names the profiles that exist."""
-    kind, _, source = devices.partition(":")
+def check_devices(devices: str | None) -> None:
+    """Raises UsageError for fake devices that no profile describes: one line, which names the profiles that exist.
+
+    Before other settings are asked for: what is lacking beside it is not needed to see that.
+    """
+    kind, _, source = (devices or "").partition(":")
     if kind != "fake":
         return
     from driver.hardware import ProfileError, load_profile
@@ -109,13 +112,9 @@ def check_devices(devices: str) -> None:
 
 
 def read_settings(given: dict[str, Any]) -> Settings:
-    """Validate what flags and environment gave. Raises UsageError: one line, what was given and what is accepted.
-
-    Devices come first: a wrong one is a slip of the hand, and what is lacking beside it is not needed to see that.
-    """
+    """Validate what flags and environment gave. Raises UsageError: one line, what was given and what is accepted."""
     # An empty variable is what a chart writes for "not set".
     values = {name: value for name, value in given.items() if value not in (None, "")}
-    check_devices(values.get("devices", ""))
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

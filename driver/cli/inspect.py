@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from driver.cli.flags import read_settings, settings_options
+from driver.cli.flags import check_devices, read_settings, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,6 +115,7 @@ def _read_node(given: dict[str, Any]) -> View:
     from driver.node import NodeConfigError
     from driver.operate import view_node
 
+    check_devices(given["devices"])
     settings = read_settings({**given, "node_name": given.get("node_name") or socket.gethostname().lower()})
     try:
         return view_node(settings, warn=lambda text: click.echo(f"gpu-dra: {text}", err=True))

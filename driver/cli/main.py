@@ -28,6 +28,7 @@ def cli() -> None:
 @settings_options()
 def run(**given: Any) -> None:
     """Serve this node's GPUs to its kubelet until SIGTERM."""
+    check_devices(given["devices"])
     settings = read_settings(given)
     # The official Kubernetes client imports a validator where one is installed; a node agent has no use for it.
     sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
