@@ -3,6 +3,7 @@
 from driver.claims.allocation import ClaimRef, PodRef, is_of_one_pod, reserved_pods
 from driver.claims.chores.sweep import Sweeper
 from driver.claims.chores.watch_cdi import CdiWatch
+from driver.claims.claim_pods import ClaimPods
 from driver.claims.common import Common, Told
 from driver.claims.config import decode as decode_parameters
 from driver.claims.engine import Engine
@@ -17,7 +18,6 @@ from driver.claims.ledger.quarantine import Quarantine
 from driver.claims.ledger.record import PreparedDevice, Record, State
 from driver.claims.ledger.records import Records
 from driver.claims.metadata import MetadataFiles
-from driver.claims.reservations import ClaimPods
 from driver.claims.specs import ClaimSpecs
 from driver.claims.status import StatusWriter
 from driver.claims.terms import Terms

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from driver.claims.claim_pods import ClaimPods
 from driver.claims.locks import ClaimLocks
-from driver.claims.reservations import ClaimPods
 
 if TYPE_CHECKING:
     from driver.claims.hardware import Hardware

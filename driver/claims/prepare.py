@@ -21,7 +21,8 @@ from driver.claims.background import Background, ended_within
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.former import answers, as_noted, present
 from driver.claims.ledger.record import PreparedDevice, Record, State
-from driver.claims.plan import Plan, check_capacity, check_overlap, looks_in, plan, with_partitions
+from driver.claims.overlap import check_capacity, check_overlap
+from driver.claims.plan import Plan, looks_in, plan, with_partitions
 from driver.claims.sharing import check_ways
 from driver.claims.undo import Undo, on_disk
 from driver.hardware import BackendError

@@ -2,7 +2,6 @@
 
 from driver.inventory.catalogue import Catalogue, Device, Hold, foreign_slots, survey
 from driver.inventory.defects import Defects
-from driver.inventory.devices import Devices
 from driver.inventory.discovery import Discovery, Patience
 from driver.inventory.held import Held, HoldingsError
 from driver.inventory.instances import (
@@ -14,6 +13,7 @@ from driver.inventory.instances import (
     is_socket,
     listened_to,
 )
+from driver.inventory.known_devices import Devices
 from driver.inventory.lead import Lead
 from driver.inventory.name_store import NAMES_FILE, NameStore
 from driver.inventory.neighbours import (

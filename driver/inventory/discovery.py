@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from driver.hardware import Backend
     from driver.health import Conditions, ConditionStore
     from driver.inventory.defects import Defects
-    from driver.inventory.devices import Devices
+    from driver.inventory.known_devices import Devices
     from driver.inventory.offer import Offer
     from driver.inventory.publication import Publication
     from driver.kube import NodeEvents

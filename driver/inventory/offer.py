@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from driver.hardware import Backend, Gpu, Inventory
     from driver.inventory.catalogue import Hold
-    from driver.inventory.devices import Devices
     from driver.inventory.held import Holdings
+    from driver.inventory.known_devices import Devices
     from driver.inventory.name_store import NameStore
     from driver.inventory.options import Options
     from driver.kube import NodeEvents

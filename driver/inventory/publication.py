@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from driver.health import Effects, HealthFeed
     from driver.inventory.catalogue import Device
     from driver.inventory.defects import Defects
-    from driver.inventory.devices import Devices
+    from driver.inventory.known_devices import Devices
     from driver.inventory.neighbours import Coexistence
     from driver.inventory.publisher import Publisher
     from driver.inventory.slices import Slice

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from typing import TYPE_CHECKING, Any
 
 from driver.base.quantity import format_quantity
-from driver.base.text import truncate_utf8
 from driver.health import DEFAULT_EFFECTS, Effect, Effects, concerning, device_taints
 from driver.inventory import counters as mig
+from driver.inventory.attributes import common_attributes, identity, list_attributes_of
 from driver.inventory.catalogue import catalogue
 from driver.inventory.options import Options, ShareBy
 
@@ -25,11 +24,8 @@ MAX_DEVICES = 64
 """Devices per slice once any has a taint or counters; kept always, so that a taint does not move devices."""
 MAX_COUNTER_SETS = 8
 """Counter sets per slice."""
-MAX_STRING_BYTES = 64
 MAX_NAME = 253
 """As long as an object's name may be."""
-MAX_PEERS = 24
-"""A device has at most 48 attribute values, those in lists counted one by one."""
 
 RESHAPE_PENDING = "reshape-pending"
 """Last part of the key of the taint on a GPU that keeps its former shape for claims that hold it."""
@@ -38,8 +34,6 @@ UNPREPARABLE = "unpreparable"
 PARTITION_GONE = "partition-gone"
 """Last part of the key of the taint on a MIG device that was destroyed while a claim holds it."""
 
-_BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
-_VERSION = re.compile(r"v?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?(?:[-+.~_ ].*)?")
 _MEMORY = "memory"
 # What a partition publishes as capacities, under the names that NVIDIA's driver uses, and the counters they belong to.
 _CAPACITIES = {
@@ -84,7 +78,7 @@ def build_slices(
         pending: UUIDs of GPUs that get another shape once nobody holds them: nothing new may start there.
     """
     offered = catalogue(inventory, Options()) if devices is None else devices
-    common = {device.gpu.uuid: _common(inventory, device.gpu) for device in offered}
+    common = {device.gpu.uuid: common_attributes(inventory, device.gpu) for device in offered}
     by_gpu: dict[str, list[dict[str, Any]]] = {}
     counted: dict[str, Gpu] = {}
     for device in offered:
@@ -121,23 +115,13 @@ def capacity(device: Device) -> dict[str, dict[str, Any]]:
     return _shared(device) if device.shares else _exclusive(device)
 
 
-def semver(text: str | None) -> str | None:
-    """A version as the API accepts it, three numbers without leading zeros; None where the text begins otherwise.
-
-    ``535.104.05`` becomes ``535.104.5``, ``12.4`` becomes ``12.4.0``; whatever follows the numbers is dropped, because
-    semver would sort ``550.54.15-grid`` before ``550.54.15``.
-    """
-    match = _VERSION.fullmatch((text or "").strip())
-    return ".".join(str(int(number or 0)) for number in match.groups()) if match else None
-
-
 def _device(
     inventory: Inventory, device: Device, common: Mapping[str, dict[str, Any] | None], *, list_attributes: bool
 ) -> dict[str, Any]:
     gpu = device.gpu
-    attributes = {**_identity(device), **common}
+    attributes = {**identity(device), **common}
     if list_attributes:
-        attributes |= _lists(inventory, device)
+        attributes |= list_attributes_of(inventory, device)
     rendered: dict[str, Any] = {
         "name": device.name,
         "attributes": {name: value for name, value in attributes.items() if value is not None},
@@ -151,52 +135,6 @@ def _device(
         used = mig.consumption(gpu, device.profile, device.start) if placed else mig.totals(gpu)  # type: ignore[arg-type]
         rendered["consumesCounters"] = [{"counterSet": _set_name(gpu), "counters": _counters(used)}]
     return rendered
-
-
-def _identity(device: Device) -> dict[str, dict[str, Any] | None]:
-    if device.profile is None:
-        # No partition has NVLink: what tells of it is for whole GPUs, and leaves a partition within 32 attributes.
-        clique = _string(device.gpu.fabric_clique)
-        return {"type": _string("gpu"), "uuid": _uuid(device.gpu), "fabricClique": clique}
-    return {
-        "type": _string("mig"),
-        # A partition that prepare makes has no UUID yet.
-        "uuid": _string(device.partition.uuid if device.partition else None),
-        "parentUUID": _uuid(device.gpu),
-        "profile": _string(device.profile.name),
-    }
-
-
-def _common(inventory: Inventory, gpu: Gpu) -> dict[str, dict[str, Any] | None]:
-    bus_id = gpu.pci_bus_id if gpu.pci_bus_id and _BUS_ID.fullmatch(gpu.pci_bus_id) else None
-    return {
-        "productName": _string(gpu.product_name or None),
-        "brand": _string(gpu.brand),
-        "architecture": _string(gpu.architecture),
-        "cudaComputeCapability": _version(gpu.compute_capability),
-        "driverVersion": _version(inventory.driver_version),
-        "cudaDriverVersion": _version(inventory.cuda_version),
-        "addressingMode": _string(gpu.addressing_mode),
-        "index": {"int": gpu.index} if gpu.index >= 0 else None,
-        "minor": None if gpu.minor is None else {"int": gpu.minor},
-        "resource.kubernetes.io/pciBusID": _string(bus_id),
-        "resource.kubernetes.io/pcieRoot": _string(gpu.pcie_root),
-        "resource.kubernetes.io/numaNode": None if gpu.numa_node is None else {"int": gpu.numa_node},
-    }
-
-
-def _lists(inventory: Inventory, device: Device) -> dict[str, dict[str, Any]]:
-    """The list forms; a partition has no NVLink, and an empty list is not allowed."""
-    gpu = device.gpu
-    found: dict[str, dict[str, Any]] = {}
-    if gpu.pcie_root is not None:
-        found["resource.kubernetes.io/pcieRoot"] = {"strings": [truncate_utf8(gpu.pcie_root, MAX_STRING_BYTES)]}
-    if gpu.numa_node is not None:
-        found["resource.kubernetes.io/numaNode"] = {"ints": [gpu.numa_node]}
-    peers = [other.name for other in inventory.gpus if other.uuid in gpu.nvlink_peers]
-    if peers and device.profile is None:
-        found["nvlinkPeers"] = {"strings": peers[:MAX_PEERS]}
-    return found
 
 
 def _amounts(device: Device) -> dict[str, int]:
@@ -282,16 +220,3 @@ def _packed(groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, A
 
 def _chunks(items: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _string(text: str | None) -> dict[str, str] | None:
-    return None if text is None else {"string": truncate_utf8(text, MAX_STRING_BYTES)}
-
-
-def _uuid(gpu: Gpu) -> dict[str, str] | None:
-    return _string(gpu.uuid) if gpu.has_uuid else None
-
-
-def _version(text: str | None) -> dict[str, str] | None:
-    version = semver(text)
-    return None if version is None else {"version": version}

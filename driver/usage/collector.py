@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from driver.claims import State
 from driver.usage.attribution import attribute, holdings
-from driver.usage.room import room
+from driver.usage.free_slices import room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from driver.hardware import Measurement
     from driver.usage.accounts import Accounts, Line, Spent
     from driver.usage.attribution import Account, Holding
-    from driver.usage.room import Room
+    from driver.usage.free_slices import Room
     from driver.usage.sampler import Sampler
 
 CLAIM = ("namespace", "claim", "claim_uid", "device", "uuid", "share_id")

@@ -13,7 +13,7 @@ from driver.claims.errors import ClaimError
 from driver.claims.ledger.device_sharing import DeviceSharing, Strategy
 from driver.claims.ledger.holders import Holders, consumption
 from driver.claims.ledger.record import PreparedDevice, Record, State
-from driver.claims.plan import check_overlap
+from driver.claims.overlap import check_overlap
 from driver.hardware.process_sharing import TimeSlice
 
 GPU = "GPU-0"

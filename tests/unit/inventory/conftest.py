@@ -20,7 +20,7 @@ from driver.hardware.fake.fake_backend import FakeBackend
 from driver.health.store import ConditionStore
 from driver.health.taints import DEFAULT_EFFECTS
 from driver.inventory import Defects, Discovery, Patience, Publication
-from driver.inventory.devices import Devices
+from driver.inventory.known_devices import Devices
 from driver.inventory.name_store import NameStore
 from driver.inventory.offer import Offer
 from driver.inventory.options import DeviceOptions, Options, Partitioning

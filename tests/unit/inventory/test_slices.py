@@ -24,9 +24,10 @@ from driver.base.quantity import format_quantity
 from driver.hardware.fake import profile
 from driver.hardware.model import Cause, Fault, Gpu, Inventory, MigMode, Partition
 from driver.health.conditions import Condition
+from driver.inventory.attributes import semver
 from driver.inventory.catalogue import catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning, ShareBy, Shares
-from driver.inventory.slices import build_slices, semver, slice_name
+from driver.inventory.slices import build_slices, slice_name
 
 GOLDEN = Path(__file__).parent / "golden"
 DRIVER = "gpu.nvidia.com"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from driver.inventory.devices import Devices
+from driver.inventory.known_devices import Devices
 from driver.node.follow_devices import renew_specs
 from tests.eventually import eventually
 

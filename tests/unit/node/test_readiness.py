@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from driver.inventory.devices import Devices
+from driver.inventory.known_devices import Devices
 from driver.node.readiness import NodeStatus
 from driver.node.settings import Settings
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.claims.claim_pods import ClaimPods
 from driver.claims.ledger.quarantine import Quarantine
 from driver.claims.ledger.records import Records
-from driver.claims.reservations import ClaimPods
 from driver.kube import ApiError
 from driver.usage.refresh_pods import AT_ONCE, PodRefresher
 from tests.unit.usage.examples import BOOT, A, B, record

@@ -9,7 +9,7 @@ import pytest
 from driver.claims.ledger.record import Placement
 from driver.inventory import DeviceOptions, Options, Partitioning, survey
 from driver.usage.attribution import Holding
-from driver.usage.room import Room, room
+from driver.usage.free_slices import Room, room
 from tests.unit.inventory.mig_facts import node
 from tests.unit.usage.examples import device, record
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from driver.inventory.catalogue import survey
-from driver.inventory.devices import Devices
+from driver.inventory.known_devices import Devices
 from driver.inventory.options import DeviceOptions, Options, Partitioning
 from tests.unit.inventory.mig_facts import node
 
