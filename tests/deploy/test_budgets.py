@@ -58,7 +58,8 @@ async def budget(api: Api, account: str | None, *, hard: Object = HARD) -> None:
 def account(hours: float, *, held: float = 0, period: Period | None = None, at: str = "2026-01-15T00:00:00Z") -> str:
     period, moment = period or Forever(), read_time(at) or 0
     spans = ((period.span(moment), Amount(int(hours * PER_HOUR))),)
-    return write_account(Account(at=moment, heard=moment, period=period, floor=0, held=int(held * WHOLE), spans=spans))
+    state = Account(at=moment, heard=moment, period=period, floor=0, held=int(held * WHOLE), spans=spans)
+    return write_account(state, hard=1000 * PER_HOUR)
 
 
 def claim(*classes: str, count: int = 1, **request: object) -> Object:

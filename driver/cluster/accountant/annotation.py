@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from driver.cluster.accountant.ledger import PER_HOUR, WHOLE, Account, Amount, total
+from driver.cluster.accountant.ledger import PER_HOUR, WHOLE, Account, Amount, free_again, total
 from driver.cluster.accountant.period import SPANS, iso, parse_period, read_time
 
 VERSION = 1
@@ -27,9 +27,9 @@ def decimal(amount: int, unit: int) -> str:
     return f"{whole}.{rest * 1000 // unit:03d}"
 
 
-def write_account(account: Account) -> str:
-    """The annotation's text."""
-    until = account.period.until(account.at)
+def write_account(account: Account, *, hard: int | None = None) -> str:
+    """The annotation's text; ``hard`` is what the budget has, as an amount."""
+    until = None if hard is None else free_again(account, hard)
     state: dict[str, Any] = {
         "hours": decimal(total(account).used, PER_HOUR),
         "gpus": decimal(account.held, WHOLE),

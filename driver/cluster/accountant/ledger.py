@@ -135,6 +135,12 @@ def total(account: Account) -> Amount:
     return result
 
 
+def free_again(account: Account, hard: int) -> int | None:
+    """When less than ``hard`` counts, if all that is held goes on being held; None if that is not to be seen."""
+    ends = sorted({end for span, _ in account.spans if (end := account.period.leaves(span)) is not None})
+    return next((end for end in ends if end > account.at and total(settled(account, end)).used < hard), None)
+
+
 def _ended_unseen(account: Account, weight: int, seen: int) -> Account:
     """Take back half of what was counted since, and say that it may be wrong by as much."""
     middle = (seen + account.at) // 2

@@ -40,8 +40,8 @@ class Period(Protocol):
         """When the oldest span began of which anything counts; None where it has always been."""
         ...
 
-    def until(self, now: int) -> int | None:
-        """When all that counts now stops to count at once; None where it never does."""
+    def leaves(self, span: int) -> int | None:
+        """When a span has stopped to count; None where it never does."""
         ...
 
 
@@ -68,7 +68,7 @@ class Forever:
         """It has always been."""
         return None
 
-    def until(self, now: int) -> int | None:
+    def leaves(self, span: int) -> int | None:
         """Never."""
         return None
 
@@ -102,9 +102,9 @@ class Month:
         """The beginning of this month."""
         return self.start(self.span(now))
 
-    def until(self, now: int) -> int | None:
-        """The end of this month."""
-        return self.start(self.span(now) + 1)
+    def leaves(self, span: int) -> int | None:
+        """The end of the month."""
+        return self.start(span + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ class Rolling:
         """The span that is just leaving the window."""
         return self.start(self.span(now - self.hours * HOUR))
 
-    def until(self, now: int) -> int | None:
-        """Never at once."""
-        return None
+    def leaves(self, span: int) -> int | None:
+        """When its end is as long ago as the window reaches."""
+        return (span + 1) * self._size + self.hours * HOUR
 
 
 def parse_period(text: str) -> Period:

@@ -135,7 +135,7 @@ class Writer:
         spent = used >= 100 and quota.hours is not None
         account = budget.account = with_level(account, level, spent=spent, heard=self._heard())
         said = shown(account, quota)
-        budget.pending = write_account(account)
+        budget.pending = write_account(account, hard=quota.hours)
         body = {
             "metadata": {"resourceVersion": quota.version, "annotations": {self._annotation: budget.pending}},
             "status": {"used": said},
@@ -191,4 +191,4 @@ class Writer:
         if level < LEVELS[-1]:
             self._teller.tell(quota, "Normal" if level == LEVELS[0] else "Warning", "GpuHoursLow", text)
             return
-        self._teller.tell(quota, "Warning", "GpuHoursSpent", f"{text}; new claims for GPUs are refused")
+        self._teller.tell(quota, "Warning", "GpuHoursSpent", f"{text}; claims get no more GPUs")

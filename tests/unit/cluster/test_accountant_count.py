@@ -183,6 +183,20 @@ async def test_what_the_quota_controller_sets_back_is_written_again(world: World
     await world.shows("1", "1")
 
 
+async def test_an_account_says_when_something_was_last_heard_of_claims(world: World) -> None:
+    await world.begin()
+    world.start()
+    await world.allocate("claim", "gpu-0")
+    await world.shows("0", "1")
+    heard = world.now
+
+    world.now += HOUR
+    await world.shows("1", "1")
+
+    account = await world.account()
+    assert (account["heard"], account["at"]) == (iso(heard), iso(world.now))
+
+
 async def test_a_restart_in_the_middle_changes_no_figure(world: World) -> None:
     await world.begin()
     world.start()
@@ -346,6 +360,8 @@ async def test_a_month_begins_with_nothing_used(world: World) -> None:
     world.start()
     await world.allocate("claim", "gpu-0")
     await world.shows("0", "1")
+    world.now += HOUR
+    await world.shows("1", "1")
     ends = read_time((await world.account())["until"]) or 0
 
     world.now = ends + HOUR

@@ -16,13 +16,14 @@ from driver.cluster.accountant.ledger import (
     Account,
     Held,
     closed,
+    free_again,
     opened,
     opening,
     resumed,
     settled,
     total,
 )
-from driver.cluster.accountant.period import HOUR, Forever, Period, PeriodError, parse_period, read_time
+from driver.cluster.accountant.period import HOUR, Forever, Month, Period, PeriodError, parse_period, read_time
 
 START = read_time("2026-01-30T22:30:00Z") or 0
 NAMES = ["a", "b", "c", "d"]
@@ -188,8 +189,7 @@ class Budget(RuleBasedStateMachine):
         since = START
         if isinstance(self.period, Forever):
             pass
-        elif (until := self.period.until(self.now)) is not None:
-            assert until > self.now
+        elif isinstance(self.period, Month):
             since = max(since, self.period.start(span) or 0)
         else:
             since = max(since, self.now - self.period.hours * HOUR)  # type: ignore[attr-defined]
@@ -271,6 +271,36 @@ def test_nothing_is_counted_from_before_the_budget_was_there() -> None:
     resume = resumed(opening(START, Forever()), [Held(WHOLE, START - HOUR)], START + 1000, created=START)
 
     assert total(resume).used == WHOLE * 1000
+
+
+def test_a_rolling_budget_is_free_again_when_enough_has_left_the_window() -> None:
+    """Four hours used in four hours, of the last ten."""
+    used = closed(opened(opening(START, parse_period("10h")), Held(WHOLE, START), START), WHOLE, START + 4 * HOUR)
+
+    free = free_again(used, 3 * PER_HOUR)
+
+    assert free is not None
+    assert START + 11 * HOUR < free <= START + 11 * HOUR + 2 * HOUR // 6  # to a span of ten minutes
+
+
+def test_a_rolling_budget_that_is_held_is_free_when_what_is_held_leaves_room_and_else_never() -> None:
+    account = opened(opening(START, parse_period("10h")), Held(WHOLE, START), START)
+    busy = opened(settled(account, START + 4 * HOUR), Held(WHOLE, START + 4 * HOUR), START + 4 * HOUR)
+    one = closed(settled(busy, START + 10 * HOUR), WHOLE, START + 10 * HOUR)
+
+    assert total(one).used == 16 * PER_HOUR
+    assert free_again(one, 10 * PER_HOUR) is None
+    free = free_again(one, 12 * PER_HOUR)
+    assert free is not None
+    assert START + 18 * HOUR < free <= START + 18 * HOUR + 2 * HOUR // 6
+
+
+@pytest.mark.parametrize(("period", "free"), [("", None), ("month", "2026-02-01T00:00:00Z")])
+def test_a_month_is_free_again_when_it_ends_and_for_ever_is_never(period: str, free: str | None) -> None:
+    account = settled(opened(opening(START, parse_period(period)), Held(WHOLE, START), START), START + HOUR)
+
+    assert free_again(account, PER_HOUR) == (read_time(free) if free else None)
+    assert free_again(account, 0) is None
 
 
 def test_a_month_begins_in_its_zone() -> None:
