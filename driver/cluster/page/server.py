@@ -143,7 +143,12 @@ class Page:
         """Server-sent events: what is new for whoever looks at this. Who reads slowly is told less often."""
         query = Query.read(request.query)
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
-        await response.prepare(request)
+        with contextlib.suppress(ConnectionResetError):  # who reads goes whenever they like
+            await response.prepare(request)
+            await self._tell(response, query)
+        return response
+
+    async def _tell(self, response: web.StreamResponse, query: Query) -> None:
         await response.write(b"retry: 2000\n\n")
         sent: dict[str, Html] = {}
         while True:

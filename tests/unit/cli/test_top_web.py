@@ -69,7 +69,7 @@ async def web_of(server: ApiServer, home: Path, kubeconfig: Path, *arguments: st
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
+        await process.communicate()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -217,3 +217,19 @@ async def test_a_page_is_neither_watch_nor_json(tmp_path: Path) -> None:
 
     assert status == 2
     assert "--web is a page of its own" in said
+
+
+async def test_who_reads_may_go_at_any_time(web: Web, tmp_path: Path) -> None:
+    async with web_of(web.server, tmp_path, web.server.write_kubeconfig(tmp_path / "admin")) as other:
+        async with aiohttp.ClientSession() as session:
+            reader = await session.get(other.address + "news")
+            await reader.content.readline()
+            reader.close()
+        put(web.server, claim("later", "gpu-5", pods=("later-0",)), pod("later-0"))
+        await other.told("later-0")
+
+        other.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(PATIENCE):
+            _, err = await other.process.communicate()
+
+        assert (other.process.returncode, err.decode()) == (0, "")
