@@ -1,14 +1,14 @@
 """The cluster as slices, claims and pods tell it: one model, read by ``top``, the page and the accountant."""
 
+from driver.cluster.fleet import WHOLE, Fleet, Gpu, Holder, Node, Part, Room, Trouble, Usage
+from driver.cluster.fleet_state import State
+from driver.cluster.fleet_text import as_text, duration, room_text
+from driver.cluster.fleet_view import as_dict, shown
 from driver.cluster.follow import CLAIMS, PODS, SLICES, Follow, View
-from driver.cluster.model import WHOLE, Fleet, Gpu, Holder, Node, Part, Room, Trouble, Usage
 from driver.cluster.objects import Amount, Amounts, Claim, Device, Key, Pod, Result, Shape, Slice, Taint
 from driver.cluster.page import Page, serving
-from driver.cluster.read import read_claim, read_pod, read_slice
-from driver.cluster.state import State
-from driver.cluster.text import as_text, duration, room_text
-from driver.cluster.view import as_dict, shown
-from driver.cluster.weight import compute_slices, held_weight, weight, weights
+from driver.cluster.read_objects import read_claim, read_pod, read_slice
+from driver.cluster.slice_weights import compute_slices, held_weight, weight, weights
 
 __all__ = [
     "CLAIMS",

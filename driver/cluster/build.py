@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from driver.cluster.model import WHOLE, Gpu, Holder, Node, Part, Room, Trouble, Usage, total_room
+from driver.cluster.fleet import WHOLE, Gpu, Holder, Node, Part, Room, Trouble, Usage, total_room
 from driver.cluster.room import left_of, most_together
-from driver.cluster.weight import compute_slices, held_weight, weight
+from driver.cluster.slice_weights import compute_slices, held_weight, weight
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

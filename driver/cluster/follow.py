@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from driver.base.supervised import supervised
-from driver.cluster.model import Fleet
-from driver.cluster.read import read_claim, read_pod, read_slice
-from driver.cluster.state import State
+from driver.cluster.fleet import Fleet
+from driver.cluster.fleet_state import State
+from driver.cluster.read_objects import read_claim, read_pod, read_slice
 from driver.kube import RESOURCE, Mirror, check_object
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from driver.operate.doctor.findings import exit_status
 from driver.operate.doctor.render import as_json, as_text
 from driver.operate.drain import Drained, Holder, users, wait_until_drained
 from driver.operate.explain import Room, find_room, profiles, taint_text
-from driver.operate.view import View, view_node
+from driver.operate.node_view import View, view_node
 
 __all__ = [
     "Drained",

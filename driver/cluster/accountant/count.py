@@ -15,7 +15,7 @@ from driver.cluster.accountant.period import read_time
 from driver.cluster.accountant.tell import Teller
 from driver.cluster.accountant.weigh import Weigher
 from driver.cluster.accountant.writing import Pace, Writer
-from driver.cluster.read import read_claim
+from driver.cluster.read_objects import read_claim
 from driver.kube import RESOURCE, Mirror, check_object
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from driver.base.backoff import Backoff
 from driver.cluster.accountant.ledger import WHOLE
-from driver.cluster.read import read_slice
-from driver.cluster.weight import held_weight, weights
+from driver.cluster.read_objects import read_slice
+from driver.cluster.slice_weights import held_weight, weights
 from driver.kube import RESOURCE, ApiError, check_list
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from driver.cluster.model import Gpu, Holder, Part
+    from driver.cluster.fleet import Gpu, Holder, Part
 
 CELLS = 8
 """Of a GPU whose slices are not told."""

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driver.base.quantity import format_quantity
+from driver.cluster.fleet_text import decimal, duration, room_text
 from driver.cluster.page.html import Html, join, tag
 from driver.cluster.page.summary import trouble_text
-from driver.cluster.text import decimal, duration, room_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from driver.cluster.model import Fleet, Gpu, Holder, Node, Part
+    from driver.cluster.fleet import Fleet, Gpu, Holder, Node, Part
     from driver.cluster.objects import Amounts
-    from driver.cluster.page.events import Event, Subject
     from driver.cluster.page.marks import Marks
+    from driver.cluster.page.object_events import Event, Subject
     from driver.kube import ApiError
 
 EVENTS = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from driver.cluster.page.html import Html, tag
-from driver.cluster.page.nodes import node_id
+from driver.cluster.page.node_map import node_id
 from driver.cluster.page.query import SHOWS, Query, select
 from driver.cluster.page.summary import legend_html, notes_html, status_html, summary_html
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from driver.cluster.model import Node
+    from driver.cluster.fleet import Node
     from driver.cluster.page.picture import Picture
     from driver.cluster.page.query import Selection
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from driver.cluster.fleet import Fleet
 from driver.cluster.follow import View
-from driver.cluster.model import Fleet
 from driver.cluster.page.marks import Marks
-from driver.cluster.page.nodes import node_html
+from driver.cluster.page.node_map import node_html
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from driver.cluster.model import Gpu, Node, Room, Trouble, Usage
+    from driver.cluster.fleet import Gpu, Node, Room, Trouble, Usage
     from driver.cluster.page.html import Html
 
 TROUBLES = 12

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from driver.cluster.model import Node
+    from driver.cluster.fleet import Node
 
 NODES = 24
 """Nodes on a page: what a reader is sent, and what is compared on each change, is bounded by this."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from driver.cluster.fleet_text import CONSEQUENCES, decimal, duration
 from driver.cluster.page.html import Html, tag
 from driver.cluster.page.query import Query
-from driver.cluster.text import CONSEQUENCES, decimal, duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from driver.cluster.model import Trouble
+    from driver.cluster.fleet import Trouble
     from driver.cluster.page.picture import Picture
 
 ROWS = 12

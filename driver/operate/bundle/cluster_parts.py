@@ -13,7 +13,7 @@ from driver.operate.bundle.keep import CLAIM, CLASS, EVENT, NODE, POD, SLICE, ke
 from driver.operate.doctor.examine import judge_cluster
 from driver.operate.doctor.read_cluster import POD_LABEL, read_cluster
 from driver.operate.doctor.render import as_plain_text
-from driver.operate.view import read_records
+from driver.operate.node_view import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,7 +16,7 @@ from driver.kube import SERVICE_ACCOUNT
 from driver.operate.bundle import node_parts
 from driver.operate.bundle.archive import Found, pack
 from driver.operate.bundle.cluster_parts import read_objects
-from driver.operate.bundle.logs import read_logs
+from driver.operate.bundle.pod_logs import read_logs
 from driver.operate.bundle.scrub import known_secrets
 from driver.operate.doctor.examine import what_there_is
 

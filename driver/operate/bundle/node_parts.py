@@ -17,8 +17,8 @@ from driver.operate.bundle.archive import Found
 from driver.operate.bundle.keep import SPEC, kept
 from driver.operate.doctor.examine import examine_node
 from driver.operate.doctor.render import as_plain_text
+from driver.operate.node_view import read_records, view_node
 from driver.operate.page import PageError, read_page, read_status
-from driver.operate.view import read_records, view_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

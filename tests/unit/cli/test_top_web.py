@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from driver.cluster.page.server import CONNECTIONS
+from driver.cluster.page.web_server import CONNECTIONS
 from driver.sim.apiserver import ApiServer
 from tests.eventually import PATIENCE
 from tests.unit.cli.test_top import Desk, person, put

@@ -17,7 +17,7 @@ from driver.cluster.accountant.ledger import WHOLE
 from driver.cluster.accountant.period import HOUR, iso, read_time
 from driver.cluster.accountant.weigh import TRIES, Weigher
 from driver.cluster.accountant.writing import Pace
-from driver.cluster.read import read_claim
+from driver.cluster.read_objects import read_claim
 from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
 from driver.sim.apiserver import ApiServer
 from tests.eventually import always, eventually

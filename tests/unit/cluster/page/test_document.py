@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from driver.cluster import View
 from driver.cluster.page.details import details_html, find, is_about, subjects
 from driver.cluster.page.document import document, message, pieces
-from driver.cluster.page.events import Event, read_event
-from driver.cluster.page.nodes import node_html
+from driver.cluster.page.node_map import node_html
+from driver.cluster.page.object_events import Event, read_event
 from driver.cluster.page.picture import Painter
 from driver.cluster.page.query import Query
 from driver.inventory import Partitioning, Shares

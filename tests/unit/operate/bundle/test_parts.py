@@ -10,8 +10,8 @@ import pytest
 
 from driver.node import Settings
 from driver.operate.bundle.archive import Found
-from driver.operate.bundle.logs import read_logs
 from driver.operate.bundle.make import patiently
+from driver.operate.bundle.pod_logs import read_logs
 
 if TYPE_CHECKING:
     from pathlib import Path

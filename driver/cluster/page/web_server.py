@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from driver.base.supervised import supervised
+from driver.cluster.fleet_view import shown
 from driver.cluster.page.details import details_html, find, is_about, node_subject, subjects
 from driver.cluster.page.document import document, message, pieces
-from driver.cluster.page.events import Events
+from driver.cluster.page.object_events import Events
 from driver.cluster.page.picture import Painter
 from driver.cluster.page.query import Query
-from driver.cluster.view import shown
 from driver.observe import Doorman
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from driver.base.quantity import format_quantity
+from driver.cluster.fleet_view import shown
 from driver.cluster.follow import CLAIMS, PODS, SLICES
-from driver.cluster.view import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from driver.cluster.fleet import Fleet, Gpu, Holder, Node, Part, Room, Trouble
     from driver.cluster.follow import View
-    from driver.cluster.model import Fleet, Gpu, Holder, Node, Part, Room, Trouble
 
 CELLS = 8
 """Of the bar of a GPU that is not cut."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from driver.cluster.build import build_node
-from driver.cluster.model import Fleet
+from driver.cluster.fleet import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from driver.cluster.model import Node
+    from driver.cluster.fleet import Node
     from driver.cluster.objects import Claim, Key, Pod, Slice
 
 T = TypeVar("T")

@@ -7,14 +7,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from driver.base.quantity import format_quantity
-from driver.cluster.model import Fleet
+from driver.cluster.fleet import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from driver.cluster.fleet import Gpu, Holder, Node, Part, Trouble, Usage
     from driver.cluster.follow import View
-    from driver.cluster.model import Gpu, Holder, Node, Part, Trouble, Usage
     from driver.cluster.objects import Amounts
 
 

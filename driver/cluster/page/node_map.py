@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from driver.cluster.fleet_text import decimal, products, room_text
 from driver.cluster.page.bar import Segment, segments, shares, watchers
 from driver.cluster.page.html import Html, tag
 from driver.cluster.page.query import Query
-from driver.cluster.text import decimal, products, room_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from driver.cluster.model import Gpu, Holder, Node, Part, Trouble
+    from driver.cluster.fleet import Gpu, Holder, Node, Part, Trouble
     from driver.cluster.page.marks import Marks
 
 
