@@ -27,10 +27,10 @@ demo: $(DEMO) ## Watch pods get GPUs in a cluster inside one process.
 	$(BIN)/gpu-dra demo $(ARGS)
 
 test: $(READY) $(TOOLS) ## Run the unit, contract and e2e tests (ARGS="-k claims" chooses).
-	$(BIN)/pytest -n auto -m "not long" $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal -m "not long" $(ARGS)
 
 test-long: $(READY) $(TOOLS) ## Run the proofs that take minutes, too.
-	$(BIN)/pytest -n auto $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 e2e: $(if $(KUBECONFIG),,no-cluster) $(READY) ## Run the e2e tests on a real cluster: make e2e KUBECONFIG=...
 	$(BIN)/pytest tests/e2e --kubeconfig="$(KUBECONFIG)" $(ARGS)
