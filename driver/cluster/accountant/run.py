@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from driver.base.signals import ending
-from driver.base.supervised import root_cause
+from driver.base.supervised import root_cause, supervised
 from driver.cluster.accountant.count import Count, Policy
 from driver.cluster.accountant.lease import Lease, LeaseLostError
 from driver.cluster.accountant.numbers import Numbers
@@ -91,7 +91,7 @@ class Accountant:
             if port
             else None
         )
-        office = asyncio.create_task(self._office(), name="office")
+        office = asyncio.create_task(supervised(self._office, name="counting"), name="office")
         try:
             await stop.wait()
             logger.info("stopping")
@@ -109,8 +109,6 @@ class Accountant:
                 await self._term(lease)
             except* (ApiError, LeaseLostError) as error:
                 logger.warning("%s", root_cause(error))
-            except* Exception as error:
-                logger.error("counting failed unexpectedly, beginning anew: %r", root_cause(error), exc_info=error)
             await asyncio.sleep(PAUSE)
 
     async def _term(self, lease: Lease) -> None:
