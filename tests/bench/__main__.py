@@ -10,6 +10,7 @@ import platform
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from tests.bench.slices import slices
 from tests.bench.stats import Case, Target, judge
 from tests.bench.world import home
 
+BESIDE_PLAIN = ("serial", "concurrent")
+"""Run once more with an API server without TLS."""
 ALL = CASES | {"slices": slices, "fleet": fleet, "budgets": budgets}
 
 
@@ -53,11 +56,14 @@ def machine() -> dict[str, Any]:
     }
 
 
+COLUMNS = ("n", "p50", "p90", "p99", "max", "per second", "plain p50", "CPU µs")
+
+
 def table(cases: list[Case]) -> Table:
     """The cases for a terminal."""
     out = Table(title="Times in ms unless another unit is named", title_justify="left")
     out.add_column("case", no_wrap=True)
-    for name in ("n", "p50", "p90", "p99", "max", "per second"):
+    for name in COLUMNS:
         out.add_column(name, justify="right")
     out.add_column("target")
     for case in cases:
@@ -66,6 +72,8 @@ def table(cases: list[Case]) -> Table:
         if stats:
             values = (stats.p50, stats.p90, stats.p99, stats.max)
             numbers = [str(stats.n), *(f"{value:.3f}" for value in values), f"{stats.throughput:.0f}"]
+        plain = case.plain and case.plain.stats
+        numbers += [f"{plain.p50:.3f}" if plain else "", "" if case.cpu_us is None else f"{case.cpu_us:.0f}"]
         name = case.key if case.unit == "ms" else f"{case.key} [dim]({case.unit})[/]"
         out.add_row(name, *numbers, "\n".join(_mark(target) for target in case.targets))
     return out
@@ -85,7 +93,11 @@ async def measure(wanted: list[str], rounds: int, console: Console) -> list[Case
             gc.freeze()  # this process measures: its collector must not look at what earlier cases left
             console.print(f"{number} of {len(wanted)}: {name} …", highlight=False)
             started = time.monotonic()
-            cases += await ALL[name](bench)
+            found = await ALL[name](bench)
+            if name in BESIDE_PLAIN:
+                for case, plain in zip(found, await ALL[name](replace(bench, plain=True)), strict=True):
+                    case.plain = plain
+            cases += found
             console.print(f"   {time.monotonic() - started:.0f} s", highlight=False)
     return cases
 

@@ -17,7 +17,7 @@ from tests.bench.stats import Case, Stats, Target
 from tests.bench.world import Node, concurrently, timed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
     from pathlib import Path
 
     from driver.kube.client import Api
@@ -47,6 +47,8 @@ class Bench:
 
     directory: Path
     rounds: int
+    plain: bool = False
+    """Whether the API server speaks HTTP without TLS."""
     gpus: Path = field(init=False)
     """A profile with many GPUs, none of which is partitioned."""
 
@@ -58,7 +60,7 @@ class Bench:
         """A node with a claim for each of its GPUs; everything is warm."""
         claims = [world.claim(f"claim-{index}", f"gpu-{index}") for index in range(GPUS)]
         async with (
-            world.api_process(self.directory, claims, delay=delay) as server,
+            world.api_process(self.directory, claims, delay=delay, plain=self.plain) as server,
             world.client(server) as api,
             world.node(server, f"--devices=fake:{self.gpus}") as node,
         ):
@@ -71,6 +73,7 @@ async def one_at_a_time(bench: Bench) -> list[Case]:
     """prepare.c1, reprepare.c1, unprepare.c1 and cdi_events, with the floor measured in between, claim by claim."""
     names = ("get", "empty", "record", "cdi", "prepare", "reprepare", "unprepare")
     samples: dict[str, list[float]] = {name: [] for name in names}
+    cpu = dict.fromkeys(names, 0.0)
     events: dict[str, list[int]] = {name: [0, 0] for name in ("prepare", "reprepare", "unprepare")}
     rewritten = 0
     async with bench.many_gpus() as (api, node, claims):
@@ -80,9 +83,14 @@ async def one_at_a_time(bench: Bench) -> list[Case]:
             directory.mkdir()
         watcher = Watcher(node.directories.cdi)
 
+        async def take(name: str, work: Awaitable[None]) -> None:
+            took, spent = await node.spend(work)
+            samples[name].append(took)
+            cpu[name] += spent * 1000
+
         async def floor(claim: dict[str, Any]) -> None:
             samples["get"].append(await timed(api.get(world.path(claim))))
-            samples["empty"].append(await timed(node.empty()))
+            await take("empty", node.empty())
 
         def count(what: str) -> None:
             scans, raw = watcher.counts()
@@ -92,7 +100,7 @@ async def one_at_a_time(bench: Bench) -> list[Case]:
         for _ in range(bench.rounds):
             for claim in claims:
                 await floor(claim)
-                samples["prepare"].append(await timed(node.prepare(claim)))
+                await take("prepare", node.prepare(claim))
                 count("prepare")
                 files = (node.record(claim), node.spec(claim))
                 for name, place, file in zip(("record", "cdi"), scratch, files, strict=True):
@@ -100,31 +108,34 @@ async def one_at_a_time(bench: Bench) -> list[Case]:
             before = [_identity(path) for claim in claims for path in (node.record(claim), node.spec(claim))]
             for claim in claims:
                 await floor(claim)
-                samples["reprepare"].append(await timed(node.prepare(claim)))
+                await take("reprepare", node.prepare(claim))
                 count("reprepare")
             after = [_identity(path) for claim in claims for path in (node.record(claim), node.spec(claim))]
             rewritten += sum(old != new for old, new in zip(before, after, strict=True))
             for claim in claims:
-                samples["empty"].append(await timed(node.empty()))
-                samples["unprepare"].append(await timed(node.unprepare(claim)))
+                await take("empty", node.empty())
+                await take("unprepare", node.unprepare(claim))
                 count("unprepare")
         watcher.close()
     stats = {name: Stats.of(values) for name, values in samples.items()}
     floors = {name: stats[name].p50 for name in ("get", "empty", "record", "cdi")}
+    each = {name: cpu[name] / stats[name].n for name in ("empty", "prepare", "reprepare", "unprepare")}
     prepare, reprepare, unprepare = stats["prepare"], stats["reprepare"], stats["unprepare"]
     n = prepare.n
     per_claim = {what: scans / n for what, (scans, _) in events.items()}
     return [
-        *(Case(key=f"floor.{name}", stats=stats[name]) for name in floors),
+        *(Case(key=f"floor.{name}", stats=stats[name], cpu_us=each.get(name)) for name in floors),
         Case(
             key="prepare.c1",
             stats=prepare,
+            cpu_us=each["prepare"],
             targets=[Target(what="ratio", value=prepare.p50 / sum(floors.values()), limit=1.6)],
             facts={"ratio": prepare.p50 / sum(floors.values()), "floor_p50": sum(floors.values())},
         ),
         Case(
             key="reprepare.c1",
             stats=reprepare,
+            cpu_us=each["reprepare"],
             targets=[
                 Target(what="ratio", value=reprepare.p50 / (floors["get"] + floors["empty"]), limit=1.25),
                 Target(what="files written", value=rewritten + events["reprepare"][1], limit=0),
@@ -134,6 +145,7 @@ async def one_at_a_time(bench: Bench) -> list[Case]:
         Case(
             key="unprepare.c1",
             stats=unprepare,
+            cpu_us=each["unprepare"],
             targets=[Target(what="ms over an empty call", value=unprepare.p50 - floors["empty"], limit=1.0)],
             facts={"over_empty_ms": unprepare.p50 - floors["empty"]},
         ),
@@ -183,14 +195,14 @@ async def concurrent(bench: Bench) -> list[Case]:
             }
             samples: dict[str, list[float]] = {name: [] for name in works}
             seconds = dict.fromkeys(works, 0.0)
-            cpu = 0.0
+            cpu = dict.fromkeys(works, 0.0)
             for _ in range(bench.rounds * 2):
                 for name, work in works.items():
                     before = node.cpu_ms()
                     took, wall = await concurrently(claims, work, workers)
                     samples[name] += took
                     seconds[name] += wall
-                    cpu += node.cpu_ms() - before if name == "prepare" else 0.0
+                    cpu[name] += node.cpu_ms() - before
                 if workers == 8:  # what unprepare.c8 is compared with, in turns with it too
                     await concurrently(claims, node.prepare, workers)
                     single += (await concurrently(claims, node.unprepare, 1))[0]
@@ -198,6 +210,7 @@ async def concurrent(bench: Bench) -> list[Case]:
             share, of_stock, of_relay = (
                 stats["prepare"].throughput / stats[name].throughput for name in ("get", "stock_get", "relay")
             )
+            each = {name: cpu[name] * 1000 / stats[name].n for name in works}
             at_most = stats["relay"].throughput / stats["get"].throughput
             cases += [
                 Case(key=f"floor.get_c{workers}", stats=stats["get"]),
@@ -210,12 +223,12 @@ async def concurrent(bench: Bench) -> list[Case]:
                 Case(
                     key=f"prepare.c{workers}",
                     stats=stats["prepare"],
+                    cpu_us=each["prepare"],
                     targets=[Target(what="throughput of bare GETs", value=share, limit=0.4, at_least=True)],
                     facts={
                         "share_of_get_throughput": share,
                         "share_of_stock_get_throughput": of_stock,
                         "share_of_relay_throughput": of_relay,
-                        "driver_cpu_ms": cpu / stats["prepare"].n,
                     },
                 ),
             ]
@@ -225,6 +238,7 @@ async def concurrent(bench: Bench) -> list[Case]:
                     Case(
                         key="unprepare.c8",
                         stats=stats["unprepare"],
+                        cpu_us=each["unprepare"],
                         targets=[Target(what="p50 over c1's", value=times, limit=6)],
                         facts={"times_c1": times},
                     )

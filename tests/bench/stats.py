@@ -74,6 +74,10 @@ class Case:
     key: str
     stats: Stats | None = None
     unit: str = "ms"
+    cpu_us: float | None = None
+    """CPU time of the driver for one of them, which says more than time where others are at work."""
+    plain: Case | None = None
+    """The same with an API server without TLS, for comparison."""
     targets: list[Target] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """More numbers for the file."""
@@ -83,6 +87,7 @@ class Case:
         return {
             "unit": self.unit,
             **(self.stats.as_dict() if self.stats else {}),
+            **({} if self.cpu_us is None else {"driver_cpu_us": round(self.cpu_us, 1)}),
             **{name: round(fact, 4) if isinstance(fact, float) else fact for name, fact in self.facts.items()},
             "targets": [
                 {
@@ -94,6 +99,7 @@ class Case:
                 }
                 for target in self.targets
             ],
+            **({"plain": self.plain.as_dict()} if self.plain else {}),
         }
 
 

@@ -26,7 +26,7 @@ from tests.eventually import eventually
 from tests.harness import DRIVER, NODE, Driver, Kubelet, NodeDirectories
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 NAMESPACE = "default"
 PLACES = (Path("/dev/shm"), Path("/var/tmp"))  # short, because socket paths are
@@ -34,7 +34,7 @@ UUIDS = uuid.UUID("b9d5a3fe-6f0c-4d51-8a67-0f5b8d1e2c3a")
 
 
 def claim(name: str, device: str, *, share: bool = False, pool: str = NODE) -> dict[str, Any]:
-    """An allocated claim as the API server stores it, about as large as those of a cluster."""
+    """An allocated claim as the API server stores it, as large as those of a cluster: some 2 kB with who wrote what."""
     uid = str(uuid.uuid5(UUIDS, name))
     result: dict[str, Any] = {"request": "gpu", "driver": DRIVER, "pool": pool, "device": device}
     if share:
@@ -49,6 +49,7 @@ def claim(name: str, device: str, *, share: bool = False, pool: str = NODE) -> d
             "uid": uid,
             "resourceVersion": "2",
             "creationTimestamp": "2026-01-01T00:00:00Z",
+            "generateName": f"{name}-pod-gpu-",
             "finalizers": ["resource.kubernetes.io/delete-protection"],
             "annotations": {"resource.kubernetes.io/pod-claim-name": "gpu"},
             "ownerReferences": [
@@ -61,6 +62,7 @@ def claim(name: str, device: str, *, share: bool = False, pool: str = NODE) -> d
                     "blockOwnerDeletion": True,
                 }
             ],
+            "managedFields": _managed_fields(str(uuid.uuid5(UUIDS, f"{name}/pod"))),
         },
         "spec": {
             "devices": {
@@ -81,6 +83,29 @@ def claim(name: str, device: str, *, share: bool = False, pool: str = NODE) -> d
             "reservedFor": [{"resource": "pods", "name": f"{name}-pod", "uid": str(uuid.uuid5(UUIDS, f"{name}/pod"))}],
         },
     }
+
+
+def _managed_fields(pod: str) -> list[dict[str, Any]]:
+    """Of a claim that was made from a template, allocated and reserved for a pod with this UID."""
+
+    def wrote(manager: str, fields: dict[str, Any], **more: str) -> dict[str, Any]:
+        entry = {"manager": manager, "operation": "Update", "apiVersion": "resource.k8s.io/v1"}
+        return entry | {"time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": fields} | more
+
+    every: dict[str, Any] = {".": {}}
+    metadata = {
+        "f:annotations": every | {"f:resource.kubernetes.io/pod-claim-name": {}},
+        "f:generateName": {},
+        "f:ownerReferences": every | {f'k:{{"uid":"{pod}"}}': {}},
+    }
+    finalizers = {"f:finalizers": every | {'v:"resource.kubernetes.io/delete-protection"': {}}}
+    allocation = every | {"f:allocationTimestamp": {}, "f:devices": {"f:results": {}}, "f:nodeSelector": {}}
+    status = {"f:allocation": allocation, "f:reservedFor": every | {f'k:{{"uid":"{pod}"}}': {}}}
+    return [
+        wrote("kube-controller-manager", {"f:metadata": metadata, "f:spec": {"f:devices": {"f:requests": {}}}}),
+        wrote("kube-scheduler", {"f:metadata": finalizers}),
+        wrote("kube-scheduler", {"f:status": status}, subresource="status"),
+    ]
 
 
 def path(of: dict[str, Any]) -> str:
@@ -126,9 +151,9 @@ class ApiProcess:
 
 @contextlib.asynccontextmanager
 async def api_process(
-    directory: Path, claims: list[dict[str, Any]], *, delay: float = 0.0
+    directory: Path, claims: list[dict[str, Any]], *, delay: float = 0.0, plain: bool = False
 ) -> AsyncIterator[ApiProcess]:
-    """An API server that knows these claims."""
+    """An API server that knows these claims; ``plain``: without TLS."""
     name = uuid.uuid4().hex[:6]
     state, kubeconfig = directory / f"state-{name}.json", directory / f"kubeconfig-{name}"
     node = {
@@ -137,7 +162,8 @@ async def api_process(
         "metadata": {"name": NODE, "uid": str(uuid.uuid5(UUIDS, NODE)), "resourceVersion": "2"},
     }
     state.write_text(json.dumps({"resourceclaims": claims, "nodes": [node]}))
-    async with module("tests.bench.apiserver", str(kubeconfig), str(state), f"--delay={delay}") as process:
+    flags = [f"--delay={delay}", *(["--plain"] if plain else [])]
+    async with module("tests.bench.apiserver", str(kubeconfig), str(state), *flags) as process:
         yield ApiProcess(process, kubeconfig)
 
 
@@ -219,6 +245,12 @@ class Node:
         """The same with threads that have ended, in hundredths of a second."""
         fields = Path(f"/proc/{self.driver.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+    async def spend(self, work: Awaitable[None]) -> tuple[float, float]:
+        """Milliseconds that something takes, and of the driver's CPU time."""
+        before = self.cpu_ms()
+        took = await timed(work)
+        return took, self.cpu_ms() - before
 
     async def fault(self, *flags: str) -> None:
         """Hurt or mend a fake GPU."""

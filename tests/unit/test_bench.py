@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from driver.kube import Api, ApiError
+from tests.bench import world
 from tests.bench.known import KNOWN, Miss
 from tests.bench.stats import Case, Target, Verdict, judge
 
@@ -48,3 +51,22 @@ def test_what_is_known_to_be_missed_is_documented() -> None:
     rows = [line for line in DOCS.read_text().splitlines() if line.startswith("|") and "**missed**" in line]
 
     assert {key for key, _ in KNOWN} == {row.split("`")[1] for row in rows}
+
+
+async def test_the_api_server_of_the_bench_is_as_strict_and_its_claims_as_large_as_in_a_cluster(tmp_path: Path) -> None:
+    claim = world.claim("claim-0", "gpu-0")
+    async with world.api_process(tmp_path, [claim]) as server:
+        config = json.loads(server.kubeconfig.read_bytes())
+        del config["users"][0]["user"]["client-certificate-data"], config["users"][0]["user"]["client-key-data"]
+        (tmp_path / "no-certificate").write_text(json.dumps(config))
+
+        async with world.client(server) as api:
+            found = await api.get(world.path(claim))
+        async with await Api.connect(tmp_path / "no-certificate") as api:
+            with pytest.raises(ApiError) as refused:
+                await api.get(world.path(claim))
+
+    assert api.host.startswith("https://")
+    assert refused.value.status == 0
+    assert found["metadata"]["managedFields"] == claim["metadata"]["managedFields"]
+    assert 1000 < len(json.dumps(found)) < 4000

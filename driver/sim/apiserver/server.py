@@ -28,6 +28,7 @@ from driver.sim.apiserver.resources import BY_KIND
 from driver.sim.apiserver.store import Store
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
@@ -70,6 +71,7 @@ class ApiServer:
         read_log: LogReader = lambda _pod, _container: "",
         history: int = 10_000,
         bookmark_seconds: float = 60.0,
+        tls: ssl.SSLContext | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.anonymous = anonymous
@@ -93,6 +95,7 @@ class ApiServer:
         self._collector = Collector(self.engine)
         self._store.listeners.append(self._collector.changed)
         self._handler = Handler(self.engine, rbac, bookmark_seconds=bookmark_seconds, read_log=read_log)
+        self._tls = tls
         self._runner: web.ServerRunner | None = None
         self._collecting: asyncio.Task[None] | None = None
         self._address = ("127.0.0.1", 0)
@@ -106,9 +109,12 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        """``http://host:port``; known once started, and kept after ``stop`` so that a restart has the same."""
+        """``http://host:port``; known once started, and kept after ``stop`` so that a restart has the same.
+
+        With ``tls``, ``https``.
+        """
         host, port = self._address
-        return f"http://{host}:{port}"
+        return f"{'http' if self._tls is None else 'https'}://{host}:{port}"
 
     async def start(self, host: str = "127.0.0.1", port: int | None = None) -> None:
         """Listen. Port 0 takes a free one; None takes the one of last time, a free one at first."""
@@ -119,9 +125,8 @@ class ApiServer:
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner, host, self._address[1] if port is None else port, reuse_address=True, backlog=1024
-        )
+        port = self._address[1] if port is None else port
+        site = web.TCPSite(self._runner, host, port, ssl_context=self._tls, reuse_address=True, backlog=1024)
         try:
             await site.start()
         except OSError:
