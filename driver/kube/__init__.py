@@ -1,5 +1,6 @@
 """The API server at our edge: plain dicts in and out."""
 
+from driver.kube.asked import verb_and_resource
 from driver.kube.client import LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError, claim_path
 from driver.kube.credentials import SERVICE_ACCOUNT, ConfigError
 from driver.kube.decode import decode_frugally
@@ -28,4 +29,5 @@ __all__ = [
     "decode_frugally",
     "odd",
     "uid_of",
+    "verb_and_resource",
 ]

@@ -81,6 +81,8 @@ class Api:
         self._refused_since: float | None = None
         self.on_date: Callable[[str | None], None] | None = None
         """Told the Date of each answer, by whoever needs the server's time."""
+        self.on_request: Callable[[str, str, int], None] | None = None
+        """Told method, path with query, and HTTP status of each request that was sent; 0 without an answer."""
 
     @classmethod
     def nowhere(cls) -> Api:
@@ -267,8 +269,9 @@ class Api:
                 read_bufsize=1 << 21,  # one event of a watch has to fit
             )
         identity = {"Authorization": access.authorization} if access.authorization else {}
+        status = 0
         try:
-            return await self._session.request(
+            response = await self._session.request(
                 request.method,
                 access.host + request.path,
                 headers=request.headers | identity,
@@ -279,8 +282,13 @@ class Api:
                 server_hostname=access.server_name,
                 allow_redirects=False,
             )
+            status = response.status
         except aiohttp.ClientSSLError as error:
             return error
+        finally:
+            if self.on_request:
+                self.on_request(request.method, request.path, status)
+        return response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

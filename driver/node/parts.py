@@ -38,7 +38,7 @@ from driver.inventory import (
     Publication,
     Publisher,
 )
-from driver.kube import NodeEvents
+from driver.kube import NodeEvents, verb_and_resource
 from driver.kubelet import Addresses, RegistrationService, Serving
 from driver.node.readiness import NodeStatus
 from driver.observe import Metrics
@@ -142,6 +142,9 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
 
 def _share(settings: Settings, config: NodeConfig, api: Api) -> _Shared:
     metrics, devices = Metrics(driver_name=settings.driver_name), Devices()
+    api.on_request = lambda method, path, code: metrics.api_requests.labels(
+        *verb_and_resource(method, path), code
+    ).inc()
     events = NodeEvents(api, node_name=settings.node_name, component=settings.driver_name)
     return _Shared(
         settings=settings,

@@ -84,6 +84,9 @@ class Metrics:
         self.dropped_fields = gauge(
             "slice_dropped_fields", "1 where the API server drops fields of a feature gate.", ("feature_gate",)
         )
+        self.api_requests = counter(
+            "api_requests", "Requests to the API server, by HTTP status (0: no answer).", ("verb", "resource", "code")
+        )
         self.quarantined = counter("quarantined_records", "Damaged records set aside.", ())
         self.registered = gauge("registered", "1 after the kubelet has confirmed the registration.")
         self.published = gauge("published", "1 while the ResourceSlices are as they should be.")

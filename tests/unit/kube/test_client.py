@@ -113,3 +113,19 @@ async def test_where_there_is_no_server_nothing_is_asked() -> None:
     async with Api.nowhere() as api:
         with pytest.raises(ApiError, match="there is no API server to ask"):
             await api.get("/x")
+
+
+async def test_each_request_is_told_with_its_status_also_when_nobody_answers(server: Server, api: Api) -> None:
+    told: list[tuple[str, str, int]] = []
+    api.on_request = lambda *request: told.append(request)
+    server.answer = web.json_response({}, status=429)
+
+    with pytest.raises(ApiError):
+        await api.get("/a", {"limit": 1})
+    server.answer = web.Response(text="[" * 100_000)
+    with pytest.raises(ApiError):
+        await api.request("POST", "/b", body={})
+    with pytest.raises(ApiError):
+        await api.get("/c", timeout=1e-9)
+
+    assert told == [("GET", "/a?limit=1", 429), ("POST", "/b", 200), ("GET", "/c", 0)]
