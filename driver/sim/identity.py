@@ -61,4 +61,4 @@ def _manifests() -> list[dict[str, Any]]:
     shipped: Traversable = files("driver.sim") / "manifests"
     directory = shipped if shipped.is_dir() else Path(__file__).parents[2] / "deploy" / "manifests"
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return list(yaml.load_all((directory / "fake.yaml").read_text(), Loader=loader))
+    return list(yaml.load_all((directory / "fake.yaml").read_text(encoding="utf-8"), Loader=loader))

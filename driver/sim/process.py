@@ -58,7 +58,7 @@ class DriverProcess:
     @property
     def log(self) -> str:
         """Everything that the driver has logged."""
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
 
     def lines(self) -> Iterable[dict[str, Any]]:
         """The log, line by line; a line that is not JSON (a traceback of the interpreter) counts as a message."""

@@ -111,7 +111,7 @@ def main(names: tuple[str, ...], rounds: int, output: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 150)
     cases = asyncio.run(measure(list(names) or list(ALL), rounds, console))
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": machine(), **nested(cases)}, indent=1) + "\n")
+    output.write_text(json.dumps({"machine": machine(), **nested(cases)}, indent=1) + "\n", encoding="utf-8")
     console.print(table(cases))
     load, cores = os.getloadavg()[1], os.cpu_count() or 1
     if load > cores + 1:  # what we do ourselves is one to two

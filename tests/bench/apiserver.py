@@ -36,7 +36,7 @@ async def serve(kubeconfig: Path, state: Path, delay: float, *, plain: bool) -> 
     gc.collect()
     gc.freeze()  # thousands of claims that the collector need not look at again and again
     async with server:
-        kubeconfig.write_text(json.dumps(_kubeconfig(server, authority)))
+        kubeconfig.write_text(json.dumps(_kubeconfig(server, authority)), encoding="utf-8")
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         print(json.dumps({"url": server.url}), flush=True)

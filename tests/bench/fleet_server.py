@@ -138,7 +138,8 @@ async def serve(kubeconfig: Path, nodes: int) -> None:
     context = {"name": "fleet", "context": {"cluster": "fleet", "user": "me"}}
     user = {"name": "me", "user": {}}
     kubeconfig.write_text(
-        json.dumps({"current-context": "fleet", "clusters": [cluster], "contexts": [context], "users": [user]})
+        json.dumps({"current-context": "fleet", "clusters": [cluster], "contexts": [context], "users": [user]}),
+        encoding="utf-8",
     )
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -230,7 +230,7 @@ class Node:
 
     def rss_mib(self) -> float:
         """Resident memory of the driver."""
-        status = Path(f"/proc/{self.driver.pid}/status").read_text()
+        status = Path(f"/proc/{self.driver.pid}/status").read_text(encoding="utf-8")
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
     def cpu_ms(self) -> float:
@@ -243,7 +243,7 @@ class Node:
 
     def all_cpu_ms(self) -> float:
         """The same with threads that have ended, in hundredths of a second."""
-        fields = Path(f"/proc/{self.driver.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.driver.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
     async def spend(self, work: Awaitable[None]) -> tuple[float, float]:
@@ -287,7 +287,7 @@ async def node(api: ApiProcess, *flags: str, connect: bool = True) -> AsyncItera
             await running.kubelet.close()
             await driver.kill()
             if os.environ.get("BENCH_KEEP_LOG"):
-                Path(os.environ["BENCH_KEEP_LOG"]).write_text(driver.log)
+                Path(os.environ["BENCH_KEEP_LOG"]).write_text(driver.log, encoding="utf-8")
 
 
 @contextlib.asynccontextmanager

@@ -213,11 +213,11 @@ async def plant(node: NodeDirectories, claims: Claims, claim: dict[str, Any], ad
     current["status"]["reservedFor"] = [{"resource": "pods", "name": "user", "uid": pod["metadata"]["uid"]}]
     await api.request("PUT", f"{path}/status", body=current)
 
-    access = yaml.safe_load(admin.read_text())
+    access = yaml.safe_load(admin.read_text(encoding="utf-8"))
     user = access["users"][0]["user"]
     token = str(user["token"])
     access["users"].append({"name": "other", "user": {"username": "u", "password": f"{SECRET}-password"}})
-    admin.write_text(yaml.safe_dump(access))
+    admin.write_text(yaml.safe_dump(access), encoding="utf-8")
 
     [record] = (node.state / "claims").glob("*.json")
     document = json.loads(record.read_text())

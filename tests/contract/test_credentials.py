@@ -35,7 +35,7 @@ async def test_an_authority_and_a_token_that_were_replaced_are_used_without_a_re
     server: ApiServer, node: NodeDirectories, kubeconfig: Path, claims: Claims, run: Any
 ) -> None:
     tokens = server.tokens = Revoking()
-    config = json.loads(kubeconfig.read_text())
+    config = json.loads(kubeconfig.read_text(encoding="utf-8"))
     user = config["users"][0]["user"]
     put(node.root / "token", user.pop("token").encode())
     user["tokenFile"] = "token"
@@ -44,7 +44,7 @@ async def test_an_authority_and_a_token_that_were_replaced_are_used_without_a_re
     async with TlsFront(port).running() as front:
         put(node.root / "ca.crt", front.ca)
         config["clusters"][0]["cluster"] = {"server": front.url, "certificate-authority": "ca.crt"}
-        kubeconfig.write_text(json.dumps(config))
+        kubeconfig.write_text(json.dumps(config), encoding="utf-8")
         driver = await run()
         kubelet = Kubelet(driver.registrar)
         await kubelet.notify(registered=True)

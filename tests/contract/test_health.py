@@ -258,5 +258,5 @@ async def test_a_device_that_does_not_change_stays_known_beyond_its_timeout(driv
 
 def connections(path: Path) -> int:
     """How many connections a unix socket has accepted and not closed (state 03 of /proc/net/unix)."""
-    rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    rows = (line.split() for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:])
     return sum(1 for row in rows if row[-1] == str(path) and row[5] == "03")

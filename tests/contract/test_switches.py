@@ -81,4 +81,4 @@ async def _slices(api: Api) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> str:
-    return path.read_text()
+    return path.read_text(encoding="utf-8")

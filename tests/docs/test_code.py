@@ -58,7 +58,7 @@ def has(module: Path, name: str) -> bool:
     """Whether a module is there, and in it what a dotted name says; any, where there is no name."""
     if not module.is_file():
         return False
-    inside: list[ast.stmt] = ast.parse(module.read_text()).body
+    inside: list[ast.stmt] = ast.parse(module.read_text(encoding="utf-8")).body
     for part in name.split(".") if name else ():
         found = dict(definitions(inside)).get(part)
         if found is None:

@@ -76,7 +76,7 @@ def test_the_table_of_events_has_each_that_the_driver_writes_and_no_other() -> N
 
 def anchors(document: Path) -> set[str]:
     """What a heading is called in a link, as GitHub does it."""
-    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -231,8 +231,8 @@ def commands() -> Iterator[str]:
 
 def driver_of(demo: int) -> tuple[int, Path] | None:
     """Process id and directory of the driver that a demo has started."""
-    for pid in Path(f"/proc/{demo}/task/{demo}/children").read_text().split():
-        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    for pid in Path(f"/proc/{demo}/task/{demo}/children").read_text(encoding="utf-8").split():
+        arguments = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
         if "run" in arguments[:5]:
             return int(pid), Path(next(a for a in arguments if a.startswith("--cdi-root=")).partition("=")[2]).parent
     return None

@@ -329,7 +329,7 @@ def _told(answer: Any) -> Any:
 
 
 def _content(path: Path) -> str:
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
         raw = json.loads(text)
     except ValueError:

@@ -20,8 +20,8 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     sys.modules.setdefault("kubernetes_validate", None)  # type: ignore[arg-type]
-    import driver.cli.main
-    import driver.hardware.fake.fake_backend
+    import driver.cli.main  # noqa: F401
+    import driver.hardware.fake.fake_backend  # noqa: F401
     import driver.node.agent  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

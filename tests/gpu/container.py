@@ -53,7 +53,7 @@ def python(program: Path) -> list[str]:
 
 
 def _mount_points() -> list[str]:
-    points = isolation.top_mount_points(Path("/proc/self/mountinfo").read_text())
+    points = isolation.top_mount_points(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
     return [point for point in points if not _THEIRS.fullmatch(point.rsplit("/", 1)[-1])]
 
 

@@ -63,7 +63,7 @@ def command(base: Path, injection: Injection, workdir: str, argv: Iterable[str],
     )
     setup = script(
         base,
-        mount_points=top_mount_points(Path("/proc/self/mountinfo").read_text()),
+        mount_points=top_mount_points(Path("/proc/self/mountinfo").read_text(encoding="utf-8")),
         nodes=injection.device_nodes,
         mounts=injection.mounts,
         hooks=injection.hooks,

@@ -33,4 +33,4 @@ class Findings:
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
         for title, text in self.sections:
             lines += [f"## {title}", "", "```", text, "```", ""]
-        Path(target).write_text("\n".join(lines))
+        Path(target).write_text("\n".join(lines), encoding="utf-8")

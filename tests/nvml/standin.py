@@ -55,7 +55,7 @@ def compiled(missing: frozenset[str] = frozenset()) -> Path:
     BUILT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILT) as directory:
         version_script, made = Path(directory, "symbols.map"), Path(directory, "library.so")
-        version_script.write_text(exported)
+        version_script.write_text(exported, encoding="utf-8")
         subprocess.run([*command, f"-Wl,--version-script,{version_script}", "-o", str(made)], check=True)
         made.replace(shared)  # processes that compile the same at once each have a whole one
     return shared

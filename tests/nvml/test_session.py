@@ -167,7 +167,7 @@ def test_an_upgraded_driver_s_library_is_loaded_from_its_new_file(machine: World
         backend.inventory()
 
     assert backend.inventory().driver_version == "580.65.06"
-    assert "/libnvidia-ml.so.580.65.06\n" in Path("/proc/self/maps").read_text()
+    assert "/libnvidia-ml.so.580.65.06\n" in Path("/proc/self/maps").read_text(encoding="utf-8")
     assert InventoryChanged() in backend.wait_for_events(0)
 
 

@@ -20,7 +20,7 @@ def test_the_flows_are_drawn_from_their_table():
 
 @pytest.mark.parametrize("picture", [DEMO, FLOWS], ids=lambda path: path.name)
 def test_a_picture_is_small_and_has_nothing_that_moves_by_a_script_or_comes_from_elsewhere(picture: Path):
-    text = picture.read_text()
+    text = picture.read_text(encoding="utf-8")
 
     elements = {element.tag.rpartition("}")[2] for element in ET.fromstring(text).iter()}
     assert picture.stat().st_size < 200_000

@@ -192,7 +192,13 @@ class MpsDaemons:
         launcher = [sys.executable, "-I", "-S", mps_launch.__file__, json.dumps(order)]
         try:
             done = subprocess.run(  # noqa: S603 - our own program
-                launcher, input=text, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+                launcher,
+                input=text,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=COMMAND_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise BackendError(f"{what}: no answer within {COMMAND_SECONDS:g} s") from None

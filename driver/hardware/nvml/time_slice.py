@@ -59,7 +59,7 @@ class TimeSlices:
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 timeout=self._seconds,
                 check=False,

@@ -113,6 +113,6 @@ async def _read_pod_logs(api: Api, node_name: str) -> Found:
 
 def _own_pod() -> list[tuple[str, str]]:
     try:
-        return [(NAMESPACE.read_text().strip(), os.environ.get("HOSTNAME") or socket.gethostname())]
+        return [(NAMESPACE.read_text(encoding="utf-8").strip(), os.environ.get("HOSTNAME") or socket.gethostname())]
     except OSError:
         return []

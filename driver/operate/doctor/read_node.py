@@ -34,7 +34,7 @@ async def read_node(
 ) -> NodeState:
     """Everything that can be seen of this node. Never raises: what cannot be seen is said in the state."""
     in_pod = "KUBERNETES_SERVICE_HOST" in environment
-    mounts = _mounts() if in_pod else ()
+    mounts = mount_points(_read(_MOUNTS)) if in_pod else ()
     names = dict.fromkeys((settings.driver_name, NVIDIA_DRIVER))
     instances = [found for name in names for found in await find_instances(settings.kubelet_registry_dir, name)]
     claims, claims_error = _holders(settings, boot_id)
@@ -89,16 +89,23 @@ def _filesystem(path: Path, mounts: tuple[tuple[str, str], ...]) -> str:
     return max(found, key=lambda mount: len(mount[0]))[1] if found else ""
 
 
-def _mounts() -> tuple[tuple[str, str], ...]:
-    """Mount points and types of file systems. Format: proc(5), /proc/pid/mountinfo."""
-    try:
-        lines = _MOUNTS.read_text().splitlines()
-    except OSError:
-        return ()
+def mount_points(mountinfo: bytes) -> tuple[tuple[str, str], ...]:
+    """Mount points and types of file systems. Format: proc(5), /proc/pid/mountinfo: paths are bytes, some as octals."""
+    parts = (line.partition(b" - ") for line in mountinfo.split(b"\n") if line)
     return tuple(
-        (before.split()[4].encode().decode("unicode_escape"), after.split()[0])
-        for before, _, after in (line.partition(" - ") for line in lines)
+        (
+            os.fsdecode(before.split(b" ")[4].decode("unicode_escape").encode("latin-1")),
+            os.fsdecode(after.split(b" ")[0]),
+        )
+        for before, _, after in parts
     )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _holders(settings: Settings, boot_id: str) -> tuple[tuple[Holder, ...], str]:
@@ -165,7 +172,7 @@ def _runtime(path: Path) -> RuntimeConfig | None:
     import tomllib
 
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     for name, plugin in content.get("plugins", {}).items():

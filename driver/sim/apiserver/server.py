@@ -166,7 +166,9 @@ class ApiServer:
 
     def write_kubeconfig(self, path: Path, *, token: str = "", namespace: str = "default") -> Path:
         """Write a kubeconfig for this server (JSON is YAML)."""
-        path.write_text(json.dumps(self.kubeconfig(token=token, namespace=namespace), indent=2) + "\n")
+        path.write_text(
+            json.dumps(self.kubeconfig(token=token, namespace=namespace), indent=2) + "\n", encoding="utf-8"
+        )
         path.chmod(0o600)
         return path
 

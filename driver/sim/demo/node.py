@@ -45,7 +45,7 @@ class Node:
     async def start_driver(self, *, pod_uid: str = "") -> DriverProcess:
         """Start an instance; returns when the kubelet has registered it."""
         config = self.cluster.root / "node.yaml"
-        config.write_text(NODE_CONFIG)
+        config.write_text(NODE_CONFIG, encoding="utf-8")
         flags = [f"--devices={self.devices}", "--partitioning=dynamic", f"--config={config}"]
         driver = DriverProcess(
             [*self.cluster.driver_flags(), *flags],

@@ -35,7 +35,9 @@ async def page_of(cluster: Cluster) -> AsyncIterator[str]:
         async with asyncio.timeout(STARTING):
             said = await process.stdout.readline() if process.stdout else b""
         if not said:
-            raise StepError(f"the page has not started: {log_path.read_text(errors='replace').strip()}")
+            raise StepError(
+                f"the page has not started: {log_path.read_text(encoding='utf-8', errors='replace').strip()}"
+            )
         yield said.decode().split()[0]
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -92,7 +92,7 @@ class Example:
 def load_examples() -> list[Example]:
     """The examples, in the order of their names: from the package, or from the repository of an editable install."""
     directory = examples_directory()
-    return [_example(file.stem, file.read_text()) for file in sorted(directory.glob("*.yaml"))]
+    return [_example(file.stem, file.read_text(encoding="utf-8")) for file in sorted(directory.glob("*.yaml"))]
 
 
 def _example(name: str, text: str) -> Example:

@@ -104,7 +104,7 @@ class Spec(_Part):
 def read(path: Path) -> Spec:
     """Read and check one file. Raises CdiError, or FileNotFoundError when it has just gone."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:

@@ -158,7 +158,7 @@ class Runtime:
         found = []
         for path in sorted(self._dir(uid).glob("container-*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
-                record = json.loads(path.read_text())
+                record = json.loads(path.read_text(encoding="utf-8"))
                 record["cdi_devices"] = tuple(record["cdi_devices"])
                 found.append(Container(**record))
         return found
@@ -234,7 +234,7 @@ class Runtime:
 
     def _sandbox(self, uid: str) -> dict[str, Any] | None:
         try:
-            sandbox: dict[str, Any] = json.loads((self._dir(uid) / "sandbox.json").read_text())
+            sandbox: dict[str, Any] = json.loads((self._dir(uid) / "sandbox.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return sandbox
@@ -276,7 +276,7 @@ def check_mount(mount: Mount) -> None:
 
 def _read_exit(path: Path) -> Exit:
     try:
-        return Exit(code=int(path.read_text()), finished=path.stat().st_mtime)
+        return Exit(code=int(path.read_text(encoding="utf-8")), finished=path.stat().st_mtime)
     except (OSError, ValueError):  # the shim was killed too
         return Exit(code=KILLED, finished=time.time())
 
@@ -312,4 +312,4 @@ def _ticks(pid: int) -> int | None:
 
 
 def _read(path: str) -> str:
-    return Path(path).read_text().strip()
+    return Path(path).read_text(encoding="utf-8").strip()

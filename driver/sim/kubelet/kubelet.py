@@ -121,7 +121,7 @@ class Kubelet:
             names = " ".join(slot.name for slot in named[-1].slots)
             raise LookupError(f"a container name must be specified for pod {pod}, choose one of: [{names}]")
         path = self.runtime.log_file(named[-1].uid, slots[0].name, slots[0].attempt)
-        return path.read_text(errors="replace") if path.exists() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     async def _wipe_slices(self) -> None:
         await self.node.ready.wait()

@@ -201,7 +201,7 @@ def test_its_end_leaves_neither_process_nor_directory(place: Place) -> None:
     assert not place.daemons.runs("claim-1")
     assert not place.directory().exists()
     assert list((place.base / "shm").iterdir()) == []
-    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
 
 
 def test_stopping_what_never_ran_is_a_success(place: Place) -> None:

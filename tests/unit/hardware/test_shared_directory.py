@@ -62,13 +62,13 @@ def test_a_link_keeps_nobody_from_stopping_and_its_target_stays(path: Path, vict
 
 def test_a_file_in_its_place_is_an_error_and_stays(path: Path) -> None:
     path.parent.mkdir()
-    path.write_text("not ours")
+    path.write_text("not ours", encoding="utf-8")
 
     with pytest.raises(FileExistsError):
         shared_directory.make(path)
     shared_directory.remove(path)
 
-    assert path.read_text() == "not ours"
+    assert path.read_text(encoding="utf-8") == "not ours"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another user")

@@ -174,7 +174,7 @@ def write_cdi(directory: Path, driver: str, uid: str, **edits: Any) -> Path:
 
 def write_spec(path: Path, *, kind: str, name: str, version: str = "0.5.0", **edits: Any) -> Path:
     spec = {"cdiVersion": version, "kind": kind, "devices": [{"name": name, "containerEdits": edits}]}
-    path.write_text(json.dumps(spec))
+    path.write_text(json.dumps(spec), encoding="utf-8")
     return path
 
 

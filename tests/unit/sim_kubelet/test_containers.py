@@ -75,7 +75,7 @@ async def test_processes_left_behind_by_the_main_one_are_killed(runtime):
     def ended():
         with contextlib.suppress(ProcessLookupError):
             os.kill(left, 0)
-            return Path(f"/proc/{left}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            return Path(f"/proc/{left}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
         return True
 
     await eventually(ended)

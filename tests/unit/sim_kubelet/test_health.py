@@ -116,7 +116,7 @@ async def test_a_plugin_that_does_not_advertise_health_is_asked_for_v1alpha1(run
 
 
 def unix_sockets():
-    return Path("/proc/net/unix").read_text().splitlines()
+    return Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()
 
 
 async def test_health_and_calls_share_one_connection(cluster, run_kubelet, make_plugin, root):

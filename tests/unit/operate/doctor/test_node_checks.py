@@ -13,6 +13,7 @@ from driver.hardware.model import Defect
 from driver.inventory.instances import Instance, Kind
 from driver.operate.doctor.findings import Finding, Level, exit_status
 from driver.operate.doctor.node_checks import judge
+from driver.operate.doctor.read_node import mount_points
 from driver.operate.doctor.state import NodeHardware, NodeState, Place, RuntimeConfig
 from driver.operate.drain import Holder
 
@@ -203,3 +204,15 @@ def test_records_that_need_a_person_are_named():
         "default/claim",
         "/var/run/cdi/k8s.gpu.nvidia.com-claim_uid-5.json",
     ]
+
+
+def test_mount_points_are_paths_whatever_letters_they_have() -> None:
+    lines = [
+        b"22 1 0:21 / / rw - overlay overlay rw,lowerdir=/a",
+        b"23 22 8:1 /lib /var/lib/a\\040place/g\xc3\xa9 rw shared:1 - ext4 /dev/sda1 rw",
+        b"24 22 8:1 / /mnt/latin\xe9 rw - xfs /dev/sdb1 rw",
+    ]
+
+    points = mount_points(b"\n".join(lines) + b"\n")
+
+    assert points == (("/", "overlay"), ("/var/lib/a place/gé", "ext4"), ("/mnt/latin\udce9", "xfs"))
