@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import tempfile
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from _pytest.tmpdir import get_user
 
 import driver  # noqa: F401 - before any test imports gRPC, as in a program of ours
 from tests import needs
+from tests.short import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,8 +34,9 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_configure(config: pytest.Config) -> None:
     """Room for sockets below every ``tmp_path``; a cluster that cannot be used is one line, not one for each test."""
     if not config.option.basetemp and len(os.fsencode(usual_place())) > ROOM:  # a worker has it from who started it
-        config.option.basetemp = tempfile.mkdtemp(prefix="gt-", dir="/tmp")
-        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+        made = contextlib.ExitStack()
+        config.option.basetemp = str(made.enter_context(short_directory()))
+        config.add_cleanup(made.close)
     if config.getoption("--kubeconfig") and not hasattr(config, "workerinput"):
         from tests.e2e import real
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
-import tempfile
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc, pluginregistration_pb2_grpc
 from driver.wire import pluginregistration_pb2 as registration
 from tests.eventually import PATIENCE, eventually
+from tests.short import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,11 +60,8 @@ class NodeDirectories:
 
 @contextlib.contextmanager
 def node_directories() -> Iterator[NodeDirectories]:
-    root = Path(tempfile.mkdtemp(prefix="gd-", dir="/tmp"))
-    try:
+    with short_directory() as root:
         yield NodeDirectories(root)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 class Driver(DriverProcess):

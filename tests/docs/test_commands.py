@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import signal
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from driver.sim.process import DriverProcess, free_port, gpu_dra
 from tests.deploy.helm import NAMESPACE, RELEASE, program
 from tests.docs.blocks import DOCUMENTS, ROOT, Block, blocks
 from tests.eventually import PATIENCE, eventually
+from tests.short import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -139,8 +139,8 @@ def translated(text: str) -> str:
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     """A cluster without a driver; one comes with its DaemonSet."""
-    with tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as root:
-        async with Cluster(Path(root)) as cluster:
+    with short_directory() as root:
+        async with Cluster(root) as cluster:
             desk = Desk(cluster)
             await desk.paste("kubectl delete -f deploy/manifests/fake.yaml --ignore-not-found")
             controller = asyncio.create_task(desk.control_daemonsets())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +14,7 @@ from driver.sim.process import DriverProcess, gpu_dra
 from tests.e2e.real import connected
 from tests.e2e.site import Site, run
 from tests.eventually import PATIENCE, eventually
+from tests.short import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,9 +88,9 @@ class EmbeddedSite(Site):
     @classmethod
     @contextlib.asynccontextmanager
     async def running(cls, *flags: str) -> AsyncIterator[EmbeddedSite]:
-        with tempfile.TemporaryDirectory(prefix="ge-", dir="/tmp", ignore_cleanup_errors=True) as root:
+        with short_directory() as root:
             # With the kubelet's own pace for pods: what a driver does wrong once is not healed within a second.
-            async with Cluster(Path(root), options=Options(resync=5.0)) as cluster:
+            async with Cluster(root, options=Options(resync=5.0)) as cluster:
                 site = cls(cluster)
                 try:
                     await site.start_driver(*flags)

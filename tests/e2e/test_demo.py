@@ -10,7 +10,6 @@ import pty
 import re
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from tests.eventually import PATIENCE, eventually
 from tests.needs import KUBECTL, NO_KUBECTL
 from tests.pictures import DEMO
 from tests.pictures.terminal import lines
+from tests.short import short_directory
 from tests.signals import hears
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def short() -> Iterator[Path]:
     """A directory for temporary files that sockets fit below."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
-        yield Path(directory)
+    with short_directory() as directory:
+        yield directory
 
 
 async def test_the_demo_does_what_it_says_and_what_its_picture_shows() -> None:

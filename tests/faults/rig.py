@@ -7,10 +7,8 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from tests.eventually import PATIENCE, eventually
 from tests.faults.points import Plan
 from tests.harness import DRIVER, NODE, Claims, Kubelet, NodeDirectories
 from tests.nvml.standin import World
+from tests.short import short_directory
 
 REPOSITORY = Path(__file__).parents[2]
 # What this driver does is no effect in the sense of these tests: reading changes nothing.
@@ -161,7 +160,8 @@ class Launcher:
     """The process that has imported the driver, and forks it."""
 
     def __init__(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="gdl-", dir="/tmp"))
+        self._made = contextlib.ExitStack()
+        self._directory = self._made.enter_context(short_directory())
         self._waiting: dict[int, asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter, int]]] = {}
         self._count = 0
 
@@ -181,7 +181,7 @@ class Launcher:
         self._process.kill()
         await self._process.wait()
         self._server.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._made.close()
 
     async def fork(self, **order: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
         self._count += 1
@@ -357,33 +357,32 @@ async def rig(
     flags: tuple[str, ...] = (),
 ) -> AsyncIterator[Rig]:
     """A node that serves; with fake GPUs, or with those of a machine that has NVML. ``flags`` are the driver's."""
-    root = Path(tempfile.mkdtemp(prefix="gf-", dir="/tmp"))
     drivers: list[FaultyDriver] = []
-    try:
-        node = NodeDirectories(root)
-        (root / "node.yaml").write_text(GPUS)
-        machine = new_machine(root / "machine") if new_machine else None
-        devices = ("--devices=nvml", *machine.options()) if machine else ("--devices=fake:h100x8",)
-        async with ApiServer() as server:
-            kubeconfig = server.write_kubeconfig(root / "kubeconfig")
-            async with await Api.connect(kubeconfig) as api:
-                metadata = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
-                await api.request("POST", "/api/v1/nodes", body=metadata)
-                labels = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-                namespace = "/api/v1/namespaces/default"
-                await api.request("PATCH", namespace, body=labels, content_type=MERGE_PATCH)
-                for number in range(instances):
-                    pod_uid = f"pod-{number}" if instances > 1 else ""
-                    drivers.append(FaultyDriver(launcher, node, kubeconfig, *devices, *flags, pod_uid=pod_uid))
-                    await drivers[-1].start()
-                host = machine.host() if machine else OWN
-                kind = "nvml" if machine else "fake:h100x8"
-                hardware = open_backend(kind, node.state, boot_id=read_boot_id(), host=host)
-                yield Rig(node, server, api, Claims(api), drivers, hardware, machine)
-                hardware.close()
-                for driver in drivers:
-                    await driver.kill()
-    finally:
-        for driver in drivers:
-            await driver.kill()
-        shutil.rmtree(root, ignore_errors=True)
+    with short_directory() as root:
+        try:
+            node = NodeDirectories(root)
+            (root / "node.yaml").write_text(GPUS)
+            machine = new_machine(root / "machine") if new_machine else None
+            devices = ("--devices=nvml", *machine.options()) if machine else ("--devices=fake:h100x8",)
+            async with ApiServer() as server:
+                kubeconfig = server.write_kubeconfig(root / "kubeconfig")
+                async with await Api.connect(kubeconfig) as api:
+                    metadata = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+                    await api.request("POST", "/api/v1/nodes", body=metadata)
+                    labels = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
+                    namespace = "/api/v1/namespaces/default"
+                    await api.request("PATCH", namespace, body=labels, content_type=MERGE_PATCH)
+                    for number in range(instances):
+                        pod_uid = f"pod-{number}" if instances > 1 else ""
+                        drivers.append(FaultyDriver(launcher, node, kubeconfig, *devices, *flags, pod_uid=pod_uid))
+                        await drivers[-1].start()
+                    host = machine.host() if machine else OWN
+                    kind = "nvml" if machine else "fake:h100x8"
+                    hardware = open_backend(kind, node.state, boot_id=read_boot_id(), host=host)
+                    yield Rig(node, server, api, Claims(api), drivers, hardware, machine)
+                    hardware.close()
+                    for driver in drivers:
+                        await driver.kill()
+        finally:
+            for driver in drivers:
+                await driver.kill()

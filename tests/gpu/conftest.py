@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from tests.gpu import isolation, report
 from tests.gpu import machine as machines
 from tests.harness import NODE, Claims, Driver, Kubelet, node_directories
 from tests.needs import COMPILER, NO_COMPILER, NO_GPU, NO_ROOT
+from tests.short import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -28,9 +27,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="gdg-", dir="/tmp"))
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
+    with short_directory() as directory:
+        yield directory
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.gpu import isolation
+from tests.short import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,8 +28,7 @@ def run(
     """Run a program with the edits in a fresh mount namespace: on this machine's root without NVIDIA's files, or on an
     image's. Environment variables are those of the edits, and PATH.
     """
-    with tempfile.TemporaryDirectory(prefix="gdc-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        base = Path(directory)
+    with short_directory() as base:
         lines = isolation.root_lines(base, _mount_points() if image == Path("/") else (), image)
         lines += [f'rm -rf "$root"{shlex.quote(path)}' for path in _hidden()] if image == Path("/") else []
         lines += isolation.edit_lines(base, injection.device_nodes, injection.mounts, injection.hooks)

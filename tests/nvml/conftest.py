@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import shutil
-import tempfile
+import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pynvml
@@ -12,6 +10,7 @@ import pytest
 from driver.hardware.nvml import NvmlBackend
 from tests.needs import COMPILER, NO_COMPILER
 from tests.nvml.standin import World
+from tests.short import short_directory
 
 Build = Callable[..., World]
 Open = Callable[..., NvmlBackend]
@@ -22,15 +21,8 @@ def build() -> Iterator[Build]:
     """Makes a machine: a driver root, and the kernel's files."""
     if COMPILER is None:
         pytest.skip(NO_COMPILER)
-    roots: list[Path] = []
-
-    def new(**options: Any) -> World:
-        roots.append(Path(tempfile.mkdtemp(prefix="gdw-", dir="/tmp")))
-        return World(roots[-1], **options)
-
-    yield new
-    for root in roots:
-        shutil.rmtree(root)
+    with contextlib.ExitStack() as roots:
+        yield lambda **options: World(roots.enter_context(short_directory()), **options)
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +35,7 @@ from driver.hardware.process_sharing import ComputeMode
 from driver.inventory.catalogue import Device, catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning
 from driver.observe.metrics import Metrics
+from tests.short import short_directory
 
 from .conftest import DRIVER, ClaimApi, Node, result
 
@@ -88,7 +89,8 @@ class NodeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.directory = Path(tempfile.mkdtemp(prefix="gm-", dir="/tmp"))
+        self.made = contextlib.ExitStack()
+        self.directory = self.made.enter_context(short_directory())
         self.api = ClaimApi()
         self.boot = 1
         self.instances: list[ModelNode] = []
@@ -398,7 +400,7 @@ class NodeMachine(RuleBasedStateMachine):
                 assert self.quarantine == (self.directory / "plugin/quarantine").exists()
         finally:
             self.loop.close()
-            shutil.rmtree(self.directory)
+            self.made.close()
 
 
 def configs(name: str) -> list[dict[str, Any]]:

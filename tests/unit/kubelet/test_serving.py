@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from driver.kubelet.serving import Addresses, Serving, StopTimes
 from driver.observe.metrics import Metrics
 from driver.wire import dra_v1_pb2, dra_v1_pb2_grpc, pluginregistration_pb2, pluginregistration_pb2_grpc
 from tests.eventually import eventually
+from tests.short import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +100,8 @@ class Instance:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="serving-", dir="/tmp") as made:
-        yield Path(made)
+    with short_directory() as made:
+        yield made
 
 
 @pytest.fixture

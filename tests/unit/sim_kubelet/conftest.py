@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -11,13 +10,14 @@ import pytest
 from driver.kube.client import Api
 from driver.sim.apiserver import ApiServer
 from driver.sim.kubelet import Kubelet, Options
+from tests.short import short_directory
 from tests.unit.sim_kubelet.fakes import NODE, Cluster, FakePlugin
 
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="kl-", dir="/tmp") as path:
-        yield Path(path)
+    with short_directory() as path:
+        yield path
 
 
 @pytest.fixture
