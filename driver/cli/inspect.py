@@ -42,12 +42,17 @@ OPTIONS = (
     show_default=True,
     help="ResourceSlices as they would be sent, or a table for people.",
 )
-def slices(*, output: str, **given: Any) -> None:
+@click.option(
+    "--template",
+    is_flag=True,
+    help="Of a new node like this one, for autoscalers: nothing is held or sick, and UUIDs are placeholders.",
+)
+def slices(*, output: str, template: bool, **given: Any) -> None:
     """Print what this node would publish.
 
     Its devices, whole, cut and shared as the settings say; nothing is changed.
     """
-    view = _read_node(given)
+    view = _read_node(given, template=template)
     documents = view.documents()
     if output == "yaml":
         import yaml
@@ -109,7 +114,7 @@ def _free(room: Room) -> str:
     return f"free: {', '.join(left)}" if left else "free"
 
 
-def _read_node(given: dict[str, Any]) -> View:
+def _read_node(given: dict[str, Any], *, template: bool = False) -> View:
     """Read the node, changing nothing. Raises ClickException in one line."""
     from driver.hardware import BackendError
     from driver.node import NodeConfigError
@@ -118,7 +123,7 @@ def _read_node(given: dict[str, Any]) -> View:
     check_devices(given["devices"])
     settings = read_settings({**given, "node_name": given.get("node_name") or socket.gethostname().lower()})
     try:
-        return view_node(settings, warn=lambda text: click.echo(f"gpu-dra: {text}", err=True))
+        return view_node(settings, warn=lambda text: click.echo(f"gpu-dra: {text}", err=True), template=template)
     except NodeConfigError as error:
         raise click.UsageError(str(error)) from None
     except BackendError as error:

@@ -14,6 +14,7 @@ from driver.hardware import STATE_FILE, open_backend, read_boot_id
 from driver.health import ConditionStore
 from driver.inventory import NameStore, build_slices, foreign_slots, slice_name, survey
 from driver.node import read_node_config
+from driver.operate.node_template import as_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,8 @@ class View:
     catalogue: Catalogue
     conditions: Conditions
     records: tuple[Record, ...]
+    template: bool = False
+    """Whether it is a node like this one, but new, with other hardware of the same kind."""
 
     def documents(self) -> list[dict[str, Any]]:
         """The slices as the publisher creates them in a new pool, but for the Node's UID: the API server knows it."""
@@ -52,7 +55,7 @@ class View:
             pending=self.catalogue.pending,
         )
         pool = {"name": node, "generation": 1, "resourceSliceCount": len(specs)}
-        return [
+        documents = [
             {
                 "apiVersion": "resource.k8s.io/v1",
                 "kind": "ResourceSlice",
@@ -61,12 +64,14 @@ class View:
             }
             for index, spec in enumerate(specs)
         ]
+        return as_template(documents) if self.template else documents
 
 
-def view_node(settings: Settings, *, warn: Callable[[str], None]) -> View:
+def view_node(settings: Settings, *, warn: Callable[[str], None], template: bool = False) -> View:
     """Read the node, changing nothing; blocks as long as its hardware does.
 
-    ``warn`` is told what could not be read beside that, a sentence each.
+    ``warn`` is told what could not be read beside that, a sentence each. With ``template``, what is on its disk is left
+    aside, and partitions that nobody wrote down there are taken to be made for claims: of a new node.
 
     Raises:
         NodeConfigError: the config file cannot be used.
@@ -77,6 +82,8 @@ def view_node(settings: Settings, *, warn: Callable[[str], None]) -> View:
     with tempfile.TemporaryDirectory(prefix="gpu-dra-") as directory:
         # A copy of the fake hardware's state: whoever looks must not leave traces in a running driver's directory.
         state = Path(directory)
+        if template:
+            settings = settings.model_copy(update={"kubelet_plugins_dir": state / "of-a-new-node"})
         _copy_state(settings.plugin_dir, state, warn)
         backend = open_backend(settings.devices, state, boot_id=boot_id, host=settings.host)
         try:
@@ -99,11 +106,12 @@ def view_node(settings: Settings, *, warn: Callable[[str], None]) -> View:
         inventory=inventory,
         catalogue=survey(
             inventory,
-            options.with_withheld(foreign_slots(inventory, ours)),
+            options if template else options.with_withheld(foreign_slots(inventory, ours)),
             holds(record for record in records if record.boot_id == boot_id),
         ),
         conditions=ConditionStore(settings.plugin_dir, boot_id=boot_id, rules=config.xid_rules()).peek(),
         records=records,
+        template=template,
     )
 
 
