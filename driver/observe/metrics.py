@@ -102,12 +102,12 @@ class Metrics:
                 registry=self.registry,
             )
         )
-        build = Info("gpu_dra_build", "Version of the driver.", registry=self.registry)
-        build.info({"version": version("gpu-dra-driver"), "driver_name": driver_name})
         self._begin_series()
 
     def _begin_series(self) -> None:
         """Series exist from the start, so that a rate() sees the first event."""
+        build = Info("gpu_dra_build", "Version of the driver.", registry=self.registry)
+        build.info({"version": version("gpu-dra-driver"), "driver_name": self._driver_name})
         for operation in ("prepare", "unprepare"):
             self.in_flight.labels(operation)
             for result in ("success", "error"):
