@@ -22,9 +22,15 @@ _VERSION = re.compile(r"v?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?(?:[
 def identity(device: Device) -> dict[str, dict[str, Any] | None]:
     """What tells a device from others; without a value where it has none."""
     if device.profile is None:
-        # No partition has NVLink: what tells of it is for whole GPUs, and leaves a partition within 32 attributes.
-        clique = _string(device.gpu.fabric_clique)
-        return {"type": _string("gpu"), "uuid": _uuid(device.gpu), "fabricClique": clique}
+        # Numbers and NVLink are the whole GPU's: of partitions there are hundreds, and each attribute costs in each.
+        gpu = device.gpu
+        return {
+            "type": _string("gpu"),
+            "uuid": _uuid(gpu),
+            "index": {"int": gpu.index} if gpu.index >= 0 else None,
+            "minor": None if gpu.minor is None else {"int": gpu.minor},
+            "fabricClique": _string(gpu.fabric_clique),
+        }
     return {
         "type": _string("mig"),
         # A partition that prepare makes has no UUID yet.
@@ -45,8 +51,6 @@ def common_attributes(inventory: Inventory, gpu: Gpu) -> dict[str, dict[str, Any
         "driverVersion": _version(inventory.driver_version),
         "cudaDriverVersion": _version(inventory.cuda_version),
         "addressingMode": _string(gpu.addressing_mode),
-        "index": {"int": gpu.index} if gpu.index >= 0 else None,
-        "minor": None if gpu.minor is None else {"int": gpu.minor},
         "resource.kubernetes.io/pciBusID": _string(bus_id),
         "resource.kubernetes.io/pcieRoot": _string(gpu.pcie_root),
         "resource.kubernetes.io/numaNode": None if gpu.numa_node is None else {"int": gpu.numa_node},

@@ -14,14 +14,16 @@ from driver.inventory.catalogue import catalogue
 from driver.inventory.options import Options, ShareBy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from driver.hardware import Gpu, Inventory
+    from driver.hardware import Gpu, Inventory, MigProfile
     from driver.health import Conditions
     from driver.inventory.catalogue import Device
 
 MAX_DEVICES = 64
 """Devices per slice once any has a taint or counters; kept always, so that a taint does not move devices."""
+FEW_DEVICES = 32
+"""Devices of several GPUs that go into one slice: a taint on one GPU writes all of its slice again."""
 MAX_COUNTER_SETS = 8
 """Counter sets per slice."""
 MAX_NAME = 253
@@ -35,15 +37,15 @@ PARTITION_GONE = "partition-gone"
 """Last part of the key of the taint on a MIG device that was destroyed while a claim holds it."""
 
 _MEMORY = "memory"
-# What a partition publishes as capacities, under the names that NVIDIA's driver uses, and the counters they belong to.
-_CAPACITIES = {
-    "multiprocessors": "multiprocessors",
-    "copyEngines": "copy-engines",
-    "decoders": "decoders",
-    "encoders": "encoders",
-    "jpegEngines": "jpeg-engines",
-    "ofaEngines": "ofa-engines",
+_CAPACITIES: Mapping[str, Callable[[MigProfile], int]] = {
+    "multiprocessors": lambda profile: profile.multiprocessors,
+    "copyEngines": lambda profile: profile.copy_engines,
+    "decoders": lambda profile: profile.decoders,
+    "encoders": lambda profile: profile.encoders,
+    "jpegEngines": lambda profile: profile.jpeg_engines,
+    "ofaEngines": lambda profile: profile.ofa_engines,
 }
+"""What a partition publishes beside its memory, under the names that NVIDIA's driver uses; also where it is nothing."""
 
 Slice = dict[str, Any]
 """A ResourceSlice's spec without driver, node and pool, which are for the publisher to add."""
@@ -63,7 +65,8 @@ def build_slices(
     """The slices of the node's pool, in the order of their index.
 
     Counter sets come first, in slices of their own, because a slice has either those or devices. Devices follow in the
-    order of the catalogue, a GPU's all in one slice as long as they fit into any: so a GPU's taint changes one slice.
+    order of the catalogue, a GPU's all in one slice as long as they fit into any, alone where they are many: so a
+    GPU's taint changes one slice, and a small one.
     A node without devices has one slice without ``devices``, so that the scheduler sees a driver with nothing rather
     than no driver. Equal parts of devices are the same objects, which saves megabytes: change nothing in place.
 
@@ -141,14 +144,14 @@ def _amounts(device: Device) -> dict[str, int]:
     """Capacities but for the memory. Of a whole GPU NVIDIA publishes them only beside partitions; so do we."""
     profile = device.profile
     if profile is not None:
-        amounts = {name: mig.SCALARS[counter](profile) for name, counter in _CAPACITIES.items()}
+        amounts = {name: take(profile) for name, take in _CAPACITIES.items()}
         if device.partition is not None:
             amounts |= {f"memorySlice{number}": 1 for number in sorted(device.slots)}
         return amounts
     if not device.partitionable:
         return {}
     gpu = device.gpu
-    amounts = {name: max(map(mig.SCALARS[c], gpu.mig_profiles)) for name, c in _CAPACITIES.items()}
+    amounts = {name: max(map(take, gpu.mig_profiles)) for name, take in _CAPACITIES.items()}
     return {**amounts, "multiprocessors": max(amounts["multiprocessors"], gpu.multiprocessors or 0)}
 
 
@@ -201,14 +204,14 @@ def _value(amount: int) -> dict[str, str]:
 
 
 def _set_name(gpu: Gpu) -> str:
-    return f"{gpu.name}-counter-set"
+    return gpu.name
 
 
 def _packed(groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
-    """Slices' worth of devices; a group begins in the next one rather than be cut in two."""
+    """Slices' worth of devices; a group shares one with others only while that stays small, and is cut if it must."""
     current: list[dict[str, Any]] = []
     for group in groups:
-        if current and len(current) + len(group) > MAX_DEVICES:
+        if current and len(current) + len(group) > FEW_DEVICES:
             yield current
             current = []
         current.extend(group)

@@ -112,7 +112,7 @@ async def test_all_is_listed_in_pages() -> None:
         view = await follow.after(0)
 
     assert len(view.fleet.nodes) == 100
-    assert [params.get("continue") for path, params in server.asked if path == SLICES] == [None, "100"]
+    assert [params.get("continue") for path, params in server.asked if path == SLICES] == [None, "100", "200"]
 
 
 async def test_what_happens_is_seen() -> None:

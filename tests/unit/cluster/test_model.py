@@ -162,7 +162,7 @@ def test_slices_of_an_old_generation_do_not_count() -> None:
 def test_nothing_is_free_in_an_incomplete_pool_and_it_says_so() -> None:
     found = node(*slices()[1:], claim("train", "gpu-0"))
 
-    assert found.problem == "1 of 2 ResourceSlices of generation 1 are there, so nothing is placed"
+    assert found.problem == "2 of 3 ResourceSlices of generation 1 are there, so nothing is placed"
     assert set(found.room.values()) == {0}
     assert found.usage["team-a"].gpus == 1
 
@@ -176,7 +176,7 @@ def test_while_a_pool_is_written_the_rest_of_it_says_who_holds_what() -> None:
 
     assert [gpu.weight for gpu in found.gpus] == [1, 0, 0, 1]
     assert (found.lost, set(found.room.values())) == ((), {0})
-    assert found.problem == "2 of 3 ResourceSlices of generation 2 are there, so nothing is placed"
+    assert found.problem == "2 of 5 ResourceSlices of generation 2 are there, so nothing is placed"
 
 
 def test_nothing_is_free_where_two_devices_have_one_name() -> None:
@@ -185,7 +185,7 @@ def test_nothing_is_free_where_two_devices_have_one_name() -> None:
 
     found = node(*published)
 
-    assert found.problem == "two devices are called gpu-0, so nothing is placed"
+    assert found.problem == "two devices are called gpu-1, so nothing is placed"
     assert set(found.room.values()) == {0}
 
 

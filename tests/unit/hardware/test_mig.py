@@ -1,4 +1,4 @@
-"""Counters for GPUs that no table has: rules that none of NVIDIA's counters expresses get one of their own."""
+"""Counters for GPUs that no table has: rules that memory slices do not keep get one of their own."""
 
 from dataclasses import replace
 
@@ -15,47 +15,33 @@ def altered(name: str, **values: int) -> Gpu:
 
 
 def own(device: Gpu) -> set[str]:
-    return {name for name in mig.totals(device) if name not in mig.SCALARS and not name.startswith("memory-slice-")}
+    return {name for name in mig.totals(device) if not name.startswith("memory-slice-")}
 
 
-def test_known_gpus_need_none():
-    assert own(H100) == set()
-
-
-def test_media_extensions_without_an_engine_that_says_so_are_counted():
-    device = replace(
-        H100, mig_profiles=tuple(replace(p, ofa_engines=0, jpeg_engines=0, decoders=0) for p in H100.mig_profiles)
-    )
-
-    assert own(device) >= {"media-extensions"}
-    me = device.profile("1g.10gb+me")
+def test_known_gpus_need_one_for_their_media_engines():
+    me = H100.profile("1g.10gb+me")
+    plain = H100.profile("1g.10gb")
     assert me is not None
-    assert mig.totals(device)["media-extensions"] == mig.consumption(device, me, 0)["media-extensions"] == 1
+    assert plain is not None
+
+    assert own(H100) == {"media-extensions"}
+    assert mig.totals(H100)["media-extensions"] == 1
+    assert mig.consumption(H100, me, 3) == {"media-extensions": 1, "memory-slice-3": 1}
+    assert mig.consumption(H100, plain, 3) == {"memory-slice-3": 1}
 
 
 def test_a_number_of_instances_below_what_has_room_is_counted():
     device = altered("1g.10gb", max_instances=3)
 
-    assert own(device) == {"1g10gb-instances"}
+    assert own(device) == {"media-extensions", "1g10gb-instances"}
     assert mig.totals(device)["1g10gb-instances"] == 3
 
 
 def test_compute_slices_that_run_out_before_the_memory_are_counted():
     device = altered("1g.20gb", compute_slices=3)
 
-    assert own(device) == {"compute-slices"}
+    assert own(device) == {"media-extensions", "compute-slices"}
     assert mig.totals(device)["compute-slices"] == 7
-
-
-def test_memory_is_what_the_gpu_has_if_that_is_more_than_its_partitions_have():
-    assert mig.totals(H100)["memory"] == 81559 << 20
-
-
-def test_totals_are_no_less_than_any_layout_takes():
-    b200 = gpu("B200-180GB")
-
-    assert mig.totals(b200)["decoders"] == 7
-    assert mig.totals(b200)["copy-engines"] == 16
 
 
 def test_a_partition_with_all_media_engines_leaves_none_to_others() -> None:

@@ -71,6 +71,13 @@ class Published:
             used.update(self.consumption[place])
         return all(amount <= self.available[counter] for counter, amount in used.items())
 
+    def without(self, counter: tuple[str, str]) -> Published:
+        """The same pool with so much of one counter that it keeps nobody away."""
+        left = {
+            place: Counter({c: n for c, n in used.items() if c != counter}) for place, used in self.consumption.items()
+        }
+        return Published(available=self.available, consumption=left)
+
 
 @cache
 def published(model: str) -> Published:
@@ -142,6 +149,28 @@ def test_a_whole_gpu_takes_all_that_there_is(model: str):
     pool = published(model)
 
     assert pool.consumption[Place(None)] == pool.available
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_rule_is_counted_that_the_other_counters_keep(model: str):
+    pool = published(model)
+    places = sorted(pool.consumption, key=lambda place: (place.profile or "", place.start))
+
+    for counter in pool.available:
+        if not counter[1].startswith("memory-slice-"):
+            more = all_sets(places, pool.without(counter).allowed)
+            assert any(not pool.allowed(found) for found in more)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_partition_takes_its_memory_slices_and_nothing_of_what_it_does_not_use(model: str):
+    facts = FACTS[model]["profiles"]
+
+    for place, used in published(model).consumption.items():
+        assert 0 not in used.values()
+        if place.profile is not None:
+            slices = {f"memory-slice-{place.start + n}" for n in range(facts[place.profile][2])}
+            assert {name for _, name in used if name.startswith("memory-slice-")} == slices
 
 
 @pytest.mark.parametrize("model", MODELS)

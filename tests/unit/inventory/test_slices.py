@@ -259,8 +259,8 @@ def check_policy(capacity: dict[str, Any]) -> None:
 def test_counters_come_first_and_eight_sets_to_a_slice():
     slices = build(inventory(*(partitionable(i) for i in range(17))), "dynamic")
 
-    assert [len(spec.get("sharedCounters", ())) for spec in slices] == [8, 8, 1] + [0] * 9
-    assert [len(spec.get("devices", ())) for spec in slices] == [0, 0, 0] + [52] * 8 + [26]
+    assert [len(spec.get("sharedCounters", ())) for spec in slices] == [8, 8, 1] + [0] * 17
+    assert [len(spec.get("devices", ())) for spec in slices] == [0, 0, 0] + [26] * 17
 
 
 def test_a_gpu_is_in_one_slice_so_that_its_taints_change_one():
@@ -274,6 +274,58 @@ def test_a_gpu_is_in_one_slice_so_that_its_taints_change_one():
     tainted = [device["name"] for device in after[changed]["devices"] if "taints" in device]
     assert len(tainted) == 26
     assert all(name.startswith("gpu-7") for name in tainted)
+
+
+def test_a_node_of_partitions_is_as_small_as_what_it_says():
+    slices = build(node_of("h100x8", "dynamic"), "dynamic")
+
+    smallest = named(slices)["gpu-0-mig-1g10gb-19-6"]
+    assert json_size(smallest) <= 900  # 837 of it are what NVIDIA's driver says of a partition, and the counter
+    assert etcd_size(smallest) <= 655
+    assert sum(map(json_size, documents(slices))) <= 202_000
+    assert sum(etcd_size(device) for spec in slices for device in spec.get("devices", ())) <= 144_000
+
+
+def test_a_taint_on_one_gpu_is_one_small_write():
+    found = node_of("h100x8", "dynamic")
+    lost = {found.gpus[3].uuid: (Condition(fault=Fault(cause=Cause.GPU_LOST), since=1_700_000_000),)}
+
+    before, after = documents(build(found, "dynamic")), documents(build(found, "dynamic", lost))
+
+    (written,) = [new for old, new in zip(before, after, strict=True) if new != old]
+    assert json_size(written) <= 30_000
+
+
+def json_size(value: Any) -> int:
+    """Bytes on the wire."""
+    return len(json.dumps(value, separators=(",", ":")))
+
+
+def etcd_size(device: dict[str, Any]) -> int:
+    """Bytes of a device as the API server stores it, by the fields of ``k8s.io/api/resource/v1/generated.proto``."""
+
+    def field(*parts: int) -> int:  # the tag, the length, and what there is
+        return 1 + (1 if sum(parts) < 128 else 2) + sum(parts)
+
+    def text(value: str) -> int:
+        return field(len(value.encode()))
+
+    def amount(value: dict[str, str]) -> int:
+        return field(field(text(value["value"])))
+
+    def attribute(value: dict[str, Any]) -> int:
+        return field(2 if "int" in value else text(*value.values()))
+
+    counted = [
+        field(text(entry["counterSet"]), *(field(text(name), amount(c)) for name, c in entry["counters"].items()))
+        for entry in device.get("consumesCounters", ())
+    ]
+    return field(
+        text(device["name"]),
+        *(field(text(name), attribute(value)) for name, value in device["attributes"].items()),
+        *(field(text(name), amount(value)) for name, value in device["capacity"].items()),
+        *counted,
+    )
 
 
 def partitionable(number: int) -> Gpu:
@@ -299,8 +351,6 @@ def test_a_partition_says_whose_part_it_is():
         "driverVersion": {"version": "570.124.6"},
         "cudaDriverVersion": {"version": "12.8.0"},
         "addressingMode": {"string": "None"},
-        "index": {"int": 3},
-        "minor": {"int": 3},
         "resource.kubernetes.io/pciBusID": {"string": "0000:1b:00.0"},
         "resource.kubernetes.io/pcieRoot": {"string": "pci0000:15"},
         "resource.kubernetes.io/numaNode": {"int": 0},
@@ -314,9 +364,9 @@ def test_a_partition_says_whose_part_it_is():
         "ofaEngines": {"value": "1"},
         "memory": {"value": "9984Mi"},
     }
-    (consumed,) = device["consumesCounters"]
-    assert consumed["counterSet"] == "gpu-3-counter-set"
-    assert [name for name in consumed["counters"] if name.startswith("memory-slice")] == ["memory-slice-6"]
+    assert device["consumesCounters"] == [
+        {"counterSet": "gpu-3", "counters": {"media-extensions": {"value": "1"}, "memory-slice-6": {"value": "1"}}}
+    ]
 
 
 def test_a_partition_that_exists_has_its_uuid_and_its_slices_and_no_counters():
@@ -465,8 +515,8 @@ def test_a_node_without_gpus_has_one_slice_without_devices():
     assert build_slices(inventory(), {}, driver_name=DRIVER) == ({},)
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (64, [64]), (65, [64, 1]), (130, [64, 64, 2])])
-def test_slices_have_at_most_64_devices(count: int, sizes: list[int]):
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (32, [32]), (33, [32, 1]), (70, [32, 32, 6])])
+def test_whole_gpus_are_32_to_a_slice(count: int, sizes: list[int]):
     slices = build_slices(inventory(*numbered(count)), {}, driver_name=DRIVER)
 
     assert [len(spec["devices"]) for spec in slices] == sizes
