@@ -194,7 +194,8 @@ def other_drivers(state: NodeState) -> Iterable[Finding]:
                 "other-drivers",
                 f"another DRA driver is registered as {other.name} on {other.socket}; of two with one name the kubelet "
                 "sends either one the other's claims",
-                "keep one of the two off this node (docs/migration.md)",
+                "keep one of the two off this node (docs/migration.md); NVIDIA's ComputeDomains can stay: "
+                "resources.gpus.enabled=false in its chart (docs/compute-domains.md)",
                 about="dra-driver",
             )
     if state.foreign_files:
@@ -208,6 +209,10 @@ def other_drivers(state: NodeState) -> Iterable[Finding]:
         )
     if not found:
         yield ok("other-drivers", "no other driver of these GPUs is on this node", about=state.node_name)
+    if state.compute_domain_sockets:
+        sockets = ", ".join(map(str, state.compute_domain_sockets))
+        sentence = f"NVIDIA's driver of ComputeDomains is registered too, on {sockets}: it has no GPUs to give away"
+        yield ok("other-drivers", sentence, about="compute-domains")
 
 
 def hardware(state: NodeState) -> Iterable[Finding]:

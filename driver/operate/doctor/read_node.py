@@ -14,7 +14,7 @@ from driver.base.threads import in_daemon_thread
 from driver.cdi import SpecDirectory
 from driver.claims import State
 from driver.hardware import BackendError, open_backend
-from driver.inventory import DEVICE_PLUGIN_DIR, NVIDIA_DRIVER, find_instances, is_socket, listened_to
+from driver.inventory import DEVICE_PLUGIN_DIR, NVIDIA_DRIVER, Kind, find_instances, is_socket, listened_to
 from driver.operate.doctor.state import NodeHardware, NodeState, Place, RuntimeConfig
 from driver.operate.drain import Holder, holders
 from driver.operate.page import PATIENCE, PageError, read_status
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from driver.node import Settings
 
 _RUNTIME_CONFIGS = (Path("/etc/containerd/config.toml"),)
+_COMPUTE_DOMAINS = "compute-domain.nvidia.com"
+"""The name of NVIDIA's driver of ComputeDomains; it has no GPUs, and is no rival."""
 _NVIDIA_FILES = ("checkpoint.json", "pu.lock", "cp.lock")
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -37,6 +39,7 @@ async def read_node(
     mounts = mount_points(_read(_MOUNTS)) if in_pod else ()
     names = dict.fromkeys((settings.driver_name, NVIDIA_DRIVER))
     instances = [found for name in names for found in await find_instances(settings.kubelet_registry_dir, name)]
+    neighbours = await find_instances(settings.kubelet_registry_dir, _COMPUTE_DOMAINS)
     claims, claims_error = _holders(settings, boot_id)
     specs = _spec_uids(settings)
     prepared = [holder for holder in claims if holder.state == State.PREPARED]
@@ -60,6 +63,7 @@ async def read_node(
         not_offered=not_offered,
         kubelet_listens=any(map(listened_to, visible)) if visible else None,
         plugin_sockets=tuple(_plugin_sockets(settings)),
+        compute_domain_sockets=tuple(found.socket for found in neighbours if found.kind is Kind.OTHER),
         foreign_files=tuple(path for name in _NVIDIA_FILES if (path := settings.plugin_dir / name).is_file()),
         hardware=await _hardware(settings, boot_id),
         holders=claims,

@@ -69,6 +69,8 @@ class NodeState:
     """None where the kubelet's own sockets are not visible."""
     plugin_sockets: tuple[Path, ...] = ()
     """Sockets of NVIDIA's device plugin that live."""
+    compute_domain_sockets: tuple[Path, ...] = ()
+    """On which NVIDIA's driver of ComputeDomains is registered; it has no GPUs."""
     foreign_files: tuple[Path, ...] = ()
     """What NVIDIA's DRA driver has left in the driver's directory."""
     hardware: NodeHardware = NodeHardware()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds that pods and deletions may take before anybody wonders."""
+_FAILED_CLAIM = re.compile(r"NodePrepareResources failed for ResourceClaim ([^\s:]+): ")
+"""How a kubelet names the claim that a driver has not prepared."""
 FINALIZER = "resource.kubernetes.io/delete-protection"
 
 
@@ -210,12 +213,7 @@ def pods(state: ClusterState) -> Iterable[Finding]:
             )
         elif pod.get("status", {}).get("phase") == "Pending" and _key(pod) in told:
             waiting += 1
-            yield problem(
-                "pods",
-                f"pod {name} on {pod['spec'].get('nodeName')} cannot start: {told[_key(pod)]}",
-                "the kubelet tries again after a minute; the driver's log on that node has the same claim",
-                about=name,
-            )
+            yield _cannot_start(state, pod, told[_key(pod)], claims)
         elif pod["metadata"].get("deletionTimestamp") and _overdue(state, pod):
             waiting += 1
             yield problem(
@@ -226,6 +224,23 @@ def pods(state: ClusterState) -> Iterable[Finding]:
             )
     if not waiting:
         yield ok("pods", "no pod waits for a device of this driver")
+
+
+def _cannot_start(state: ClusterState, pod: Object, message: str, claims: Mapping[tuple[str, str], Object]) -> Finding:
+    """What a kubelet says of a failed prepare; the claim that it names may be another driver's."""
+    namespace, name = _key(pod)
+    sentence = f"pod {namespace}/{name} on {pod['spec'].get('nodeName')} cannot start: {message}"
+    named = _FAILED_CLAIM.search(message)
+    drivers = _drivers(claims.get((namespace, named[1]), {})) if named else set()
+    others = " and ".join(sorted(drivers - {state.driver_name}))
+    about = f"{namespace}/{name}"
+    if others and state.driver_name not in drivers:
+        remedy = f"that claim has devices of {others} only: the log of that driver on the node says more"
+        return warning("pods", sentence, remedy, about=about)
+    remedy = "the kubelet tries again after a minute; the driver's log on that node has the same claim"
+    if others:
+        remedy += f", and if it was prepared here, look at the log of {others}"
+    return problem("pods", sentence, remedy, about=about)
 
 
 def claims(state: ClusterState) -> Iterable[Finding]:
@@ -271,14 +286,13 @@ def _uses_us(state: ClusterState, pod: Object, claims: Mapping[tuple[str, str], 
         if resources & set((container.get("resources") or {}).get("limits") or {}):
             return True
     found = [claims[key] for name in names if name and (key := (pod["metadata"]["namespace"], name)) in claims]
-    return any(
-        not ours.isdisjoint(requested_classes(claim)) or _is_allocated(claim, state.driver_name) for claim in found
-    )
+    return any(not ours.isdisjoint(requested_classes(claim)) or state.driver_name in _drivers(claim) for claim in found)
 
 
-def _is_allocated(claim: Object, driver: str) -> bool:
+def _drivers(claim: Object) -> set[str]:
+    """Whose devices were allocated to a claim."""
     results = ((claim.get("status") or {}).get("allocation") or {}).get("devices", {}).get("results") or ()
-    return any(result["driver"] == driver for result in results)
+    return {result["driver"] for result in results}
 
 
 def _condition(obj: Object, kind: str) -> dict[str, Any] | None:

@@ -137,7 +137,7 @@ class FakePlugin(pluginregistration_pb2_grpc.RegistrationServicer):
                 pool_name="pool",
                 device_name="gpu-0",
                 request_names=["gpu"],
-                cdi_device_ids=[cdi_id(claim.uid)],
+                cdi_device_ids=[cdi_id(claim.uid, self.driver)],
                 share_id=self.share_id,
             )
         return response

@@ -152,6 +152,14 @@ def test_another_dra_driver_of_our_name_is_a_problem():
     assert (finding.check, finding.level, finding.about) == ("other-drivers", Level.PROBLEM, "dra-driver")
 
 
+def test_beside_nvidias_driver_of_compute_domains_all_is_well():
+    path = Path("/var/lib/kubelet/plugins_registry/compute-domain.nvidia.com-reg.sock")
+    found = judge(replace(WELL, compute_domain_sockets=(path,)))
+
+    assert [finding.about for finding in found if finding.level is not Level.OK] == []
+    assert any(str(path) in finding.sentence for finding in found if finding.check == "other-drivers")
+
+
 def test_what_nvidias_driver_left_is_a_warning():
     checkpoint = Path("/var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json")
 

@@ -176,6 +176,29 @@ def test_a_pod_that_cannot_be_prepared_is_told_with_the_drivers_words():
     assert "NodePrepareResources failed: busy" in sentence
 
 
+@pytest.mark.parametrize(
+    ("drivers", "level", "words"),
+    [
+        ([DRIVER], "problem", "the driver's log on that node has the same claim"),
+        (["compute-domain.nvidia.com"], "warning", "devices of compute-domain.nvidia.com only: the log of that driver"),
+        ([DRIVER, "compute-domain.nvidia.com"], "problem", "look at the log of compute-domain.nvidia.com"),
+    ],
+)
+def test_a_claim_that_another_driver_has_to_prepare_is_told_with_whose_log_to_read(
+    drivers: list[str], level: str, words: str
+):
+    message = "NodePrepareResources failed for ResourceClaim failed: current node not ready in ComputeDomain"
+    event = {"involvedObject": {"namespace": "default", "name": "pod"}, "message": message}
+    stuck = pod(phase="Pending", spec={"nodeName": "node-1"})
+    results = [{"driver": driver} for driver in drivers]
+    failed = claim("failed", status={"allocation": {"devices": {"results": results}}})
+
+    [found] = workload_checks.pods(cluster(pods=(stuck,), claims=(claim(), failed), events=(event,)))
+
+    assert (found.level.value, found.about) == (level, "default/pod")
+    assert words in found.remedy
+
+
 def test_why_pods_do_not_start_is_unknown_where_events_may_not_be_listed():
     found = say(workload_checks.pods, pods=(), events=None, unreadable={"events": "forbidden"})
 
