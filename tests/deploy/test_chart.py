@@ -29,7 +29,7 @@ from tests.deploy.helm import (
 from tests.deploy.manifests import SCHEMA, manifests, parameter_files, schema
 
 # Of the Prometheus operator and of the vertical autoscaler, whose definitions are not Kubernetes' own.
-FOREIGN = ("monitoring.coreos.com/v1", "autoscaling.k8s.io/v1")
+FOREIGN = ("monitoring.coreos.com/v1", "autoscaling.k8s.io/v1", "resource.nvidia.com/v1beta1")
 # Kinds that younger versions have and older ones do not.
 SINCE = {("resource.k8s.io/v1beta2", "DeviceTaintRule"): "1.36"}
 

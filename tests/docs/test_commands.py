@@ -41,6 +41,7 @@ SHOWN = {
     ("docs/monitoring.md", "helm upgrade"): "needs the Prometheus operator's kinds; what it renders is in tests/deploy",
     ("docs/monitoring.md", "helm install prometheus-adapter"): "needs a chart from elsewhere",
     ("docs/sharing.md", "resourceclaims.resource"): "what kubectl prints",
+    ("docs/compute-domains.md", "helm upgrade"): "needs NVIDIA's chart; the second command is in install.md as well",
     ("docs/budgets.md", "helm upgrade"): "needs Deployments; what it renders is in tests/deploy",
     ("docs/install.md", "docker buildx build"): "needs docker; `make image` runs the same steps, see tests/deploy",
 }

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 DOTTED = re.compile(r"(?<![\w./-])[a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)+(?![\w./(-])")
-ELSEWHERE = {"resources.claims"}
-"""Fields of the API that begin like a value."""
+ELSEWHERE = {
+    "resources.claims",
+    "resources.gpus.enabled",
+    "kubernetesDRA.enabled",
+    "devicePlugin.enabled",
+    "migManager.enabled",
+}
+"""Fields of the API that begin like a value, and values of NVIDIA's charts."""
 
 
 def block(document: str, beginning: str) -> str:

@@ -138,11 +138,14 @@ SCALE = "24-scale-on-utilisation"
 """Needs Deployments, Prometheus and prometheus-adapter; tests/deploy has what can be tried without."""
 BUDGET = "25-gpu-hours"
 """Needs the accountant: test_budgets.py."""
+CHANNEL = "26-compute-domain"
+"""Needs a second driver: test_compute_domains.py."""
 PARAMETERS = [(A100S if name == "17-same-pcie-root" else H100S, name) for name in OUTCOMES]
 
 
 def test_each_example_has_an_expected_outcome() -> None:
-    assert OUTCOMES.keys() | {CLASSES, SICK_JOB, SEVEN, SHARES, QUOTA, BATCH, RESIZE, SCALE, BUDGET} == EXAMPLES.keys()
+    elsewhere = {CLASSES, SICK_JOB, SEVEN, SHARES, QUOTA, BATCH, RESIZE, SCALE, BUDGET, CHANNEL}
+    assert OUTCOMES.keys() | elsewhere == EXAMPLES.keys()
 
 
 def test_each_example_says_what_to_expect() -> None:

@@ -35,7 +35,10 @@ def test_examples_that_choose_how_a_gpu_is_shared_inside_their_claim_need_one_fo
 def test_an_example_that_needs_more_than_the_embedded_cluster_tells_what():
     more = {name: example.unknown_kinds for name, example in EXAMPLES.items() if example.unknown_kinds}
 
-    assert more == {"24-scale-on-utilisation": {"Deployment", "HorizontalPodAutoscaler"}}
+    assert more == {
+        "24-scale-on-utilisation": {"Deployment", "HorizontalPodAutoscaler"},
+        "26-compute-domain": {"ComputeDomain"},
+    }
 
 
 def test_a_title_is_the_first_clause_of_the_comment():
