@@ -42,7 +42,13 @@ EVERYTHING: Object = {
     "podDisruptionBudget": {"enabled": True},
     "resourceQuota": {"enabled": True},
     "serviceAccount": {"annotations": {"a": "b"}},
-    "deviceClasses": {"extra": {"h100.gpu.nvidia.com": {"selectors": [{"cel": {"expression": "true"}}]}}},
+    "deviceClasses": {
+        "gpu": {"exclusive": True},
+        "mig": {"profiles": ["1g.10gb", "1g.10gb+me"]},
+        "shared": {"extendedResourceName": "nvidia.com/gpu.shared"},
+        "mps": {"name": "mps.gpu.nvidia.com", "extendedResourceName": "nvidia.com/gpu.mps"},
+        "extra": {"h100.gpu.nvidia.com": {"selectors": [{"cel": {"expression": "true"}}]}},
+    },
     "verticalPodAutoscaler": {"enabled": True},
     "metrics": {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},

@@ -37,7 +37,10 @@ KINDS = {
 HARD = {"requests.resource.k8s.io/gpu-hours": "1000", "requests.resource.k8s.io/gpu": "10"}
 
 
-VALUES: Object = {"accountant": {"enabled": True, "policy": {"deviceClasses": ["h100"]}}}
+VALUES: Object = {
+    "accountant": {"enabled": True, "policy": {"deviceClasses": ["h100"]}},
+    "deviceClasses": {"mig": {"profiles": ["1g.10gb"]}},
+}
 
 
 @pytest.fixture
@@ -98,7 +101,9 @@ async def test_a_spent_budget_refuses_and_says_how_much_of_what_and_until_when(a
     )
 
 
-@pytest.mark.parametrize("body", [claim(PART), claim("h100"), claim(OTHER, GPU), either(OTHER, PART)])
+@pytest.mark.parametrize(
+    "body", [claim(PART), claim("1g.10gb.mig.nvidia.com"), claim("h100"), claim(OTHER, GPU), either(OTHER, PART)]
+)
 async def test_every_class_of_ours_counts_wherever_a_claim_names_it(admin: Api, body: Object) -> None:
     await budget(admin, account(1000))
 

@@ -96,6 +96,15 @@ def test_an_older_kubernetes_is_refused(helm: str) -> None:
         ({"httpPort": 0, "metrics": {"podMonitor": {"enabled": True}}}, "nothing to scrape"),
         ({"priorityClassName": "", "resourceQuota": {"enabled": True}}, "without a priorityClassName"),
         ({"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "twice"),
+        ({"deviceClasses": {"mig": {"profiles": ["small"]}}}, "/deviceClasses/mig/profiles/0"),
+        (
+            {"deviceClasses": {"mig": {"extendedResourceName": "nvidia.com/gpu"}}},
+            "gpu.nvidia.com and mig.nvidia.com have the same extendedResourceName nvidia.com/gpu",
+        ),
+        (
+            {"deviceClasses": {"extra": {"h100.gpu.nvidia.com": {"extendedResourceName": "nvidia.com/gpu"}}}},
+            "gpu.nvidia.com and h100.gpu.nvidia.com have the same extendedResourceName nvidia.com/gpu",
+        ),
         ({"kubelet": {"rootDir": "/" + "a" * 50}, "driverName": "b" * 30}, "would have 117 bytes, 107 fit"),
         ({"kubelet": {"pluginsDir": "/" + "a" * 74}}, "would have 108 bytes, 107 fit"),
         ({"kubelet": {"registryDir": "/" + "a" * 74}}, "would have 108 bytes, 107 fit"),
@@ -216,9 +225,66 @@ def test_classes_follow_the_drivers_name_and_leave_out_what_has_none() -> None:
     ],
 )
 def test_the_class_of_shared_devices_comes_with_shares(values: Object, shared: bool) -> None:
-    names = {obj["metadata"]["name"] for obj in render(values) if obj["kind"] == "DeviceClass"}
+    assert classes(values).keys() == {"gpu.nvidia.com", "mig.nvidia.com"} | (
+        {"shared.gpu.nvidia.com"} if shared else set()
+    )
 
-    assert names == {"gpu.nvidia.com", "mig.nvidia.com"} | ({"shared.gpu.nvidia.com"} if shared else set())
+
+def classes(values: Object) -> dict[str, Object]:
+    """The specs of the DeviceClasses, by name."""
+    return {obj["metadata"]["name"]: obj["spec"] for obj in render(values) if obj["kind"] == "DeviceClass"}
+
+
+def expression(device_class: Object) -> str:
+    [selector] = device_class["selectors"]
+    return str(selector["cel"]["expression"])
+
+
+def test_each_profile_has_a_class_with_the_resource_that_the_device_plugin_has_for_it() -> None:
+    found = classes({"deviceClasses": {"mig": {"profiles": ["1g.10gb", "1g.10gb+me"]}}})
+
+    assert found["1g.10gb.mig.nvidia.com"]["extendedResourceName"] == "nvidia.com/mig-1g.10gb"
+    assert expression(found["1g.10gb.mig.nvidia.com"]).endswith(".profile == '1g.10gb'")
+    assert found["1g.10gb.me.mig.nvidia.com"]["extendedResourceName"] == "nvidia.com/mig-1g.10gb.me"
+    assert expression(found["1g.10gb.me.mig.nvidia.com"]).endswith(".profile == '1g.10gb+me'")
+
+
+def test_partitions_and_shares_are_extended_resources_under_the_names_that_are_asked_for() -> None:
+    found = classes(
+        {
+            "shares": 4,
+            "deviceClasses": {
+                "gpu": {"extendedResourceName": ""},
+                "mig": {"extendedResourceName": "nvidia.com/gpu"},
+                "shared": {"extendedResourceName": "nvidia.com/gpu.shared"},
+            },
+        }
+    )
+
+    assert {name: spec.get("extendedResourceName") for name, spec in found.items()} == {
+        "gpu.nvidia.com": None,
+        "mig.nvidia.com": "nvidia.com/gpu",
+        "shared.gpu.nvidia.com": "nvidia.com/gpu.shared",
+    }
+
+
+def test_the_class_of_shares_through_mps_says_so_to_the_driver() -> None:
+    mps = {"name": "mps.gpu.nvidia.com", "extendedResourceName": "nvidia.com/gpu.shared"}
+
+    found = classes({"shares": 4, "driverName": "gpu.example.com", "deviceClasses": {"mps": mps}})["mps.gpu.nvidia.com"]
+
+    assert found["extendedResourceName"] == "nvidia.com/gpu.shared"
+    [config] = found["config"]
+    assert config["opaque"]["driver"] == "gpu.example.com"
+    assert config["opaque"]["parameters"]["sharing"] == {"strategy": "MPS"}
+
+
+@pytest.mark.parametrize(("shares", "excluded"), [(4, True), ("disabled", False)])
+def test_whole_gpus_can_be_kept_apart_from_shared_ones_where_there_are_any(shares: object, excluded: bool) -> None:
+    found = classes({"shares": shares, "deviceClasses": {"gpu": {"exclusive": True}}})
+
+    # Without the feature gate the field is no CEL: so it is there only where something is shared.
+    assert expression(found["gpu.nvidia.com"]).endswith("!device.allowMultipleAllocations") is excluded
 
 
 def test_a_digest_counts_more_than_a_tag() -> None:

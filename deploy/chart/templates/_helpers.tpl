@@ -60,6 +60,32 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if or (ne (toString .Values.shares) "disabled") (regexMatch "\"shares\":(\"memory\"|\"unlimited\"|[0-9])" (toJson .Values.nodeConfig)) -}}true{{- end -}}
 {{- end -}}
 
+{{/* Classes that the chart makes: {"classes": [{name, expression, resource, shares, mps}]}; shares where it takes shared devices. */}}
+{{- define "gpu-dra.deviceClasses" -}}
+{{- $driver := .Values.driverName -}}
+{{- $ours := printf "device.driver == '%s'" $driver -}}
+{{- $type := printf "%s && device.attributes['%s'].type ==" $ours $driver -}}
+{{- $shared := "device.allowMultipleAllocations" -}}
+{{- $shares := include "gpu-dra.shared" . -}}
+{{- with .Values.deviceClasses -}}
+{{- $gpu := printf "%s 'gpu'" $type -}}
+{{- if and .gpu.exclusive $shares }}{{ $gpu = printf "%s && !%s" $gpu $shared }}{{ end -}}
+{{- $all := list (dict "name" .gpu.name "expression" $gpu "resource" .gpu.extendedResourceName) -}}
+{{- $all = append $all (dict "name" .mig.name "expression" (printf "%s 'mig'" $type) "resource" .mig.extendedResourceName) -}}
+{{- $suffix := default "mig.nvidia.com" .mig.name -}}
+{{- range .mig.profiles -}}
+{{- $profile := replace "+" "." . -}}
+{{- $expression := printf "%s 'mig' && device.attributes['%s'].profile == '%s'" $type $driver . -}}
+{{- $all = append $all (dict "name" (printf "%s.%s" $profile $suffix) "expression" $expression "resource" (printf "nvidia.com/mig-%s" $profile)) -}}
+{{- end -}}
+{{- $all = append $all (dict "name" .shared.name "expression" (printf "%s && %s" $ours $shared) "resource" .shared.extendedResourceName "shares" true) -}}
+{{- $all = append $all (dict "name" .mps.name "expression" (printf "%s 'gpu' && %s" $type $shared) "resource" .mps.extendedResourceName "shares" true "mps" true) -}}
+{{- $named := list -}}
+{{- range $all }}{{ if .name }}{{ $named = append $named . }}{{ end }}{{ end -}}
+{{- toJson (dict "classes" $named) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "gpu-dra.pluginsDir" -}}
 {{- default (printf "%s/plugins" .Values.kubelet.rootDir) .Values.kubelet.pluginsDir -}}
 {{- end -}}
