@@ -28,6 +28,7 @@ from tests.deploy.helm import (
 )
 from tests.deploy.manifests import SCHEMA, manifests, parameter_files, schema
 
+EXAMPLES = ROOT / "deploy" / "examples"
 # Of the Prometheus operator and of the vertical autoscaler, whose definitions are not Kubernetes' own.
 FOREIGN = ("monitoring.coreos.com/v1", "autoscaling.k8s.io/v1", "resource.nvidia.com/v1beta1")
 # Kinds that younger versions have and older ones do not.
@@ -57,9 +58,31 @@ def test_each_plain_manifest_and_example_fits_the_schema_of_kubernetes(kubernete
     for text in manifests().values():
         for obj in yaml.safe_load_all(text):
             valid(obj, kubernetes)
-    for path in (ROOT / "deploy" / "examples").glob("*.yaml"):
-        for obj in yaml.safe_load_all(path.read_text()):
-            valid(obj, kubernetes)
+    for path in EXAMPLES.glob("*.yaml"):
+        text = path.read_text()
+        needs = re.search(r"^# Needs: Kubernetes (1\.\d+)", text, re.MULTILINE)
+        if needs is None or kubernetes >= needs[1]:
+            for obj in yaml.safe_load_all(text):
+                valid(obj, kubernetes)
+
+
+@pytest.mark.parametrize(
+    ("example", "values"),
+    [
+        ("27-mig-resource", {"mig": {"profiles": ["1g.10gb"]}}),
+        ("28-shared-resource", {"shared": {"extendedResourceName": "nvidia.com/gpu.shared"}}),
+        (
+            "29-mps-resource",
+            {"mps": {"name": "mps.gpu.nvidia.com", "extendedResourceName": "nvidia.com/gpu.mps"}},
+        ),
+    ],
+)
+def test_the_class_of_an_example_is_what_the_chart_makes_of_the_values_that_it_names(
+    example: str, values: Object
+) -> None:
+    [wanted] = [obj for obj in objects_of(example) if obj["kind"] == "DeviceClass"]
+
+    assert classes({"shares": 4, "deviceClasses": values})[wanted["metadata"]["name"]] == wanted["spec"]
 
 
 @pytest.mark.parametrize("helm", HELMS)
@@ -228,6 +251,10 @@ def test_the_class_of_shared_devices_comes_with_shares(values: Object, shared: b
     assert classes(values).keys() == {"gpu.nvidia.com", "mig.nvidia.com"} | (
         {"shared.gpu.nvidia.com"} if shared else set()
     )
+
+
+def objects_of(example: str) -> list[Object]:
+    return list(yaml.safe_load_all((EXAMPLES / f"{example}.yaml").read_text()))
 
 
 def classes(values: Object) -> dict[str, Object]:

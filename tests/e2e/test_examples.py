@@ -100,10 +100,36 @@ async def guaranteed(site: Site, printed: Gpus) -> None:
 
 async def through_mps(site: Site, printed: Gpus) -> None:
     await the_same_one(site, printed)
-    pod = await site.pod("mps")
-    for container in printed["mps"]:
-        log = await site.log(pod, container)
-        assert "CUDA_MPS_PIPE_DIRECTORY=/" in log
+    for name, containers in printed.items():
+        pod = await site.pod(name)
+        for container in containers:
+            assert "CUDA_MPS_PIPE_DIRECTORY=/" in await site.log(pod, container)
+
+
+async def one_share(site: Site, printed: Gpus) -> None:
+    await one_each(site, printed)
+    devices = await site.devices()
+    assert all(shared(devices[name]) for name in devices_of(printed))
+
+
+async def one_share_through_mps(site: Site, printed: Gpus) -> None:
+    await one_share(site, printed)
+    await through_mps(site, printed)
+
+
+async def the_smallest_partition(site: Site, printed: Gpus) -> None:
+    await one_partition(site, printed)
+    devices = await site.devices()
+    assert {profile(devices[name]) for name in devices_of(printed)} == {"1g.10gb"}
+
+
+async def the_best_product(site: Site, printed: Gpus) -> None:
+    await one_each(site, printed)
+    products = {
+        name: device["attributes"]["productName"]["string"] for name, device in (await site.whole_gpus()).items()
+    }
+    best = next(wish for wish in ("H200", "H100", "") if any(wish in product for product in products.values()))
+    assert all(best in products[name] for name in devices_of(printed))
 
 
 OUTCOMES: dict[str, Callable[[Site, Gpus], Awaitable[None]]] = {
@@ -124,10 +150,13 @@ OUTCOMES: dict[str, Callable[[Site, Gpus], Awaitable[None]]] = {
     "18-all-gpus": all_of_the_node,
     "19-maintenance": out_of_service_but_for_one,
     "23-guaranteed-cpus": guaranteed,
+    "27-mig-resource": the_smallest_partition,
+    "28-shared-resource": one_share,
+    "29-mps-resource": one_share_through_mps,
+    "30-best-product": the_best_product,
 }
 CLASSES = "00-deviceclasses"
 PRIORITISED = "06-prioritised-list"
-EXTENDED = "07-extended-resource"
 SICK_JOB = "09-job-survives-a-sick-gpu"
 SEVEN = "10-seven-small-partitions"
 SHARES = "14-shares-of-memory"
@@ -140,11 +169,13 @@ BUDGET = "25-gpu-hours"
 """Needs the accountant: test_budgets.py."""
 CHANNEL = "26-compute-domain"
 """Needs a second driver: test_compute_domains.py."""
+GROUP = "31-pod-group"
+"""Needs PodGroups, which are off in every version: held against the schema, in tests/deploy."""
 PARAMETERS = [(A100S if name == "17-same-pcie-root" else H100S, name) for name in OUTCOMES]
 
 
 def test_each_example_has_an_expected_outcome() -> None:
-    elsewhere = {CLASSES, SICK_JOB, SEVEN, SHARES, QUOTA, BATCH, RESIZE, SCALE, BUDGET, CHANNEL}
+    elsewhere = {CLASSES, SICK_JOB, SEVEN, SHARES, QUOTA, BATCH, RESIZE, SCALE, BUDGET, CHANNEL, GROUP}
     assert OUTCOMES.keys() | elsewhere == EXAMPLES.keys()
 
 
@@ -335,13 +366,17 @@ async def apply(site: Site, name: str) -> None:
     if example.needs_gpus > (max(together.values(), default=0) if example.together else len(gpus)):
         where = f" with the same {example.together}" if example.together else ""
         pytest.skip(f"needs {example.needs_gpus} GPUs{where}; this node's: {', '.join(sorted(gpus))}")
-    await create(site, *EXAMPLES[CLASSES].objects)
-    if name in (EXTENDED, RESIZE) and not await extended(site):
-        pytest.skip(
-            "needs the feature gate DRAExtendedResource (on since Kubernetes 1.36): the DeviceClass gpu.nvidia.com of "
-            "this cluster has no spec.extendedResourceName"
-        )
-    await create(site, *example.objects)
+    classes = [*EXAMPLES[CLASSES].objects, *example.of_kind("DeviceClass")]
+    await create(site, *classes)
+    asked = {resource for pod in example.of_kind("Pod") for resource in limits(pod)}
+    for wanted in classes:
+        resource = wanted["spec"].get("extendedResourceName")
+        if resource in asked and not await extended(site, wanted["metadata"]["name"], resource):
+            pytest.skip(
+                "needs the feature gate DRAExtendedResource (on since Kubernetes 1.36): the DeviceClass "
+                f"{wanted['metadata']['name']} of this cluster has not spec.extendedResourceName={resource}"
+            )
+    await create(site, *(obj for obj in example.objects if obj["kind"] != "DeviceClass"))
 
 
 async def create(site: Site, *objects: Mapping[str, Any]) -> None:
@@ -353,9 +388,9 @@ async def create(site: Site, *objects: Mapping[str, Any]) -> None:
         pytest.skip(str(error))
 
 
-async def extended(site: Site) -> bool:
-    found = await site.api.get("/apis/resource.k8s.io/v1/deviceclasses/gpu.nvidia.com")
-    return found["spec"].get("extendedResourceName") == "nvidia.com/gpu"
+async def extended(site: Site, device_class: str, resource: str) -> bool:
+    found = await site.api.get(f"/apis/resource.k8s.io/v1/deviceclasses/{device_class}")
+    return found["spec"].get("extendedResourceName") == resource
 
 
 async def hold(site: Site, *, whole: int, partitions: int) -> None:
@@ -433,6 +468,11 @@ def results(claim: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a claim has been given."""
     allocation = (claim.get("status") or {}).get("allocation") or {"devices": {}}
     return list(allocation["devices"].get("results") or [])
+
+
+def limits(pod: Mapping[str, Any]) -> set[str]:
+    """The resources that a pod's containers ask for."""
+    return {name for c in pod["spec"]["containers"] for name in (c.get("resources") or {}).get("limits") or {}}
 
 
 def devices_of(printed: Gpus) -> list[str]:

@@ -255,14 +255,16 @@ def claims(state: ClusterState) -> Iterable[Finding]:
             continue
         found = True
         name = "{}/{}".format(*_key(claim))
-        users = [user["name"] for user in (claim.get("status") or {}).get("reservedFor") or ()]
-        gone = [user for user in users if alive is not None and (claim["metadata"]["namespace"], user) not in alive]
+        consumers = (claim.get("status") or {}).get("reservedFor") or ()
+        users = [consumer["name"] for consumer in consumers]
+        pods = [consumer["name"] for consumer in consumers if consumer.get("resource") == "pods"]  # others: PodGroups
+        gone = [pod for pod in pods if alive is not None and (claim["metadata"]["namespace"], pod) not in alive]
         if users and len(gone) == len(users):
             why = f"it is reserved for pods that are gone ({', '.join(gone)})"
             remedy = "the controller manager removes such reservations: is it running?"
         elif users:
             why = f"it is in use by {', '.join(users)}"
-            remedy = "it goes when these pods have ended"
+            remedy = "it goes when they have ended"
         else:
             why = "nobody uses it"
             remedy = "the controller manager removes the finalizer once the claim is deallocated: is it running?"

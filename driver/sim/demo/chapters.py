@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 UPGRADE_PODS = 40
 AT_ONCE = 4
 SICK_JOB = "job-survives-a-sick-gpu"
-SHARING = ("shares-of-memory", "mps", "time-slicing")
+SHARING = ("shares-of-memory", "mps", "time-slicing", "shared-resource", "mps-resource")
 BUDGET = "gpu-hours"
 OPERATION = ("maintenance", "quota", "batch-job", "resize")
 SLICES = f"{RESOURCE}/resourceslices"

@@ -227,6 +227,7 @@ def test_pods_that_want_nothing_of_us_and_young_ones_are_left_alone():
         ([], (), "nobody uses it"),
         ([{"resource": "pods", "name": "pod"}], (), "reserved for pods that are gone (pod)"),
         ([{"resource": "pods", "name": "pod"}], (pod(),), "in use by pod"),
+        ([{"resource": "podgroups", "name": "group"}], (), "in use by group"),
     ],
 )
 def test_a_deleted_claim_that_stays_is_a_warning_with_its_reason(reserved: list[Any], pods: Any, words: str):
