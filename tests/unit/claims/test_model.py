@@ -411,9 +411,7 @@ def configs(name: str) -> list[dict[str, Any]]:
     ]
 
 
-SETTINGS = settings(
-    deadline=None, stateful_step_count=25, suppress_health_check=list(HealthCheck), print_blob=False, database=None
-)
+SETTINGS = settings(stateful_step_count=25, suppress_health_check=list(HealthCheck), print_blob=False, database=None)
 
 
 @pytest.fixture(autouse=True)

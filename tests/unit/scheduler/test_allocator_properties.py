@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from driver.sim import quantity
@@ -76,7 +76,6 @@ def allocate_in_turn(found, wanted):
     return held
 
 
-@settings(deadline=None)
 @given(devices(), st.lists(claims(), max_size=6))
 def test_nothing_is_ever_given_twice(found, wanted):
     specs = {d["name"]: d for d in found}
@@ -99,13 +98,11 @@ def test_nothing_is_ever_given_twice(found, wanted):
     assert all(amount <= COUNTERS for amount in counters.values())
 
 
-@settings(deadline=None)
 @given(devices(), st.lists(claims(), max_size=4))
 def test_the_same_input_gives_the_same_allocations(found, wanted):
     assert allocate_in_turn(found, wanted) == allocate_in_turn(found, wanted)
 
 
-@settings(deadline=None)
 @given(devices(), claims())
 def test_each_result_satisfies_its_request(found, wanted):
     specs = {d["name"]: d for d in found}
