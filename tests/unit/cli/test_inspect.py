@@ -28,9 +28,9 @@ def test_slices_are_printed_as_they_would_be_sent(tmp_path: Path):
     documents = list(yaml.safe_load_all(result.stdout))
     assert result.exit_code == 0
     assert [document["metadata"]["name"] for document in documents] == [
-        f"{index:05x}-gpu.nvidia.com-node-1" for index in range(5)
+        f"{index:05x}-gpu.nvidia.com-node-1" for index in range(9)
     ]
-    assert documents[0]["spec"]["pool"] == {"name": "node-1", "generation": 1, "resourceSliceCount": 5}
+    assert documents[0]["spec"]["pool"] == {"name": "node-1", "generation": 1, "resourceSliceCount": 9}
     assert sum(len(document["spec"].get("devices", ())) for document in documents) == 208
 
 
