@@ -27,12 +27,12 @@ PROMETHEUS, PROMTOOL = (shutil.which(name) for name in ("prometheus", "promtool"
 NO_PROMETHEUS = "needs Prometheus: apt install prometheus"
 CHROMIUM = shutil.which("chromium")
 NO_CHROMIUM = "needs Chromium: apt install chromium"
-NO_ROOT = "needs root with the right to mount and to make device files: the same with sudo"
+NO_ROOT = "needs root that may mount and make device files: the same with sudo"
 NO_GPU = "needs an NVIDIA GPU: make test-gpu on a machine with one"
 
 
 def summary(reasons: Iterable[str]) -> str:
-    """One line for all reasons of skipped tests: how many for want of what, and how to have it."""
+    """How many tests were skipped, and a line for each thing that they want: how many, and how to have it."""
     wanted: Counter[tuple[str, str]] = Counter()
     rest = 0
     for reason in reasons:
@@ -41,7 +41,7 @@ def summary(reasons: Iterable[str]) -> str:
             wanted[match[1], match[2]] += 1
         else:
             rest += 1
-    parts = [f"{count} for want of {what} ({how})" for (what, how), count in wanted.most_common()]
+    lines = [f"{count} for want of {what} ({how})" for (what, how), count in wanted.most_common()]
     if rest:
-        parts.append(f"{rest} that do not apply here")
-    return f"{wanted.total() + rest} skipped: {'; '.join(parts)}" if parts else "none skipped"
+        lines.append(f"{rest} that do not apply here")
+    return "\n  ".join([f"{wanted.total() + rest} skipped:", *lines]) if lines else "none skipped"

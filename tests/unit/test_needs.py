@@ -23,9 +23,10 @@ def test_skips_are_counted_by_what_they_need_the_most_wanted_first() -> None:
     ]
 
     assert needs.summary(reasons) == (
-        "5 skipped: 3 for want of a C compiler (apt install gcc libc6-dev); "
-        "1 for want of root with the right to mount and to make device files (the same with sudo); "
-        "1 that do not apply here"
+        "5 skipped:\n"
+        "  3 for want of a C compiler (apt install gcc libc6-dev)\n"
+        "  1 for want of root that may mount and make device files (the same with sudo)\n"
+        "  1 that do not apply here"
     )
 
 
@@ -62,7 +63,7 @@ def test_a_run_ends_with_what_was_skipped_for_want_of_what(tmp_path: Path, worke
     done = run(tmp_path, "-n", workers)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"3 skipped: 3 for want of an NVIDIA GPU ({needs.NO_GPU.split(': ')[1]})" in done.stdout.splitlines()
+    assert f"  3 for want of an NVIDIA GPU ({needs.NO_GPU.split(': ')[1]})" in done.stdout.splitlines()
 
 
 def test_a_run_that_has_to_prove_something_fails_when_everything_was_skipped(tmp_path: Path) -> None:
