@@ -93,6 +93,8 @@ class Gpu:
     pcie_root: str | None = None
     """``pcidddd:bb``, the root complex that the GPU hangs on."""
     numa_node: int | None = None
+    near_nodes: tuple[int, ...] = ()
+    """Other NUMA nodes of the same socket, all of them the nearest that there are to ``numa_node``."""
     addressing_mode: str | None = None
     """``HMM``, ``ATS`` or ``None`` as NVML spells them; None where the driver does not say."""
     memory_slices: int = 0

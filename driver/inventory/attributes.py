@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 from driver.base.text import truncate_utf8
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from driver.hardware import Gpu, Inventory
     from driver.inventory.catalogue import Device
 
 MAX_STRING_BYTES = 64
-MAX_PEERS = 24
+MAX_PEERS, MAX_NODES = 24, 8
 """A device has at most 48 attribute values, those in lists counted one by one."""
 
 _BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 _VERSION = re.compile(r"v?([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?(?:[-+.~_ ].*)?")
 
 
-def identity(device: Device) -> dict[str, dict[str, Any] | None]:
+def identity(device: Device, nvlink_group: int | None = None) -> dict[str, dict[str, Any] | None]:
     """What tells a device from others; without a value where it has none."""
     if device.profile is None:
         # Numbers and NVLink are the whole GPU's: of partitions there are hundreds, and each attribute costs in each.
@@ -30,6 +32,7 @@ def identity(device: Device) -> dict[str, dict[str, Any] | None]:
             "index": {"int": gpu.index} if gpu.index >= 0 else None,
             "minor": None if gpu.minor is None else {"int": gpu.minor},
             "fabricClique": _string(gpu.fabric_clique),
+            "nvlinkGroup": None if nvlink_group is None else {"int": nvlink_group},
         }
     return {
         "type": _string("mig"),
@@ -64,11 +67,28 @@ def list_attributes_of(inventory: Inventory, device: Device) -> dict[str, dict[s
     if gpu.pcie_root is not None:
         found["resource.kubernetes.io/pcieRoot"] = {"strings": [truncate_utf8(gpu.pcie_root, MAX_STRING_BYTES)]}
     if gpu.numa_node is not None:
-        found["resource.kubernetes.io/numaNode"] = {"ints": [gpu.numa_node]}
+        found["resource.kubernetes.io/numaNode"] = {"ints": [gpu.numa_node, *gpu.near_nodes][:MAX_NODES]}
     peers = [other.name for other in inventory.gpus if other.uuid in gpu.nvlink_peers]
     if peers and device.profile is None:
         found["nvlinkPeers"] = {"strings": peers[:MAX_PEERS]}
     return found
+
+
+def nvlink_groups(gpus: Iterable[Gpu]) -> dict[str, int]:
+    """By UUID, a number that only GPUs share which all reach each other over NVLink; none for a GPU without company.
+
+    Where not all reach each other (pairs under bridges, a mesh), a GPU belongs to the first group of which it reaches all.
+    """
+    groups: list[list[Gpu]] = []
+    for gpu in gpus:
+        for group in groups:
+            if all(gpu.uuid in other.nvlink_peers and other.uuid in gpu.nvlink_peers for other in group):
+                group.append(gpu)
+                break
+        else:
+            groups.append([gpu])
+    company = (group for group in groups if len(group) > 1)
+    return {gpu.uuid: number for number, group in enumerate(company) for gpu in group}
 
 
 def semver(text: str | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from driver.base.quantity import format_quantity
 from driver.health import DEFAULT_EFFECTS, Effect, Effects, concerning, device_taints
 from driver.inventory import counters as mig
-from driver.inventory.attributes import common_attributes, identity, list_attributes_of
+from driver.inventory.attributes import common_attributes, identity, list_attributes_of, nvlink_groups
 from driver.inventory.catalogue import catalogue
 from driver.inventory.options import Options, ShareBy
 
@@ -82,10 +82,12 @@ def build_slices(
     """
     offered = catalogue(inventory, Options()) if devices is None else devices
     common = {device.gpu.uuid: common_attributes(inventory, device.gpu) for device in offered}
+    groups = nvlink_groups(inventory.gpus)
     by_gpu: dict[str, list[dict[str, Any]]] = {}
     counted: dict[str, Gpu] = {}
     for device in offered:
-        rendered = _device(inventory, device, common[device.gpu.uuid], list_attributes=list_attributes)
+        own = {**identity(device, groups.get(device.gpu.uuid)), **common[device.gpu.uuid]}
+        rendered = _device(inventory, device, own, list_attributes=list_attributes)
         known = concerning(conditions.get(device.gpu.uuid, ()), device.part)
         found = device_taints(known, driver_name=driver_name, effects=effects)
         if device.is_gone:
@@ -119,10 +121,9 @@ def capacity(device: Device) -> dict[str, dict[str, Any]]:
 
 
 def _device(
-    inventory: Inventory, device: Device, common: Mapping[str, dict[str, Any] | None], *, list_attributes: bool
+    inventory: Inventory, device: Device, attributes: dict[str, dict[str, Any] | None], *, list_attributes: bool
 ) -> dict[str, Any]:
     gpu = device.gpu
-    attributes = {**identity(device), **common}
     if list_attributes:
         attributes |= list_attributes_of(inventory, device)
     rendered: dict[str, Any] = {

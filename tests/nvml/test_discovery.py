@@ -273,6 +273,42 @@ def test_a_kernel_that_knows_no_numa_node_says_minus_one(machine: World, open_nv
     assert open_nvml(machine).inventory().gpus[0].numa_node is None
 
 
+SOCKETS = {0: "0-15,64-79", 1: "16-31", 2: "32-47", 3: "48-63", 4: ""}
+"""Processors of NUMA nodes: two sockets with two nodes each, and memory without processors."""
+
+
+@pytest.mark.parametrize(
+    ("distances", "near"),
+    [
+        pytest.param("10 12 32 32 32", (1,), id="the other node of the socket"),
+        pytest.param("10 32 32 32 12", (), id="memory is of no socket"),
+        pytest.param("10 32 12 32 32", (), id="another socket is no nearer"),
+        pytest.param("10 20 20 20 20", (1,), id="all equally far"),
+        pytest.param("10 12", (), id="not of these nodes"),
+        pytest.param("ten", (), id="no numbers"),
+        pytest.param(None, (), id="nothing"),
+    ],
+)
+def test_the_nearest_numa_nodes_of_the_same_socket_are_told(
+    distances: str | None, near: tuple[int, ...], machine: World, open_nvml: Open
+) -> None:
+    machine.add()
+    for node, processors in SOCKETS.items():
+        place = machine.sysfs / f"devices/system/node/node{node}"
+        place.mkdir(parents=True)
+        (place / "cpulist").write_text(f"{processors}\n")
+        if distances is not None:
+            (place / "distance").write_text(f"{distances}\n")
+    for socket, first in ((0, 0), (0, 16), (1, 32), (1, 48)):
+        topology = machine.sysfs / f"devices/system/cpu/cpu{first}/topology"
+        topology.mkdir(parents=True)
+        (topology / "physical_package_id").write_text(f"{socket}\n")
+
+    found = open_nvml(machine).inventory().gpus[0]
+
+    assert (found.numa_node, found.near_nodes) == (0, near)
+
+
 def test_the_fabric_of_a_gpu_that_is_not_ready_yet_is_not_told(machine: World, open_nvml: Open) -> None:
     machine.add(fabric="aaaaaaaa-0000-0000-0000-000000000001 7 2")
     machine.add(fabric="00000000-0000-0000-0000-000000000000 0 3")
@@ -297,6 +333,20 @@ def test_gpus_on_switches_reach_each_other(machine: World, open_nvml: Open) -> N
     peers = [gpu.nvlink_peers for gpu in open_nvml(machine).inventory().gpus]
 
     assert peers == [tuple(other for other in uuids if other != uuid) for uuid in uuids]
+
+
+@pytest.mark.parametrize("links", ["2 0000:c0:00.0", "0 0000:{other}:00.0"], ids=["switch", "bridge"])
+def test_a_gpu_that_is_cut_keeps_its_peers_although_its_links_are_off(
+    links: str, machine: World, open_nvml: Open
+) -> None:
+    uuids = [machine.add(**{"nvlink.0": links.format(other=other)}) for other in ("1c", "1b")]
+    backend = open_nvml(machine)
+    before = [gpu.nvlink_peers for gpu in backend.inventory().gpus]
+
+    machine.set({"gpu.0.mig": 1, "gpu.0.nvlink.0": None, "gpu.1.nvlink.0": None})
+
+    assert before == [(uuids[1],), (uuids[0],)]
+    assert [gpu.nvlink_peers for gpu in backend.inventory().gpus] == before
 
 
 def test_a_machine_without_gpus_has_none(machine: World, open_nvml: Open) -> None:

@@ -87,6 +87,10 @@ class GpuFacts(_Part):
     pci: str = Field(pattern=rf"^{DOMAIN}:{HEX}{{2}}:{HEX}{{2}}\.[0-7]$")
     root: str | None = Field(default=None, pattern=rf"^pci{DOMAIN}:{HEX}{{2}}$")
     numa: int | None = Field(default=None, ge=0)
+    near: list[int] = Field(default=[], max_length=16)
+    """Other NUMA nodes of its socket that are as near as any."""
+    nvlink: int | None = None
+    """A number that it shares with the GPUs that it reaches over NVLink bridges."""
     mig: bool = False
     """Whether MIG mode is on when the node boots."""
     partitions: list[PartitionFacts] = []
@@ -106,11 +110,15 @@ class Profile(_Part):
     def inventory(self) -> Inventory:
         """The node as a backend reports it: GPUs in order of their PCI address, which is also the index' order."""
         ordered = sorted(self.gpus, key=lambda gpu: gpu.pci)
-        peers = tuple(gpu.uuid for gpu in ordered) if self.model.nvlink else ()
+
+        def peers(gpu: GpuFacts) -> tuple[str, ...]:
+            bridged = [other for other in ordered if gpu.nvlink is not None and other.nvlink == gpu.nvlink]
+            return tuple(other.uuid for other in (ordered if self.model.nvlink else bridged) if other is not gpu)
+
         return Inventory(
             driver_version=self.driver_version,
             cuda_version=self.cuda_version,
-            gpus=tuple(_gpu(self.model, facts, index, peers) for index, facts in enumerate(ordered)),
+            gpus=tuple(_gpu(self.model, facts, index, peers(facts)) for index, facts in enumerate(ordered)),
         )
 
     def instances(self, gpu_uuid: str) -> tuple[tuple[str, int], ...]:
@@ -167,6 +175,8 @@ def _contradictions(profile: Profile) -> Iterator[tuple[strict_yaml.Location, st
                 yield ("gpus", position, key), f"{value!r} is taken by gpus[{seen[value]}]"
             seen.setdefault(value, position)
     for position, gpu in enumerate(profile.gpus):
+        if gpu.nvlink is not None and profile.model.nvlink:
+            yield ("gpus", position, "nvlink"), "all GPUs reach each other already, as model.nvlink says"
         yield from _cut(profile, gpu, ("gpus", position))
     slices = profile.model.memory_slices
     names: set[str] = set()
@@ -215,11 +225,12 @@ def _gpu(model: ModelFacts, facts: GpuFacts, index: int, peers: tuple[str, ...])
         pci_bus_id=facts.pci,
         pcie_root=facts.root,
         numa_node=facts.numa,
+        near_nodes=tuple(facts.near),
         addressing_mode=model.addressing_mode,
         memory_slices=model.memory_slices,
         mig_mode=(MigMode.ENABLED if facts.mig else MigMode.DISABLED) if model.mig_profiles else MigMode.UNSUPPORTED,
         mig_switchable=bool(model.mig_profiles) and switches_without_reset(model.compute_capability),
-        nvlink_peers=tuple(peer for peer in peers if peer != facts.uuid),
+        nvlink_peers=peers,
         fabric_clique=facts.fabric_clique,
         mig_profiles=tuple(
             MigProfile(

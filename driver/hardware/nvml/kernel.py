@@ -33,6 +33,8 @@ class Kernel:
     def __init__(self, *, sysfs: Path, proc: Path) -> None:
         self._pci = sysfs / "bus/pci/devices"
         self._devices = sysfs / "devices"
+        self._nodes = sysfs / "devices/system/node"
+        self._processors = sysfs / "devices/system/cpu"
         self._driver = proc / "driver/nvidia"
 
     def places(self) -> Places:
@@ -72,6 +74,25 @@ class Kernel:
         """The memory that is near, None where the kernel does not know (-1) or there is no such file."""
         text = _read(self._pci / bus_id / "numa_node") if bus_id is not None else None
         return int(text) if text is not None and text.isdecimal() else None
+
+    def near_nodes(self, node: int | None) -> tuple[int, ...]:
+        """The other NUMA nodes of its socket that are no farther than any; empty where the kernel does not tell.
+
+        Distances are those of ACPI's SLIT; what counts as near is for KEP-6072 to say.
+        """
+        online = sorted(int(name[4:]) for name in _names(self._nodes) if re.fullmatch(r"node[0-9]{1,4}", name))
+        distances = (_read(self._nodes / f"node{node}/distance") or "").split()
+        if len(distances) != len(online) or not all(text.isdecimal() for text in distances):
+            return ()
+        others = {other: int(far) for other, far in zip(online, distances, strict=True) if other != node}
+        nearest = [other for other, far in others.items() if far == min(others.values())]
+        here = self._socket(node)
+        return tuple(other for other in nearest if here is not None and self._socket(other) == here)
+
+    def _socket(self, node: int | None) -> str | None:
+        """The socket of a NUMA node's processors; None for one that is memory only."""
+        first = re.match(r"[0-9]+", _read(self._nodes / f"node{node}/cpulist") or "")
+        return _read(self._processors / f"cpu{first[0]}/topology/physical_package_id") if first else None
 
     def _gpu(self, path: Path, place: str) -> KernelGpu:
         facts = {}

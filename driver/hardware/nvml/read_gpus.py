@@ -88,7 +88,7 @@ class GpuReader:
                 logger.error("the GPU with index %d does not answer: %s", index, _why(trouble))
                 continue
             found[reading.gpu.uuid], handles[reading.gpu.uuid] = reading, handle
-        self._connect(found, handles, places)
+        self._connect(found, handles, places, before)
         found = {uuid: settled(reading, before.get(uuid)) for uuid, reading in found.items()}
         return ordered(distinct((*found.values(), *map(self._placed, missing(found, silent, known, before)))))
 
@@ -126,7 +126,8 @@ class GpuReader:
             memory_bytes=memory,
             pci_bus_id=place,
             pcie_root=self._kernel.pcie_root(place),
-            numa_node=self._kernel.numa_node(place),
+            numa_node=(numa_node := self._kernel.numa_node(place)),
+            near_nodes=self._kernel.near_nodes(numa_node),
             addressing_mode=ADDRESSING_MODES.get(ask("nvmlDeviceGetAddressingMode")),
             memory_slices=max((start + p.size for p in profiles for start in p.starts), default=0),
             mig_profiles=profiles,
@@ -186,15 +187,26 @@ class GpuReader:
             return f"{uuids.UUID(bytes=cluster)}.{info.cliqueId}"
         return None
 
-    def _connect(self, found: dict[str, Reading], handles: Mapping[str, Any], places: Places) -> None:
-        """Fill in which GPUs reach each other over NVLink: linked directly, or through the node's switches."""
+    def _connect(
+        self,
+        found: dict[str, Reading],
+        handles: Mapping[str, Any],
+        places: Places,
+        before: Mapping[str, Reading],
+    ) -> None:
+        """Fill in which GPUs reach each other over NVLink: linked directly, or through the node's switches.
+
+        NVLink is off as long as a GPU is cut; what it reached before it will reach again.
+        """
         by_place = {reading.gpu.pci_bus_id: uuid for uuid, reading in found.items() if reading.gpu.pci_bus_id}
         direct: dict[str, set[str]] = {}
         switched: set[str] = set()
         for uuid, handle in handles.items():
             direct[uuid] = set()
             if found[uuid].gpu.mig_mode is MigMode.ENABLED:
-                continue  # NVLink is off as long as a GPU is cut
+                if uuid in before:
+                    direct[uuid] = set(before[uuid].gpu.nvlink_peers) & found.keys()
+                continue
             for link in range(MAX_LINKS):
                 active = self._library.probe("nvmlDeviceGetNvLinkState", handle, link)
                 if active is None:  # it has no more of them
@@ -210,6 +222,7 @@ class GpuReader:
                         direct[uuid].add(peer)
         for uuid, reading in found.items():
             peers = direct.get(uuid, set()) | (switched - {uuid} if uuid in switched else set())
+            peers |= {other for other, reached in direct.items() if uuid in reached}
             found[uuid] = replace(reading, gpu=replace(reading.gpu, nvlink_peers=tuple(sorted(peers))))
 
     def _placed(self, reading: Reading) -> Reading:
@@ -218,7 +231,8 @@ class GpuReader:
         if gpu.pcie_root is not None and gpu.numa_node is not None:
             return reading
         root, node = self._kernel.pcie_root(gpu.pci_bus_id), self._kernel.numa_node(gpu.pci_bus_id)
-        return replace(reading, gpu=replace(gpu, pcie_root=gpu.pcie_root or root, numa_node=node))
+        near = self._kernel.near_nodes(node)
+        return replace(reading, gpu=replace(gpu, pcie_root=gpu.pcie_root or root, numa_node=node, near_nodes=near))
 
 
 def _faults(unknown: Sequence[str], *, lost: bool) -> frozenset[Fault]:

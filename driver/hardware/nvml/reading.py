@@ -27,6 +27,7 @@ _LASTING = (
     "pci_bus_id",
     "pcie_root",
     "numa_node",
+    "near_nodes",
     "addressing_mode",
 )
 """What does not change while a GPU is in its place."""
@@ -52,7 +53,7 @@ def settled(reading: Reading, before: Reading | None) -> Reading:
     now, was = reading.gpu, before.gpu
     if not reading.answers:
         return replace(reading, gpu=replace(was, index=now.index))
-    kept: dict[str, Any] = {name: getattr(was, name) for name in _LASTING if getattr(now, name) in (None, "")}
+    kept: dict[str, Any] = {name: getattr(was, name) for name in _LASTING if getattr(now, name) in (None, "", ())}
     if now.mig_mode is MigMode.UNSUPPORTED:
         kept |= {"mig_mode": was.mig_mode, "partitions": was.partitions}
     elif not reading.tells_partitions and was.mig_mode is MigMode.ENABLED:

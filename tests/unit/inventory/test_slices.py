@@ -454,6 +454,36 @@ def test_lists_are_there_only_where_asked_for():
     assert "nvlinkPeers" not in plain
 
 
+def test_a_numa_node_as_a_list_names_the_nodes_that_are_as_near():
+    device = named(build(profile.load_profile("a100x8").inventory(), "none-lists"))["gpu-2"]
+
+    assert device["attributes"]["resource.kubernetes.io/numaNode"] == {"ints": [3, 0, 1, 2]}
+
+
+def linked(*peers: str) -> Inventory:
+    """GPUs by what each reaches over NVLink: "12" are GPU-1 and GPU-2."""
+    gpus = (dataclasses.replace(gpu, nvlink_peers=tuple(f"GPU-{n}" for n in p)) for gpu, p in zip(numbered(9), peers))
+    return inventory(*gpus)
+
+
+@pytest.mark.parametrize(
+    ("peers", "groups"),
+    [
+        pytest.param(("", "", ""), (None, None, None), id="no NVLink"),
+        pytest.param(("12", "02", "01"), (0, 0, 0), id="one switch"),
+        pytest.param(("1", "0", "3", "2"), (0, 0, 1, 1), id="bridges"),
+        pytest.param(("1", "02", "1"), (0, 0, None), id="a chain"),
+        pytest.param(("1", "", "3", "2"), (None, None, 0, 0), id="only one of two says so"),
+        pytest.param(("1234", "0235", "0136", "0127", "5670", "4671", "4572", "4563"), (0,) * 4 + (1,) * 4, id="a cube"),
+    ],
+)
+def test_gpus_that_reach_each_other_over_nvlink_have_a_number_in_common(peers, groups):
+    devices = named(build(linked(*peers), "none"))
+
+    found = [devices[f"gpu-{n}"]["attributes"].get("nvlinkGroup", {}).get("int") for n in range(len(peers))]
+    assert found == list(groups)
+
+
 def test_gpus_of_one_fabric_say_so():
     device = named(build(profile.load_profile("gb200x4").inventory(), "none"))["gpu-0"]
 
