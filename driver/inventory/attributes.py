@@ -77,7 +77,7 @@ def list_attributes_of(inventory: Inventory, device: Device) -> dict[str, dict[s
 def nvlink_groups(gpus: Iterable[Gpu]) -> dict[str, int]:
     """By UUID, a number that only GPUs share which all reach each other over NVLink; none for a GPU without company.
 
-    Where not all reach each other (pairs under bridges, a mesh), a GPU belongs to the first group of which it reaches all.
+    Where not all reach each other (bridges, a mesh), a GPU belongs to the first group of which it reaches all.
     """
     groups: list[list[Gpu]] = []
     for gpu in gpus:

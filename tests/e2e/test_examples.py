@@ -55,6 +55,10 @@ async def two_on_one_pcie_root(site: Site, printed: Gpus) -> None:
     await two_with_the_same(site, printed, "resource.kubernetes.io/pcieRoot")
 
 
+async def two_over_nvlink(site: Site, printed: Gpus) -> None:
+    await two_with_the_same(site, printed, "nvlinkGroup")
+
+
 async def two_with_the_same(site: Site, printed: Gpus, attribute: str) -> None:
     names = devices_of(printed)
     devices = await site.devices()
@@ -154,6 +158,7 @@ OUTCOMES: dict[str, Callable[[Site, Gpus], Awaitable[None]]] = {
     "28-shared-resource": one_share,
     "29-mps-resource": one_share_through_mps,
     "30-best-product": the_best_product,
+    "32-two-gpus-over-nvlink": two_over_nvlink,
 }
 CLASSES = "00-deviceclasses"
 PRIORITISED = "06-prioritised-list"
@@ -171,11 +176,13 @@ CHANNEL = "26-compute-domain"
 """Needs a second driver: test_compute_domains.py."""
 GROUP = "31-pod-group"
 """Needs PodGroups, which are off in every version: held against the schema, in tests/deploy."""
+NIC = "33-gpu-and-nic"
+"""Needs a second driver: tests/unit/inventory/test_topology.py."""
 PARAMETERS = [(A100S if name == "17-same-pcie-root" else H100S, name) for name in OUTCOMES]
 
 
 def test_each_example_has_an_expected_outcome() -> None:
-    elsewhere = {CLASSES, SICK_JOB, SEVEN, SHARES, QUOTA, BATCH, RESIZE, SCALE, BUDGET, CHANNEL, GROUP}
+    elsewhere = {CLASSES, SICK_JOB, SEVEN, SHARES, QUOTA, BATCH, RESIZE, SCALE, BUDGET, CHANNEL, GROUP, NIC}
     assert OUTCOMES.keys() | elsewhere == EXAMPLES.keys()
 
 

@@ -15,6 +15,7 @@ EXAMPLES = {example.name: example for example in load_examples()}
         ("09-job-survives-a-sick-gpu", 2, "", False, False),
         ("04-two-gpus-one-numa-node", 2, "resource.kubernetes.io/numaNode", False, False),
         ("17-same-pcie-root", 2, "resource.kubernetes.io/pcieRoot", False, False),
+        ("32-two-gpus-over-nvlink", 2, "nvlinkGroup", False, False),
         ("10-seven-small-partitions", 1, "", True, False),
         ("14-shares-of-memory", 1, "", False, True),
     ],
@@ -38,7 +39,14 @@ def test_an_example_that_needs_more_than_the_embedded_cluster_tells_what():
     assert more == {
         "24-scale-on-utilisation": {"Deployment", "HorizontalPodAutoscaler"},
         "26-compute-domain": {"ComputeDomain"},
+        "31-pod-group": {"PodGroup"},
     }
+
+
+def test_an_example_that_asks_a_second_driver_says_which():
+    more = {name: example.needs_driver for name, example in EXAMPLES.items() if example.needs_driver}
+
+    assert more == {"33-gpu-and-nic": "dra.net"}
 
 
 def test_a_title_is_the_first_clause_of_the_comment():

@@ -326,6 +326,8 @@ class Story:
         """What the node lacks for an example, empty if nothing."""
         if example.unknown_kinds:
             return f"it needs a whole cluster, with {' and '.join(sorted(example.unknown_kinds))}"
+        if example.needs_driver:
+            return f"it needs the driver {example.needs_driver} as well"
         if example.name.endswith(BUDGET):
             return "it needs the accountant, and minutes"
         if example.needs_shares and not any(gpu.get("allowMultipleAllocations") for gpu in self._gpus):
@@ -333,6 +335,7 @@ class Story:
         if example.needs_exclusive and all(gpu.get("allowMultipleAllocations") for gpu in self._gpus):
             return "it needs a GPU that claims do not share"
         alike = Counter(_attribute(gpu, example.together) if example.together else "" for gpu in self._gpus)
+        alike.pop("-", 0)  # those without the attribute have nothing in common
         if max(alike.values(), default=0) < example.needs_gpus:
             number = example.needs_gpus
             if example.together and number <= len(self._gpus):

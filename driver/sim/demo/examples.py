@@ -20,6 +20,7 @@ DIFFERENT = {
     "deviceclasses": 0,
     "two-gpus-one-numa-node": 2,
     "same-pcie-root": 2,
+    "two-gpus-over-nvlink": 2,
     "admin-access": ALL_GPUS,
     "all-gpus": ALL_GPUS,
     "seven-small-partitions": 7,

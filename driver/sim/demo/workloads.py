@@ -20,8 +20,13 @@ T = TypeVar("T")
 PATIENCE = 90.0
 """Seconds for what takes less than one on a machine that has nothing else to do."""
 
-_NEEDS_GPUS = re.compile(r"^# Needs: (\d+) GPUs(?: on one (NUMA node|PCIe root))?", re.MULTILINE)
-_TOGETHER = {"NUMA node": "resource.kubernetes.io/numaNode", "PCIe root": "resource.kubernetes.io/pcieRoot"}
+_NEEDS_GPUS = re.compile(r"^# Needs: (\d+) GPUs(?: on one (NUMA node|PCIe root|NVLink))?", re.MULTILINE)
+_NEEDS_DRIVER = re.compile(r"^# Needs: the driver (\S+)", re.MULTILINE)
+_TOGETHER = {
+    "NUMA node": "resource.kubernetes.io/numaNode",
+    "PCIe root": "resource.kubernetes.io/pcieRoot",
+    "NVLink": "nvlinkGroup",
+}
 _PATHS = {
     "DeviceClass": f"{RESOURCE}/deviceclasses",
     "ResourceClaim": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaims",
@@ -66,6 +71,8 @@ class Example:
     """GPUs that the node must have; from a comment line ``# Needs: 2 GPUs``."""
     together: str
     """The attribute that these GPUs must have in common; from ``# Needs: 2 GPUs on one PCIe root``, or empty."""
+    needs_driver: str
+    """Another driver that its claim asks, from a comment line ``# Needs: the driver dra.net``; or empty."""
     needs_partitions: bool
     """Whether the node must offer partitions; from a comment line ``# Needs: partitions``."""
     needs_shares: bool
@@ -103,6 +110,7 @@ def _example(name: str, text: str) -> Example:
         expect="\n# Expect: " in text,
         needs_gpus=int(needs[1]) if needs else 1,
         together=_TOGETHER.get(needs[2], "") if needs else "",
+        needs_driver=driver[1] if (driver := _NEEDS_DRIVER.search(text)) else "",
         needs_partitions="\n# Needs: partitions\n" in text,
         needs_shares="\n# Needs: shares\n" in text,
         needs_exclusive="\n# Needs: a GPU that claims do not share" in text,

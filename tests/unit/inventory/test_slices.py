@@ -462,7 +462,10 @@ def test_a_numa_node_as_a_list_names_the_nodes_that_are_as_near():
 
 def linked(*peers: str) -> Inventory:
     """GPUs by what each reaches over NVLink: "12" are GPU-1 and GPU-2."""
-    gpus = (dataclasses.replace(gpu, nvlink_peers=tuple(f"GPU-{n}" for n in p)) for gpu, p in zip(numbered(9), peers))
+    gpus = (
+        dataclasses.replace(gpu, nvlink_peers=tuple(f"GPU-{n}" for n in p))
+        for gpu, p in zip(numbered(len(peers)), peers, strict=True)
+    )
     return inventory(*gpus)
 
 
@@ -474,7 +477,9 @@ def linked(*peers: str) -> Inventory:
         pytest.param(("1", "0", "3", "2"), (0, 0, 1, 1), id="bridges"),
         pytest.param(("1", "02", "1"), (0, 0, None), id="a chain"),
         pytest.param(("1", "", "3", "2"), (None, None, 0, 0), id="only one of two says so"),
-        pytest.param(("1234", "0235", "0136", "0127", "5670", "4671", "4572", "4563"), (0,) * 4 + (1,) * 4, id="a cube"),
+        pytest.param(
+            ("1234", "0235", "0136", "0127", "5670", "4671", "4572", "4563"), (0,) * 4 + (1,) * 4, id="a cube"
+        ),
     ],
 )
 def test_gpus_that_reach_each_other_over_nvlink_have_a_number_in_common(peers, groups):
