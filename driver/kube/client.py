@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
-
+from driver.kube.connection import Answer
 from driver.kube.credentials import ConfigError, Credentials, in_cluster
+from driver.kube.http import Http, RefusedError
 from driver.kube.kubeconfig import from_kubeconfig
 
 if TYPE_CHECKING:
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
 
 MERGE_PATCH = "application/merge-patch+json"
 
-_HEADERS = {"Accept": "application/json, */*", "Accept-Encoding": "identity", "User-Agent": "gpu-dra-driver"}
+_HEADERS = "Accept: application/json, */*\r\nAccept-Encoding: identity\r\nUser-Agent: gpu-dra-driver\r\n"
 
-_NO_ANSWER = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError)
-"""HttpProcessingError for a line without an end, ValueError for a token with a line feed, say."""
+_NO_ANSWER = (RefusedError, TimeoutError, OSError, ValueError)
 
 MAX_BODY = 16 << 20
 """Bytes of an answer that a node takes; the largest that it asks for are its own slices."""
@@ -74,10 +72,9 @@ class Api:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._credentials = credentials
-        self._max_connections = max_connections
+        self._http = Http(connections=max_connections)
         self._max_body = max_body
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
         self._refused_since: float | None = None
         self.on_date: Callable[[str | None], None] | None = None
         """Told the Date of each answer, by whoever needs the server's time."""
@@ -126,8 +123,7 @@ class Api:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._http.close()
 
     async def get(
         self,
@@ -171,8 +167,7 @@ class Api:
         self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, content_type: str, timeout: float
     ) -> bytes:
         try:
-            response = await self._send(method, path, params, body, content_type, timeout)
-            async with response:
+            with await self._send(method, path, params, body, content_type, timeout) as response:
                 data = await self._read(response)
         except _NO_ANSWER as error:
             raise ApiError(0, f"{method} {path}: no answer from {self.host}: {_describe(error)}") from error
@@ -192,12 +187,11 @@ class Api:
         query = {**params, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": timeout_seconds}
         try:
             # A server that has died without a word is noticed a little after the time that it was asked to end.
-            response = await self._send("GET", path, query, None, "application/json", timeout_seconds + 15)
-            async with response:
+            with await self._send("GET", path, query, None, "application/json", timeout_seconds + 15) as response:
                 if response.status >= 400:
                     raise _api_error("WATCH", path, response, await self._read(response))
                 self._refuse_encoding(response)
-                async for line in response.content:
+                async for line in response.lines():
                     if not line.strip():
                         continue
                     yield decode(line)
@@ -206,44 +200,38 @@ class Api:
         except _NO_ANSWER as error:
             raise ApiError(0, f"WATCH {path}: {self.host} went away: {_describe(error)}") from error
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: Answer) -> bytes:
         """The body. Raises ValueError for more than anybody may send us."""
         self._refuse_encoding(response)
-        chunks, size = [], 0
-        async for chunk in response.content.iter_any():
-            size += len(chunk)
-            if size > self._max_body:
-                raise ValueError(f"the body has more than {self._max_body} bytes")
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return await response.read(self._max_body)
 
     @staticmethod
-    def _refuse_encoding(response: aiohttp.ClientResponse) -> None:
+    def _refuse_encoding(response: Answer) -> None:
         # Not asked for, and a few bytes may be a gigabyte.
-        if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        if (encoding := response.headers.get("content-encoding", "identity")) != "identity":
             raise ValueError(f"the body is encoded as {encoding[:20]!r}, which was not asked for")
 
     async def _send(
         self, method: str, path: str, params: Mapping[str, Any] | None, body: Any, content_type: str, timeout: float
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send, and once more with new credentials if these are refused and there are any."""
         if self._credentials is None:
             raise ApiError(0, f"{method} {path}: there is no API server to ask")
         request = _Request(
             method=method,
             path=path + (f"?{urlencode(params)}" if params else ""),
-            headers={**_HEADERS, "Content-Type": content_type},
-            data=None if body is None else json.dumps(body),
-            timeout=aiohttp.ClientTimeout(total=timeout),
+            headers=_HEADERS if body is None else f"{_HEADERS}Content-Type: {content_type}\r\n",
+            body=None if body is None else json.dumps(body).encode(),
+            timeout=timeout,
         )
         access = await self._credentials.current()
         outcome = await self._try(request, access)
         if _is_refusal(outcome) and (renewed := await self._credentials.renew(access)) is not access:
-            if isinstance(outcome, aiohttp.ClientResponse):
+            if isinstance(outcome, Answer):
                 outcome.close()
             outcome = await self._try(request, renewed)
-        if self.on_date and isinstance(outcome, aiohttp.ClientResponse):
-            self.on_date(outcome.headers.get("Date"))
+        if self.on_date and isinstance(outcome, Answer):
+            self.on_date(outcome.headers.get("date"))
         if not _is_refusal(outcome):
             self._refused_since = None
         elif self._refused_since is None:
@@ -257,38 +245,25 @@ class Api:
             )
         return outcome
 
-    async def _try(self, request: _Request, access: Access) -> aiohttp.ClientResponse | aiohttp.ClientSSLError:
+    async def _try(self, request: _Request, access: Access) -> Answer | RefusedError:
         """One request with these credentials, which go to their server and nowhere else."""
-        if self._session is None:
-            # Left to itself, it asks two threads on each request: one for ~/.netrc, one for the proxy's variables.
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._max_connections),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                read_bufsize=1 << 21,  # one event of a watch has to fit
-            )
-        identity = {"Authorization": access.authorization} if access.authorization else {}
         status = 0
         try:
-            response = await self._session.request(
+            answer = await self._http.send(
                 request.method,
-                access.host + request.path,
-                headers=request.headers | identity,
-                data=request.data,
+                access,
+                request.path,
+                headers=request.headers,
+                body=request.body,
                 timeout=request.timeout,
-                proxy=access.proxy,
-                ssl=access.context or True,  # connections of another context are not used again
-                server_hostname=access.server_name,
-                allow_redirects=False,
             )
-            status = response.status
-        except aiohttp.ClientSSLError as error:
+            status = answer.status
+        except RefusedError as error:
             return error
         finally:
             if self.on_request:
                 self.on_request(request.method, request.path, status)
-        return response
+        return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,28 +272,28 @@ class _Request:
 
     method: str
     path: str
-    headers: dict[str, str]
-    data: str | None
-    timeout: aiohttp.ClientTimeout
+    headers: str
+    body: bytes | None
+    timeout: float
 
 
-def _is_refusal(outcome: aiohttp.ClientResponse | aiohttp.ClientSSLError) -> bool:
+def _is_refusal(outcome: Answer | RefusedError) -> bool:
     """Whether other credentials may change it: 401, or a certificate that is not what the authority says."""
-    return not isinstance(outcome, aiohttp.ClientResponse) or outcome.status == 401
+    return not isinstance(outcome, Answer) or outcome.status == 401
 
 
 def _describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _api_error(method: str, path: str, response: aiohttp.ClientResponse, data: bytes) -> ApiError:
+def _api_error(method: str, path: str, response: Answer, data: bytes) -> ApiError:
     try:
         status = json.loads(data)
     except (ValueError, RecursionError):
         status = {}
     message = status.get("message") if isinstance(status, dict) else None
     reason = str(status.get("reason") or "") if isinstance(status, dict) else ""
-    retry_after = response.headers.get("Retry-After", "")
+    retry_after = response.headers.get("retry-after", "")
     return ApiError(
         response.status,
         f"{method} {path}: {message or data[:200].decode(errors='replace') or response.reason}",
