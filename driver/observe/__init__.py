@@ -2,11 +2,10 @@
 
 from driver.observe.logs import configure_logging
 from driver.observe.metrics import Metrics
-from driver.observe.pages import Doorman, serve_pages
+from driver.observe.pages import serve_pages
 from driver.observe.stacks import log_stacks_on
 
 __all__ = [
-    "Doorman",
     "Metrics",
     "configure_logging",
     "log_stacks_on",

@@ -1,16 +1,18 @@
 """The HTTP port: /metrics for Prometheus, /healthz, /readyz and /status for people and load balancers.
 
-Any pod may reach it, so it bounds what it does for whom: see ``Doorman`` and ``Exposition``.
+Any pod may reach it, so it bounds what it does for whom: see ``PageServer`` and ``Exposition``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from driver.base.threads import in_daemon_thread
@@ -18,51 +20,116 @@ from driver.base.threads import in_daemon_thread
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from aiohttp.web_protocol import RequestHandler
     from prometheus_client import CollectorRegistry
+
+logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
 CONNECTION_SECONDS = 20.0
+MAX_HEAD = 1 << 14
+"""Bytes of a request's head."""
 REST = 4.0
 """Between two renderings, times the time that the last one took: others need the processor."""
+ALLOWED = "Allow: GET, HEAD\r\n"
+TEXT = "text/plain; charset=utf-8"
 
 
-class Doorman(web.Server):
-    """Cuts each connection when its time is over, and the oldest where there would be too many.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is looked at of a request."""
+
+    method: str
+    path: str
+    """Without the query."""
+    accept: str = ""
+
+    @classmethod
+    def parse(cls, head: bytes) -> Request:
+        """Raises ValueError for what is not HTTP/1."""
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, target, version = first.split(" ")
+        if not version.startswith("HTTP/1."):
+            raise ValueError(version)
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        return cls(method=method, path=target.partition("?")[0], accept=headers.get("accept", ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """An answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = TEXT
+
+    def encode(self, *, method: str) -> bytes:
+        """With its head, as what was asked by ``method``; the connection ends with it."""
+        head = (
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\nContent-Type: {self.content_type}\r\n"
+            f"Content-Length: {len(self.body)}\r\nConnection: close\r\n{ALLOWED if self.status == 405 else ''}\r\n"
+        )
+        return head.encode("latin-1") + (b"" if method == "HEAD" else self.body)
+
+
+class PageServer:
+    """One request for each connection. Each is cut when its time is over, and the oldest where there would be too many.
 
     Whoever sends a request at once is served, however many others hold connections.
     """
 
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        *,
-        connections: int,
-        seconds: float,
-    ) -> None:
-        super().__init__(handler, access_log=None)
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]], *, connections: int, seconds: float) -> None:
+        self._answer = answer
         self._most = connections
         self._seconds = seconds
-        self._open: dict[RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
+        self._open: dict[asyncio.StreamWriter, asyncio.TimerHandle] = {}
+        self._server: asyncio.Server
 
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Note it, oldest first."""
-        super().connection_made(handler, transport)
-        end = asyncio.get_running_loop().call_later(self._seconds, self._cut, handler)
-        self._open[handler] = (transport, end)
+    async def listen(self, port: int) -> None:
+        """Serve on all addresses. Raises OSError when the port is taken."""
+        self._server = await asyncio.start_server(self._serve, host=None, port=port, limit=MAX_HEAD)
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Where it listens."""
+        return [socket.getsockname() for socket in self._server.sockets]
+
+    async def cleanup(self) -> None:
+        """End, and cut who is connected."""
+        self._server.close()
+        for writer in list(self._open):
+            self._cut(writer)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open[writer] = asyncio.get_running_loop().call_later(self._seconds, self._cut, writer)
         if len(self._open) > self._most:
             self._cut(next(iter(self._open)))
+        try:
+            writer.write(await self._respond(await reader.readuntil(b"\r\n\r\n")))
+            writer.close()
+            await writer.wait_closed()
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            pass  # who is cut, goes, or sends no end of a head
+        finally:
+            self._cut(writer)
 
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Forget it."""
-        if handler in self._open:
-            self._open.pop(handler)[1].cancel()
-        super().connection_lost(handler, exc)
+    async def _respond(self, head: bytes) -> bytes:
+        try:
+            request = Request.parse(head)
+        except ValueError:
+            return Response(body=b"HTTP/1.1 is expected\n", status=400).encode(method="")
+        try:
+            response = await self._answer(request)
+        except Exception:
+            logger.exception("%s could not be answered", request.path[:100])
+            response = Response(body=b"a bug of the driver; its log has the details\n", status=500)
+        return response.encode(method=request.method)
 
-    def _cut(self, handler: RequestHandler) -> None:
-        transport, end = self._open.pop(handler)
-        end.cancel()
-        transport.abort()  # what was not fetched by now is not waited for
+    def _cut(self, writer: asyncio.StreamWriter) -> None:
+        end = self._open.pop(writer, None)
+        if end is not None:
+            end.cancel()
+            writer.transport.abort()  # what was not fetched by now is not waited for
 
 
 class Exposition:
@@ -104,8 +171,8 @@ async def serve_pages(
     status: Callable[[], Mapping[str, Any]],
     connections: int = MAX_CONNECTIONS,
     seconds: float = CONNECTION_SECONDS,
-) -> web.ServerRunner:
-    """Start serving; ``cleanup`` of the returned runner ends it.
+) -> PageServer:
+    """Start serving; ``cleanup`` of what is returned ends it.
 
     ``not_ready`` lists what is missing, empty if nothing; ``status`` is what people want to know, as a JSON object. A
     connection has one request and lasts ``seconds`` at the most; beyond so many ``connections`` the oldest is cut.
@@ -114,35 +181,35 @@ async def serve_pages(
     """
     exposition = Exposition(registry)
 
-    async def metrics(request: web.BaseRequest) -> web.Response:
-        body, content_type = await exposition.render(request.headers.get("Accept", ""))
-        return web.Response(body=body, headers={"Content-Type": content_type})
+    async def metrics(request: Request) -> Response:
+        body, content_type = await exposition.render(request.accept)
+        return Response(body=body, content_type=content_type)
 
-    async def healthz(_: web.BaseRequest) -> web.Response:
+    async def healthz(_: Request) -> Response:
         alive = await live()
-        return web.Response(text="ok\n" if alive else "our sockets do not answer\n", status=200 if alive else 503)
+        return _text("ok" if alive else "our sockets do not answer", status=200 if alive else 503)
 
-    async def readyz(_: web.BaseRequest) -> web.Response:
+    async def readyz(_: Request) -> Response:
         missing = not_ready()
-        return web.Response(text="\n".join(missing or ["ok"]) + "\n", status=503 if missing else 200)
+        return _text("\n".join(missing or ["ok"]), status=503 if missing else 200)
 
-    async def status_page(_: web.BaseRequest) -> web.Response:
-        return web.json_response(status(), dumps=lambda value: json.dumps(value, indent=2) + "\n")
+    async def status_page(_: Request) -> Response:
+        return Response(body=f"{json.dumps(status(), indent=2)}\n".encode(), content_type="application/json")
 
     pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz, "/status": status_page}
 
-    async def answer(request: web.BaseRequest) -> web.Response:
+    async def answer(request: Request) -> Response:
         page = pages.get(request.path)
         if page is None:
-            response = web.Response(text=f"there is {', '.join(pages)}\n", status=404)
-        elif request.method not in {"GET", "HEAD"}:
-            response = web.Response(text="GET is expected\n", status=405, headers={"Allow": "GET, HEAD"})
-        else:
-            response = await page(request)
-        response.force_close()
-        return response
+            return _text(f"there is {', '.join(pages)}", status=404)
+        if request.method not in {"GET", "HEAD"}:
+            return _text("GET is expected", status=405)
+        return await page(request)
 
-    runner = web.ServerRunner(Doorman(answer, connections=connections, seconds=seconds))
-    await runner.setup()
-    await web.TCPSite(runner, host=None, port=port).start()
-    return runner
+    server = PageServer(answer, connections=connections, seconds=seconds)
+    await server.listen(port)
+    return server
+
+
+def _text(text: str, *, status: int) -> Response:
+    return Response(body=f"{text}\n".encode(), status=status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
+from driver.kube import Access, Http
 
 if TYPE_CHECKING:
     from driver.node import Settings
@@ -35,17 +35,12 @@ async def read_page(settings: Settings, path: str) -> str:
     """One page of the driver's HTTP port on this machine. Raises PageError."""
     if not settings.http_port:
         raise PageError("the driver has no HTTP port (--http-port 0)")
-    url = f"http://127.0.0.1:{settings.http_port}{path}"
+    host = f"http://127.0.0.1:{settings.http_port}"
+    http = Http(connections=1)
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session,
-            session.get(url) as response,
-        ):
-            content = bytearray()
-            async for chunk in response.content.iter_chunked(1 << 16):
-                content += chunk
-                if len(content) > LARGEST:
-                    raise PageError(f"{url} has more than {LARGEST} bytes")
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise PageError(f"{url}: {error or 'no answer in time'}") from None
-    return content.decode(errors="replace")
+        with await http.send("GET", Access(host=host), path, headers="", timeout=PATIENCE) as answer:
+            return (await answer.read(LARGEST)).decode(errors="replace")
+    except (TimeoutError, OSError, ValueError) as error:
+        raise PageError(f"{host}{path}: {str(error) or 'no answer in time'}") from None
+    finally:
+        await http.close()

@@ -15,10 +15,10 @@ from driver.base.supervised import supervised
 from driver.cluster.fleet_view import shown
 from driver.cluster.page.details import details_html, find, is_about, node_subject, subjects
 from driver.cluster.page.document import document, message, pieces
+from driver.cluster.page.doorman import Doorman
 from driver.cluster.page.object_events import Events
 from driver.cluster.page.picture import Painter
 from driver.cluster.page.query import Query
-from driver.observe import Doorman
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

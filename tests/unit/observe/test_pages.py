@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
-from driver.observe.pages import Exposition, serve_pages
+from driver.observe.pages import MAX_HEAD, Exposition, serve_pages
 from tests.eventually import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def registry(slow: SlowCollector) -> CollectorRegistry:
 
 
 @contextlib.asynccontextmanager
-async def serving(**limits: Any) -> AsyncIterator[tuple[str, int]]:
+async def serving(**given: Any) -> AsyncIterator[tuple[str, int]]:
     """Where the pages are; with any port, it is not the same for all families of addresses."""
 
     async def live() -> bool:
@@ -65,9 +65,8 @@ async def serving(**limits: Any) -> AsyncIterator[tuple[str, int]]:
 
     registry = CollectorRegistry()
     Counter("things", "What there is.", registry=registry).inc()
-    runner = await serve_pages(
-        port=0, registry=registry, live=live, not_ready=lambda: ["devices"], status=lambda: {"node": "n"}, **limits
-    )
+    given = {"not_ready": lambda: ["devices"], "status": lambda: {"node": "n"}, **given}
+    runner = await serve_pages(port=0, registry=registry, live=live, **given)
     try:
         yield next((host, port) for host, port, *_ in runner.addresses if host == "0.0.0.0")
     finally:
@@ -209,3 +208,59 @@ async def test_a_connection_ends_with_its_answer() -> None:
 
     assert answer.endswith(b"ok\n")
     assert b"Connection: close" in answer
+
+
+async def said(place: tuple[str, int], request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*place)
+    writer.write(request)
+    answer = b""
+    async with asyncio.timeout(PATIENCE):
+        with contextlib.suppress(ConnectionError):
+            answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (b"GET /healthz?verbose=1 HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"SSH-2.0-client\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"PRI * HTTP/2.0\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"\xff\xfe \xff HTTP/1.1\r\n\xff\r\n\r\n", b"HTTP/1.1 404 Not Found"),
+        (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 2 * MAX_HEAD + b"\r\n\r\n", b""),
+    ],
+)
+async def test_whatever_is_sent_is_answered_or_cut(request_: bytes, answer: bytes) -> None:
+    async with serving() as place:
+        assert (await said(place, request_)).partition(b"\r\n")[0] == answer
+        assert await get(place, "/healthz") == (200, "ok\n")
+
+
+async def test_a_page_that_cannot_be_made_is_an_answer_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(status=lambda: {"a": object()}) as place:
+        answer = await get(place, "/status")
+
+    assert answer == (500, "a bug of the driver; its log has the details\n")
+    assert [record.getMessage() for record in caplog.records] == ["/status could not be answered"]
+
+
+async def test_a_page_that_nobody_fetches_is_cut_too() -> None:
+    async with serving(seconds=0.3, status=lambda: {"large": "x" * (64 << 20)}) as place:
+        _, writer = await asyncio.open_connection(*place, limit=1000)
+        writer.write(b"GET /status HTTP/1.1\r\n\r\n")
+
+        with pytest.raises(ConnectionError):
+            await cut(writer)
+
+        writer.close()
+
+
+async def cut(writer: asyncio.StreamWriter) -> None:
+    """Send until that is refused, without reading a byte more than the socket does by itself."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.01)
