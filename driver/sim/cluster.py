@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.kube import LARGE_BODY, Api
 from driver.sim import identity
-from driver.sim.apiserver import ApiServer
+from driver.sim.apiserver import V1_36, ApiServer, Release
 from driver.sim.controllers.manager import ControlPlane
 from driver.sim.kubelet import Kubelet, Options
 from driver.sim.scheduler.cel import compile_error
@@ -30,7 +30,10 @@ class Cluster:
     Use as an async context manager. Everything that a driver needs to join it is a plain attribute.
     """
 
-    def __init__(self, root: Path, *, node_name: str = NODE, options: Options | None = None) -> None:
+    def __init__(
+        self, root: Path, *, node_name: str = NODE, options: Options | None = None, release: Release = V1_36
+    ) -> None:
+        self.release = release
         self.root = root
         self.node_name = node_name
         self.kubeconfig = root / "kubeconfig"
@@ -40,7 +43,7 @@ class Cluster:
         self.cdi_root = root / "cdi"
         self.plugins_dir = root / "plugins"
         self.registry_dir = root / "plugins_registry"
-        self.server = ApiServer(compile_cel=compile_error, read_log=self._read_log)
+        self.server = ApiServer(release=release, compile_cel=compile_error, read_log=self._read_log)
         self.api: Api
         self.kubelet: Kubelet
         self._options = options or Options()
@@ -52,7 +55,8 @@ class Cluster:
         await self._stack.enter_async_context(self.server)
         self.server.write_kubeconfig(self.kubeconfig)
         self.api = await self._stack.enter_async_context(await Api.connect(self.kubeconfig, max_body=LARGE_BODY))
-        control_plane = asyncio.create_task(ControlPlane(self.api).run(), name="control plane")
+        plane = ControlPlane(self.api, taint_rules=self.release.taint_rules)
+        control_plane = asyncio.create_task(plane.run(), name="control plane")
         self._stack.push_async_callback(_end, control_plane)
         self._control_plane = control_plane
         await self.start_kubelet()

@@ -32,7 +32,7 @@ EXAMPLES = ROOT / "deploy" / "examples"
 # Of the Prometheus operator and of the vertical autoscaler, whose definitions are not Kubernetes' own.
 FOREIGN = ("monitoring.coreos.com/v1", "autoscaling.k8s.io/v1", "resource.nvidia.com/v1beta1")
 # Kinds that younger versions have and older ones do not.
-SINCE = {("resource.k8s.io/v1beta2", "DeviceTaintRule"): "1.36"}
+SINCE = {("resource.k8s.io/v1", "DeviceTaintRule"): "1.37"}
 
 
 @pytest.mark.parametrize("helm", HELMS)

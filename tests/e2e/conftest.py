@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from driver.sim.apiserver import V1_36, V1_37, Release
 from driver.sim.cluster import Cluster
 from driver.sim.kubelet import Options
 from driver.sim.process import DriverProcess, gpu_dra
@@ -26,6 +27,9 @@ gpus:
   partitioning: none
   shares: memory
 """
+
+
+ON_1_37 = " on 1.37"
 
 
 @pytest.fixture
@@ -55,7 +59,10 @@ def embedded(site: Site) -> EmbeddedSite:
 
 
 class Stage:
-    """Clusters by the kind of their GPUs, each made when somebody asks for it first. There is one real cluster."""
+    """Clusters by the kind of their GPUs, each made when somebody asks for it first. There is one real cluster.
+
+    They are of Kubernetes 1.36, unless the kind ends in ON_1_37.
+    """
 
     def __init__(self, option: Any) -> None:
         self._option = option
@@ -72,7 +79,8 @@ class Stage:
         """A node with such GPUs; on a real cluster the node that there is, whatever it has."""
         key = "" if self._option("--kubeconfig") else devices
         if key not in self._sites:
-            running = EmbeddedSite.running(f"--devices={devices}") if key else connected(self._option)
+            flag, release = f"--devices={devices.removesuffix(ON_1_37)}", V1_37 if devices.endswith(ON_1_37) else V1_36
+            running = EmbeddedSite.running(flag, release=release) if key else connected(self._option)
             self._sites[key] = await self._stack.enter_async_context(running)
         return self._sites[key]
 
@@ -87,10 +95,10 @@ class EmbeddedSite(Site):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, *flags: str) -> AsyncIterator[EmbeddedSite]:
+    async def running(cls, *flags: str, release: Release = V1_36) -> AsyncIterator[EmbeddedSite]:
         with short_directory() as root:
             # With the kubelet's own pace for pods: what a driver does wrong once is not healed within a second.
-            async with Cluster(root, options=Options(resync=5.0)) as cluster:
+            async with Cluster(root, options=Options(resync=5.0), release=release) as cluster:
                 site = cls(cluster)
                 try:
                     await site.start_driver(*flags)

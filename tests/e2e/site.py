@@ -24,7 +24,7 @@ PATHS = {
     "DeviceClass": f"{RESOURCE}/deviceclasses",
     "ResourceClaim": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaims",
     "ResourceClaimTemplate": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaimtemplates",
-    "DeviceTaintRule": "/apis/resource.k8s.io/v1beta2/devicetaintrules",
+    "DeviceTaintRule": f"{RESOURCE}/devicetaintrules",
     "Namespace": "/api/v1/namespaces",
     "ResourceQuota": "/api/v1/namespaces/{namespace}/resourcequotas",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
@@ -202,7 +202,11 @@ class Site:
                 return "exists"
             if error.status == 403 and "serviceaccount" in str(error):  # it is made soon after its namespace
                 return ""
-            if error.status == 404 and body["apiVersion"].startswith("resource.k8s.io/v1beta"):
+            if error.status == 404 and body["apiVersion"] == "resource.k8s.io/v1" and body["kind"] == "DeviceTaintRule":
+                # Stable since Kubernetes 1.37.
+                older = "resource.k8s.io/v1beta2"
+                return await self._create(f"/apis/{older}/devicetaintrules", {**body, "apiVersion": older})
+            if error.status == 404 and "v1beta" in body["apiVersion"]:
                 raise LackingError(f"this cluster does not serve {body['kind']} in {body['apiVersion']}") from error
             if error.status == 422 and "undefined field 'allowMultipleAllocations'" in str(error):
                 raise LackingError(

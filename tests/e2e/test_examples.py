@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from driver.sim.demo.workloads import load_examples
+from tests.e2e.conftest import ON_1_37
 from tests.e2e.site import LackingError
 from tests.eventually import eventually
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from tests.e2e.conftest import Stage
-    from tests.e2e.site import Site
+from tests.e2e.site import Site
 
 EXAMPLES = {example.name: example for example in load_examples()}
 Gpus = dict[str, dict[str, dict[str, str]]]
@@ -178,7 +179,13 @@ GROUP = "31-pod-group"
 """Needs PodGroups, which are off in every version: held against the schema, in tests/deploy."""
 NIC = "33-gpu-and-nic"
 """Needs a second driver: tests/unit/inventory/test_topology.py."""
-PARAMETERS = [(A100S if name == "17-same-pcie-root" else H100S, name) for name in OUTCOMES]
+STABLE = ("07-extended-resource", "19-maintenance", "27-mig-resource", "30-best-product")
+"""What is stable in 1.37 and was not in 1.36, or has other versions there."""
+PARAMETERS = [
+    *((A100S if name == "17-same-pcie-root" else H100S, name) for name in OUTCOMES),
+    *((H100S + ON_1_37, name) for name in STABLE),
+]
+IDS = [name + (ON_1_37 if site.endswith(ON_1_37) else "") for site, name in PARAMETERS]
 
 
 def test_each_example_has_an_expected_outcome() -> None:
@@ -190,7 +197,7 @@ def test_each_example_says_what_to_expect() -> None:
     assert [example.name for example in EXAMPLES.values() if not example.expect] == []
 
 
-@pytest.mark.parametrize(("site", "name"), PARAMETERS, ids=list(OUTCOMES), indirect=["site"])
+@pytest.mark.parametrize(("site", "name"), PARAMETERS, ids=IDS, indirect=["site"])
 @on_the_stage
 async def test_the_pods_of_an_example_succeed_and_print_their_gpus(site: Site, name: str) -> None:
     await apply(site, name)
@@ -272,7 +279,7 @@ async def test_a_job_goes_on_elsewhere_when_its_gpu_is_taken_out_of_service(site
     await create(
         site,
         {
-            "apiVersion": "resource.k8s.io/v1beta2",
+            "apiVersion": "resource.k8s.io/v1",
             "kind": "DeviceTaintRule",
             "metadata": {"name": site.namespace},
             "spec": {"deviceSelector": selector, "taint": taint},

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Object = dict[str, Any]
 
 
-def decode_body(call: Call, body: Any) -> Object:
+def decode_body(call: Call, body: Any, types: schema.Schema) -> Object:
     """The object in a request, checked against the schema and canonical. Raises StatusError 400."""
     resource = call.resource
     if not isinstance(body, dict):
@@ -24,7 +24,7 @@ def decode_body(call: Call, body: Any) -> Object:
         wanted = f"expected {resource.group_version}, {resource.kind}"
         raise bad_request(f"{version}, {kind} cannot be handled as a {resource.kind}: {wanted}")
     refused = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
-    decoded = schema.decode(resource.definition, body)
+    decoded = schema.decode(types, resource.definition, body)
     if decoded.errors:
         raise bad_request(f"{refused}: {decoded.errors[0]}")
     unknown = [f'unknown field "{path}"' for path in decoded.unknown]
@@ -38,9 +38,8 @@ def decode_body(call: Call, body: Any) -> Object:
     return obj
 
 
-def strip_empty(resource: Resource, obj: Object) -> None:
+def strip_empty(resource: Resource, obj: Object, types: schema.Schema) -> None:
     """Drop empty lists and maps as Go's ``omitempty`` does, so that sending one changes nothing."""
-    types = schema.schema()
     _strip(types, types.node(resource.definition), obj)
 
 

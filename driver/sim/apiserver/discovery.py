@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from driver.sim.apiserver.release import Release
     from driver.sim.apiserver.resource import Resource
 
     Object = dict[str, Any]
 
-VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.2", "platform": "linux/amd64"}
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _SUBRESOURCES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "status": ("", "", ("get", "patch", "update")),
@@ -73,7 +73,12 @@ def _discovered(resource: Resource) -> Object:
     }
 
 
-def document(resources: Sequence[Resource], path: str) -> Object | None:
+def version(release: Release) -> Object:
+    """What ``/version`` answers."""
+    return {"major": "1", "minor": release.minor, "gitVersion": release.version, "platform": "linux/amd64"}
+
+
+def document(resources: Sequence[Resource], path: str, release: Release) -> Object | None:
     """``/apis/<group>``, the resources of ``<root>``, ``/openapi/v3`` and ``/openapi/v3<root>``; None if it is not."""
     roots = list(dict.fromkeys(resource.root for resource in resources))
     if path in roots:
@@ -81,7 +86,7 @@ def document(resources: Sequence[Resource], path: str) -> Object | None:
     if path == "/openapi/v3":
         return {"paths": {root.strip("/"): {"serverRelativeURL": f"/openapi/v3{root}"} for root in roots}}
     if path.removeprefix("/openapi/v3") in roots:
-        return _openapi([r for r in resources if r.root == path.removeprefix("/openapi/v3")])
+        return _openapi([r for r in resources if r.root == path.removeprefix("/openapi/v3")], release)
     versions = [root.rpartition("/")[2] for root in roots if root.rpartition("/")[0] == path]
     if not versions:
         return None
@@ -105,7 +110,7 @@ def _resource_list(resources: Sequence[Resource]) -> Object:
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": listed}
 
 
-def _openapi(resources: Sequence[Resource]) -> Object:
+def _openapi(resources: Sequence[Resource], release: Release) -> Object:
     """Just enough for kubectl to leave the validation of fields to the server: no schemas."""
     parameters = [{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}]
     paths: Object = {}
@@ -114,4 +119,4 @@ def _openapi(resources: Sequence[Resource]) -> Object:
         operation = {"parameters": parameters, "x-kubernetes-group-version-kind": kind}
         where = "/namespaces/{namespace}" if resource.namespaced else ""
         paths[f"{resource.root}{where}/{resource.plural}/{{name}}"] = {"patch": operation}
-    return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]}, "paths": paths}
+    return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": release.version}, "paths": paths}

@@ -91,7 +91,7 @@ class Engine:
     def create(self, call: Call, body: Any) -> Stored:
         """POST: store a new object."""
         resource = call.resource
-        obj = decode_body(call, body)
+        obj = decode_body(call, body, self.context.types)
         meta = obj["metadata"]
         self._check_namespace(call, obj)
         self._check_namespace_open(call, meta.get("name") or meta.get("generateName", ""))
@@ -115,7 +115,7 @@ class Engine:
         self._admit(call, "CREATE", obj, None)
         if self.store.get(resource.plural, key) is not None:
             raise already_exists(resource, key[1])
-        strip_empty(resource, obj)
+        strip_empty(resource, obj, self.context.types)
         return self._save(call, key, obj)
 
     def _generate(self, resource: Resource, namespace: str, prefix: str) -> str:
@@ -149,7 +149,7 @@ class Engine:
         current = self.store.get(call.resource.plural, call.key)
         if current is None:
             raise not_found(call.resource, call.name)
-        return self._update(call, current, decode_body(call, body))
+        return self._update(call, current, decode_body(call, body, self.context.types))
 
     def patch(self, call: Call, content_type: str, body: Any) -> tuple[Stored, bool]:
         """PATCH with any of the patch types; an apply creates what is not there, and then the flag is set."""
@@ -159,10 +159,10 @@ class Engine:
         if current is None:
             raise not_found(call.resource, call.name)
         try:
-            patched = patch.patched(call.resource.definition, content_type, current.obj, body)
+            patched = patch.patched(self.context.types, call.resource.definition, content_type, current.obj, body)
         except patch.PatchError as error:
             raise bad_request(str(error)) from error
-        return self._update(call, current, decode_body(call, patched)), False
+        return self._update(call, current, decode_body(call, patched, self.context.types)), False
 
     def _update(self, call: Call, current: Stored, new: Object) -> Stored:
         resource, old = call.resource, current.obj
@@ -184,7 +184,7 @@ class Engine:
                 meta[name] = old_meta[name]
         meta.pop("managedFields", None)
         errors = self._restrict(call, new, old)
-        strip_empty(resource, new)
+        strip_empty(resource, new, self.context.types)
         if resource.generation and call.subresource != "status" and new.get("spec") != old.get("spec"):
             meta["generation"] = old_meta.get("generation", 0) + 1
         self._raise_invalid(resource, call.name, errors)

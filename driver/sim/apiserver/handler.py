@@ -45,10 +45,9 @@ class Handler:
         self._rbac = roles
         self._bookmark_seconds = bookmark_seconds
         self._read_log = read_log
-        gates = engine.context.gates
-        self._resources = tuple(
-            r for r in RESOURCES if r.plural != "devicetaintrules" or "DRADeviceTaintRules" in gates
-        )
+        self._release = engine.context.release
+        rules = self._release.taint_rules if "DRADeviceTaintRules" in engine.context.gates else ""
+        self._resources = tuple(r for r in RESOURCES if r.plural != "devicetaintrules" or r.group_version == rules)
 
     async def answer(self, request: web.Request, target: Target) -> web.StreamResponse:
         """The answer to a request that is allowed. Raises StatusError."""
@@ -75,7 +74,9 @@ class Handler:
         if what.subresource == "status" and not resource.status:
             raise no_such_resource()
         if not resource.stored:
-            answer = rbac.answer(self._rbac, resource.kind, decode_body(call, body), what.user)
+            answer = rbac.answer(
+                self._rbac, resource.kind, decode_body(call, body, self._engine.context.types), what.user
+            )
             return _json(answer, status=201)
         return self._object(request, call, body)
 
@@ -209,12 +210,12 @@ class Handler:
         if path in {"/healthz", "/livez", "/readyz"}:
             return web.Response(text="ok")
         if path == "/version":
-            return _json(discovery.VERSION)
+            return _json(discovery.version(self._release))
         if path in {"/api", "/apis"}:
             answer = _json(discovery.aggregated(self._resources, core=path == "/api"))
             answer.headers["Content-Type"] = discovery.AGGREGATED
             return answer
-        found = discovery.document(self._resources, path)
+        found = discovery.document(self._resources, path, self._release)
         if found is None:
             raise no_such_resource()
         return _json(found)

@@ -17,13 +17,12 @@ class PatchError(Exception):
     """A patch that cannot be applied."""
 
 
-def patched(definition: str, content_type: str, current: dict[str, Any], body: Any) -> Any:
+def patched(types: schema.Schema, definition: str, content_type: str, current: dict[str, Any], body: Any) -> Any:
     """The object after the patch; neither argument is changed. Raises PatchError."""
     if not isinstance(body, dict):
         raise PatchError("the patch must be a JSON object")
     if content_type == MERGE:
         return merge_patch(copy.deepcopy(current), body)
-    types = schema.schema()
     return _strategic(types, types.node(definition), copy.deepcopy(current), body)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from driver.sim.apiserver import rules_apps, rules_claims, rules_core, rules_policy, rules_slices
+from driver.sim.apiserver.release import V1_36, V1_37
 from driver.sim.apiserver.resource import Resource
 
 
@@ -62,9 +63,12 @@ RESOURCES: tuple[Resource, ...] = (
         prepare=rules_slices.prepare_slice, validate=rules_slices.validate_slice,
         fields=("spec.nodeName", "spec.driver"),
     ),
-    _row(
-        "resource.k8s.io/v1beta2", "DeviceTaintRule", **_CLUSTER, status=True, generation=True,
-        prepare=rules_slices.prepare_taint_rule, validate=rules_slices.validate_taint_rule,
+    *(
+        _row(
+            version, "DeviceTaintRule", **_CLUSTER, status=True, generation=True,
+            prepare=rules_slices.prepare_taint_rule, validate=rules_slices.validate_taint_rule,
+        )
+        for version in (V1_36.taint_rules, V1_37.taint_rules)
     ),
     _row(
         "apps/v1", "DaemonSet", short="ds", status=True, generation=True,

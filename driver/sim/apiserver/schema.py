@@ -16,7 +16,6 @@ from typing import Any
 
 from driver.sim import quantity
 
-RELEASE = "1.36.0"
 _REF = "#/$defs/"
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1."
 QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
@@ -30,16 +29,15 @@ class SchemaError(Exception):
     """The schema data is not where it is expected."""
 
 
-@lru_cache(maxsize=1)
-def definitions() -> dict[str, Any]:
-    """All definitions of the release, by their OpenAPI name."""
+def definitions(release: str) -> dict[str, Any]:
+    """All definitions of a release, ``1.36.0``, by their OpenAPI name. Raises SchemaError."""
     spec = importlib.util.find_spec("kubernetes_validate")
     if spec is None or not spec.submodule_search_locations:
         raise SchemaError("the package kubernetes-validate is missing: pip install '.[sim]' in a clone")
     root = Path(spec.submodule_search_locations[0]) / "kubernetes-json-schema"
-    path = root / f"v{RELEASE}-local" / "_definitions.json"
+    path = root / f"v{release}-local" / "_definitions.json"
     if not path.exists():
-        raise SchemaError(f"{path} is missing: a kubernetes-validate that carries Kubernetes {RELEASE} is expected")
+        raise SchemaError(f"{path} is missing: a kubernetes-validate that carries Kubernetes {release} is expected")
     found: dict[str, Any] = json.loads(path.read_bytes())["$defs"]
     return found
 
@@ -135,10 +133,10 @@ def _merge_rules(raw: dict[str, Any]) -> dict[str, Any]:
     return rules
 
 
-@lru_cache(maxsize=1)
-def schema() -> Schema:
-    """The schema of the release, built type by type on first use."""
-    return Schema(definitions())
+@lru_cache
+def schema(release: str) -> Schema:
+    """The schema of a release, built type by type on first use. Raises SchemaError."""
+    return Schema(definitions(release))
 
 
 @dataclass(slots=True)
@@ -152,10 +150,10 @@ class Decoded:
     """Wrong types. With any of these ``obj`` must not be used."""
 
 
-def decode(pointer: str, value: Any) -> Decoded:
+def decode(types: Schema, pointer: str, value: Any) -> Decoded:
     """Check and canonicalise a value: unknown fields and nulls are dropped, quantities and times normalised."""
     decoded = Decoded(None)
-    decoded.obj = _Decoder(schema(), decoded).walk(schema().node(pointer), value, "")
+    decoded.obj = _Decoder(types, decoded).walk(types.node(pointer), value, "")
     return decoded
 
 

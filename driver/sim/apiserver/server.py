@@ -23,6 +23,7 @@ from driver.sim.apiserver.garbage import Collector
 from driver.sim.apiserver.handler import Handler, status_response
 from driver.sim.apiserver.quotas import Quotas
 from driver.sim.apiserver.rbac import Rbac
+from driver.sim.apiserver.release import V1_36, Release
 from driver.sim.apiserver.request import parse
 from driver.sim.apiserver.resources import BY_KIND
 from driver.sim.apiserver.store import Store
@@ -66,6 +67,7 @@ class ApiServer:
         anonymous: User = access.ADMIN,
         tokens: Mapping[str, User] | None = None,
         fault: Hook | None = None,
+        release: Release = V1_36,
         gates: frozenset[str] = GATES,
         compile_cel: Callable[[str], str | None] = lambda _expression: None,
         read_log: LogReader = lambda _pod, _container: "",
@@ -80,7 +82,7 @@ class ApiServer:
         self.requests: dict[tuple[str, str], int] = {}
         """How many requests came so far, by (verb, resource)."""
         self._store = Store(history=history)
-        context = Context(now=now, gates=gates, compile_cel=compile_cel)
+        context = Context(now=now, release=release, gates=gates, compile_cel=compile_cel)
         rbac = Rbac(self._store)
         self.engine = Engine(self._store, context, authorize=lambda *what: rbac.decide(*what).allowed)
         """The semantics without HTTP, for code in the same process that must be fast or atomic."""

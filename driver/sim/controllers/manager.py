@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 class ControlPlane:
     """Scheduler and controllers for one API server."""
 
-    def __init__(self, api: Api, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.cluster = Cluster(api)
+    def __init__(
+        self, api: Api, *, taint_rules: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        """``taint_rules`` is the API version in which the server has DeviceTaintRules."""
+        self.cluster = Cluster(api, taint_rules=taint_rules)
         self._parts = (
             Scheduler(self.cluster, clock=clock),
             ClaimController(self.cluster),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.base.signals import ToldToEndError, until_told
 from driver.kube import ApiError
+from driver.sim.apiserver import V1_37
 from driver.sim.cluster import Cluster, ClusterError
 from driver.sim.demo import place
 from driver.sim.demo.chapters import Story
@@ -115,7 +116,7 @@ async def _stage(screen: Screen, devices: str) -> AsyncIterator[Story]:
     try:
         # The wait before slices are deleted is the real one: a driver that is killed comes back sooner, also on a slow
         # machine.
-        async with Cluster(root, options=Options(wiping_delay=30.0)) as cluster:
+        async with Cluster(root, options=Options(wiping_delay=30.0), release=V1_37) as cluster:
             workloads = Workloads(cluster.api, waiting=screen.waiting)
             node = Node(cluster, workloads, devices=devices)
             try:

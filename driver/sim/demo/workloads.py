@@ -31,7 +31,7 @@ _PATHS = {
     "DeviceClass": f"{RESOURCE}/deviceclasses",
     "ResourceClaim": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaims",
     "ResourceClaimTemplate": f"{RESOURCE}/namespaces/{{namespace}}/resourceclaimtemplates",
-    "DeviceTaintRule": "/apis/resource.k8s.io/v1beta2/devicetaintrules",
+    "DeviceTaintRule": f"{RESOURCE}/devicetaintrules",
     "Namespace": "/api/v1/namespaces",
     "ResourceQuota": "/api/v1/namespaces/{namespace}/resourcequotas",
     "Pod": "/api/v1/namespaces/{namespace}/pods",

@@ -31,7 +31,6 @@ PATHS = {
     TEMPLATES: RESOURCE,
     SLICES: RESOURCE,
     CLASSES: RESOURCE,
-    RULES: "/apis/resource.k8s.io/v1beta2",
     JOBS: "/apis/batch/v1",
 }
 
@@ -47,10 +46,12 @@ def path(resource: str, namespace: str = "", name: str = "", subresource: str = 
 class Cluster:
     """Local copies of what the control plane works on. ``run`` keeps them in step; objects in them are not changed."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, *, taint_rules: str) -> None:
+        """``taint_rules`` is the API version in which the server has DeviceTaintRules."""
         self.api = api
-        self._listeners: dict[str, list[Callable[[Key | None], None]]] = {name: [] for name in PATHS}
-        self._mirrors = {name: Mirror(api, path(name), changed=partial(self._changed, name)) for name in PATHS}
+        paths = {name: path(name) for name in PATHS} | {RULES: f"/apis/{taint_rules}/{RULES}"}
+        self._listeners: dict[str, list[Callable[[Key | None], None]]] = {name: [] for name in paths}
+        self._mirrors = {name: Mirror(api, at, changed=partial(self._changed, name)) for name, at in paths.items()}
 
     async def run(self) -> None:
         """Keep all mirrors in step for ever. Ends by cancellation, or with the error of the mirror that died."""

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
-from driver.sim.apiserver.server import ApiServer
+from driver.sim.apiserver import V1_36, ApiServer
 from driver.sim.controllers.manager import ControlPlane
 from driver.sim.scheduler.cel import compile_error
 from tests.eventually import eventually
@@ -19,7 +19,7 @@ TEMPLATES = f"{RESOURCE}/namespaces/default/resourceclaimtemplates"
 SLICES = f"{RESOURCE}/resourceslices"
 JOBS = "/apis/batch/v1/namespaces/default/jobs"
 EVENTS = "/api/v1/namespaces/default/events"
-RULES = "/apis/resource.k8s.io/v1beta2/devicetaintrules"
+RULES = f"/apis/{V1_36.taint_rules}/devicetaintrules"
 KINDS = {
     PODS: ("v1", "Pod"),
     CLAIMS: ("resource.k8s.io/v1", "ResourceClaim"),
@@ -28,7 +28,7 @@ KINDS = {
     f"{RESOURCE}/deviceclasses": ("resource.k8s.io/v1", "DeviceClass"),
     "/api/v1/nodes": ("v1", "Node"),
     JOBS: ("batch/v1", "Job"),
-    RULES: ("resource.k8s.io/v1beta2", "DeviceTaintRule"),
+    RULES: (V1_36.taint_rules, "DeviceTaintRule"),
 }
 
 
@@ -135,7 +135,7 @@ class World:
 async def world(tmp_path):
     async with ApiServer(compile_cel=compile_error) as server, contextlib.AsyncExitStack() as stack:
         api = await stack.enter_async_context(await Api.connect(server.write_kubeconfig(tmp_path / "kubeconfig")))
-        plane = ControlPlane(api)
+        plane = ControlPlane(api, taint_rules=V1_36.taint_rules)
         world = World(api, server, plane)
         await world.create("/api/v1/nodes", "node-a")
         selector = {"cel": {"expression": 'device.driver == "gpu.nvidia.com"'}}
