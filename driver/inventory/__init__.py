@@ -4,6 +4,7 @@ from driver.inventory.catalogue import Catalogue, Device, Hold, foreign_slots, s
 from driver.inventory.defects import Defects
 from driver.inventory.discovery import Discovery, Patience
 from driver.inventory.held import Held, HoldingsError
+from driver.inventory.host_resources import HostNeeds, HostResources
 from driver.inventory.instances import (
     CHANNEL_OPTIONS,
     PROBE_TIMEOUT,
@@ -56,6 +57,8 @@ __all__ = [
     "Held",
     "Hold",
     "HoldingsError",
+    "HostNeeds",
+    "HostResources",
     "Instance",
     "Kind",
     "Lead",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from driver.health import Effects, HealthFeed
     from driver.inventory.catalogue import Device
     from driver.inventory.defects import Defects
+    from driver.inventory.host_resources import HostResources
     from driver.inventory.known_devices import Devices
     from driver.inventory.neighbours import Coexistence
     from driver.inventory.publisher import Publisher
@@ -34,6 +35,7 @@ class Publication:
         pool: str,
         effects: Effects,
         list_attributes: bool,
+        host: HostResources,
         devices: Devices,
         defects: Defects,
         publisher: Publisher,
@@ -41,11 +43,12 @@ class Publication:
         feed: HealthFeed,
         metrics: Metrics,
     ) -> None:
-        """``effects`` and ``list_attributes`` are those of ``build_slices``; nothing is published before ``begin``."""
+        """``effects``, ``list_attributes`` and ``host`` are those of ``build_slices``; ``begin`` begins to publish."""
         self._driver = driver_name
         self._pool = pool
         self._effects = effects
         self._list_attributes = list_attributes
+        self._host = host
         self._devices = devices
         self._defects = defects
         self._publisher = publisher
@@ -98,6 +101,7 @@ class Publication:
             devices=offered,
             effects=self._effects,
             list_attributes=self._list_attributes,
+            host=self._host,
             pending=self._devices.pending,
             unpreparable=self._defects.blocking,
         )

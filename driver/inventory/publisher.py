@@ -16,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from driver.base.backoff import Backoff
 from driver.inventory.compare import same_spec, with_known_times
+from driver.inventory.host_resources import FIELD, FORMER_FIELD, as_served, have_any
 from driver.inventory.slices import slice_name
 from driver.kube import RESOURCE, Api, ApiError, Mirror, check_object, decode_frugally, odd, uid_of
 
@@ -46,6 +48,8 @@ _GATES = {
     "allowMultipleAllocations": "DRAConsumableCapacity",
     "requestPolicy": "DRAConsumableCapacity",
     "bindingConditions": "DRADeviceBindingConditions",
+    FIELD: "DRANodeAllocatableResources",
+    FORMER_FIELD: "DRANodeAllocatableResources",
 }
 
 
@@ -114,6 +118,8 @@ class Publisher:
             check=check_slice,
             decode=decode_frugally,
         )
+        self._minor: int | None = None
+        """The server's release, 1.``minor``; None until it matters, and when it may be another."""
         self.published = False
         """Whether the slices on the server were complete and as desired when last seen, or are another's business."""
         self.quiet = False
@@ -153,6 +159,8 @@ class Publisher:
     def _seen(self, key: tuple[str, str] | None) -> None:
         if key is not None:
             self._foreign = True
+        else:
+            self._minor = None  # listed anew: it may be another server
         self._wake.set()
 
     async def _reconcile_always(self) -> None:
@@ -211,8 +219,9 @@ class Publisher:
         if pool is None:
             return
         existing = {obj["metadata"]["name"]: obj for obj in self._mirror.objects.values()}
+        minor = await self._release() if have_any(pool.slices) else 0
         wanted = {
-            slice_name(index, driver_name=self._driver, node_name=self._node): spec
+            slice_name(index, driver_name=self._driver, node_name=self._node): as_served(spec, minor)
             for index, spec in enumerate(pool.slices)
         }
         generation = max((obj["spec"]["pool"]["generation"] for obj in existing.values()), default=0)
@@ -253,6 +262,16 @@ class Publisher:
                 "slices_deleted": len(obsolete),
             },
         )
+
+    async def _release(self) -> int:
+        """The server's minor version. Raises ApiError."""
+        if self._minor is None:
+            answer = await self._api.get("/version")
+            minor = answer.get("minor") if isinstance(answer, dict) else None
+            if (found := re.match(r"[0-9]{1,4}", str(minor))) is None:  # some say 36+
+                raise odd("/version", "a number as minor", minor)
+            self._minor = int(found[0])
+        return self._minor
 
     def _spec(self, spec: Mapping[str, Any], pool: Pool, generation: int) -> dict[str, Any]:
         return {

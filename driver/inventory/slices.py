@@ -11,6 +11,7 @@ from driver.health import DEFAULT_EFFECTS, Effect, Effects, concerning, device_t
 from driver.inventory import counters as mig
 from driver.inventory.attributes import common_attributes, identity, list_attributes_of, nvlink_groups
 from driver.inventory.catalogue import catalogue
+from driver.inventory.host_resources import FIELD, NONE, HostResources, host_resources
 from driver.inventory.options import Options, ShareBy
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def build_slices(
     devices: Sequence[Device] | None = None,
     effects: Effects = DEFAULT_EFFECTS,
     list_attributes: bool = False,
+    host: HostResources = NONE,
     pending: Collection[str] = (),
     unpreparable: str = "",
 ) -> tuple[Slice, ...]:
@@ -77,6 +79,7 @@ def build_slices(
         devices: what is offered, from driver.inventory.catalogue; every GPU as a whole without it.
         effects: by which table conditions become taints.
         list_attributes: whether the cluster takes attributes that are lists.
+        host: what a pod needs of its node for a device that it has.
         unpreparable: why none of them can be prepared at the moment, in one word; empty if they can.
         pending: UUIDs of GPUs that get another shape once nobody holds them: nothing new may start there.
     """
@@ -98,6 +101,8 @@ def build_slices(
             found.append({"key": f"{driver_name}/{UNPREPARABLE}", "value": why, "effect": str(Effect.NO_SCHEDULE)})
         if found:
             rendered["taints"] = found
+        if needs := host_resources(device, host):
+            rendered[FIELD] = needs
         by_gpu.setdefault(device.gpu.uuid, []).append(rendered)
         if device.partitionable:
             counted[device.gpu.uuid] = device.gpu

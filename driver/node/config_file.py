@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -14,6 +15,8 @@ from driver.health import DEFAULT_EFFECTS, Effect, Effects, Severity, XidRules, 
 from driver.inventory import (
     MAX_SHARES,
     DeviceOptions,
+    HostNeeds,
+    HostResources,
     Options,
     Override,
     Partitioning,
@@ -50,6 +53,18 @@ def _check_memory(value: Any) -> str:
     return str(value)
 
 
+def _parse_cpu(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,6})(m?)", text)
+    if match is None:
+        raise ValueError("a number of CPUs is expected, for example 2 or 500m")
+    return int(match[1]) * (1 if match[2] else 1000)
+
+
+def _check_cpu(value: Any) -> str:
+    _parse_cpu("" if isinstance(value, bool) or not isinstance(value, int | str) else str(value))
+    return str(value)
+
+
 def _check_xids(value: Any) -> str:
     parse_xids("" if isinstance(value, bool) or not isinstance(value, int | str) else str(value))
     return str(value)
@@ -71,6 +86,11 @@ MemoryText = Annotated[
     str,
     BeforeValidator(_check_memory),
     WithJsonSchema({"type": ["string", "integer"], "pattern": "^[0-9]{1,9}(|k|M|G|T|Ki|Mi|Gi|Ti)$", "minimum": 0}),
+]
+CpuText = Annotated[
+    str,
+    BeforeValidator(_check_cpu),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": "^[0-9]{1,6}m?$", "minimum": 0, "maximum": 999999}),
 ]
 XidsText = Annotated[
     str,
@@ -136,12 +156,36 @@ class TaintEffects(_Part):
     incomplete: EffectText | None = Field(default=None, description="The GPU does not answer what it is asked.")
 
 
+class HostAmounts(_Part):
+    """What a pod needs of its node for one device."""
+
+    memory: MemoryText | None = Field(default=None, description="Host memory, for example 4Gi.")
+    cpu: CpuText | None = Field(default=None, description="CPUs, for example 2 or 500m.")
+
+    def needs(self) -> HostNeeds:
+        """In bytes and thousandths of a CPU."""
+        return HostNeeds(memory=parse_memory(self.memory or "0"), cpu=_parse_cpu(self.cpu or "0"))
+
+
+class HostParts(_Part):
+    """What pods need of their node besides what they ask for, by the type of their device."""
+
+    gpu: HostAmounts = Field(default=HostAmounts(), description="For each whole GPU.")
+    partition: HostAmounts = Field(default=HostAmounts(), description="For each MIG partition.")
+    share: HostAmounts = Field(default=HostAmounts(), description="For each share of a device that claims share.")
+
+
 class NodeConfig(_Offer):
     """Settings of one node, or of all nodes that get this file. What is left out is as the flags say."""
 
     list_attributes: bool = Field(
         default=False,
         description="Publish lists as attributes; the cluster needs the feature gate DRAListTypeAttributes.",
+    )
+    host_resources: HostParts = Field(
+        default=HostParts(),
+        description="Host memory and CPU that the scheduler counts for a pod with a device; the cluster needs the "
+        "feature gate DRANodeAllocatableResources.",
     )
     gpus: list[GpuOffer] = Field(
         default=[], max_length=256, description="GPUs that differ; of several that match, the last one counts."
@@ -161,6 +205,11 @@ class NodeConfig(_Offer):
             overrides=tuple(_override(gpu) for gpu in self.gpus),
             list_attributes=self.list_attributes,
         )
+
+    def host_needs(self) -> HostResources:
+        """What pods need of the node for their devices."""
+        parts = self.host_resources
+        return HostResources(gpu=parts.gpu.needs(), partition=parts.partition.needs(), share=parts.share.needs())
 
     def xid_rules(self) -> XidRules:
         """How bad XIDs are in the administrator's judgement."""

@@ -236,6 +236,7 @@ def _publication(shared: _Shared, publisher: Publisher, coexistence: Coexistence
         pool=shared.settings.node_name,
         effects=shared.config.taint_effects(),
         list_attributes=shared.config.list_attributes,
+        host=shared.config.host_needs(),
         devices=shared.devices,
         defects=shared.defects,
         publisher=publisher,

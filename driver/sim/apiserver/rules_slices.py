@@ -26,6 +26,8 @@ MAX_VALID_VALUES = 10
 
 _LISTS = ("bools", "ints", "strings", "versions")
 """Their gate is off up to 1.37."""
+_HOST_RESOURCES = ("nodeAllocatableResourceMappings", "nodeAllocatableResources")
+"""Of 1.36 and of 1.37; their gate is off in both."""
 _SCALARS = ("bool", "int", "string", "version")
 _EFFECTS = ("NoExecute", "NoSchedule", "None")
 _NODE_FIELDS = ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection")
@@ -51,6 +53,10 @@ def prepare_slice(new: Object, old: Object | None, context: Context) -> None:
         _drop(devices, ("allowMultipleAllocations",))
         for device in devices:
             _drop(list((device.get("capacity") or {}).values()), ("requestPolicy",))
+    if "DRANodeAllocatableResources" not in gates:
+        for key in _HOST_RESOURCES:
+            if not any(key in d for d in before):
+                _drop(devices, (key,))
     for device in devices:
         _drop(list((device.get("attributes") or {}).values()), _LISTS)
         for taint in device.get("taints") or []:
@@ -140,6 +146,9 @@ def _device(device: Object, path: str) -> Errors:
             errors.append(forbidden_field(f"{where}.requestPolicy", "allowMultipleAllocations must be true"))
         elif "requestPolicy" in item:
             errors += _request_policy(item.get("value", "0"), item["requestPolicy"], f"{where}.requestPolicy")
+    for field in _HOST_RESOURCES:
+        for key, item in (device.get(field) or {}).items():
+            errors += _host_resource(key, item, f"{path}.{field}[{key}]")
     errors += checks.each(device.get("taints") or [], f"{path}.taints", taint_errors, limit=MAX_TAINTS)
     return errors + checks.each(
         device.get("consumesCounters") or [],
@@ -148,6 +157,18 @@ def _device(device: Object, path: str) -> Errors:
         limit=MAX_CONSUMES,
         key=lambda item: item.get("counterSet", ""),
     )
+
+
+def _host_resource(name: str, item: Object, path: str) -> Errors:
+    """What a node has to have for a device: a mapping of 1.36, or a mapping or an overhead of 1.37."""
+    errors: Errors = []
+    if "/" in name:
+        errors.append(invalid_value(path, name, "must be a node allocatable resource name"))
+    if not item.keys() & {"allocationMultiplier", "capacityKey", "mapping", "overhead"}:
+        errors.append(invalid_value(path, "", "at least one of allocationMultiplier or capacityKey must be set"))
+    if (factor := item.get("allocationMultiplier")) is not None and quantity.parse(factor) <= 0:
+        errors.append(invalid_value(f"{path}.allocationMultiplier", factor, "must be positive"))
+    return errors
 
 
 def _attribute(item: Object, path: str) -> Errors:

@@ -20,6 +20,7 @@ from driver.hardware.fake.fake_backend import FakeBackend
 from driver.health.store import ConditionStore
 from driver.health.taints import DEFAULT_EFFECTS
 from driver.inventory import Defects, Discovery, Patience, Publication
+from driver.inventory.host_resources import HostResources
 from driver.inventory.known_devices import Devices
 from driver.inventory.name_store import NameStore
 from driver.inventory.offer import Offer
@@ -132,6 +133,7 @@ class World:
             pool=NODE,
             effects=DEFAULT_EFFECTS,
             list_attributes=False,
+            host=HostResources(),
             devices=self.devices,
             defects=self.defects,
             publisher=outside,

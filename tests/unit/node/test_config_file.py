@@ -8,6 +8,7 @@ import pytest
 from driver.hardware.model import Cause
 from driver.health.taints import DEFAULT_EFFECTS, Effect
 from driver.health.xids import Severity, XidRules
+from driver.inventory.host_resources import HostNeeds, HostResources
 from driver.inventory.options import DeviceOptions, Override, Partitioning, ShareBy, Shares, parse_memory
 from driver.node.config_file import (
     NodeConfig,
@@ -24,6 +25,9 @@ partitioning: dynamic
 shares: 4
 sharesMemoryReserve: 1Gi
 listAttributes: true
+hostResources:
+  gpu: {memory: 4Gi, cpu: 2}
+  share: {cpu: 250m}
 gpus:
 - match: {name: gpu-3}
   partitioning: none
@@ -92,6 +96,13 @@ def test_xids_are_as_bad_as_the_file_says():
     assert parse("shares: 4\n", "c").xid_rules() == XidRules()
 
 
+def test_pods_need_of_their_node_what_the_file_says_for_their_device():
+    assert parse(FULL, "c").host_needs() == HostResources(
+        gpu=HostNeeds(memory=4 << 30, cpu=2000), share=HostNeeds(cpu=250)
+    )
+    assert NodeConfig().host_needs() == HostResources()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -114,6 +125,9 @@ def test_xids_are_as_bad_as_the_file_says():
         ("xids: {information: '48,74', unusable: 74}\n", "xids.unusable: 74 is information already"),
         ("taints: {gpuLost: NoSchedul}\n", "c.yaml:1:19: taints.gpuLost: 'NoSchedul'.*'NoExecute'"),
         ("taints: {xid: NoSchedule}\n", "c.yaml:1:15: taints.xid: .*is not a mapping"),
+        ("hostResources: {gpu: {cpu: 0.5}}\n", "c.yaml:1:28: hostResources.gpu.cpu: .*for example 2 or 500m"),
+        ("hostResources: {gpu: {memory: 4GB}}\n", "c.yaml:1:31: hostResources.gpu.memory: .*for example 512Mi"),
+        ("hostResources: {mig: {memory: 4Gi}}\n", "hostResources.mig: unknown key; known are gpu, partition, share"),
         ("shares: 4\nshares: 5\n", "c.yaml:2:1: the key 'shares' is there twice"),
         ("", "c.yaml:1:1: the file is empty; expected: partitioning, shares, sharesMemoryReserve"),
         ("[", "c.yaml:1:2"),
