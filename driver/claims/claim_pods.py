@@ -48,6 +48,11 @@ class ClaimPods:
             return float("inf")
         return None if seen.of_one_pod and seen.pods else self._clock() - seen.at
 
+    def read_since(self, uid: str, moment: float) -> bool:
+        """Whether a claim was read after that, by the same clock."""
+        seen = self._seen.get(uid)
+        return seen is not None and seen.at >= moment
+
     def forget(self, uid: str) -> None:
         """The claim was unprepared."""
         self._seen.pop(uid, None)

@@ -67,6 +67,7 @@ def plan(
         prepared_at=prepared_at,
         held_since=held_since,
         pods=allocation.pods,
+        of_one_pod=allocation.of_one_pod,
         metadata=allocation.metadata_directory if metadata else None,
     )
     if any(needs_hardware(device, devices[device.device]) for device in record.devices):

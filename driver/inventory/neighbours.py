@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -38,9 +39,12 @@ DEVICE_PLUGIN_DIR = "device-plugins"
 """Below the kubelet's root directory."""
 _RESOURCES = ("nvidia.com/gpu", "nvidia.com/mig-")
 
+_NO_PLUGINS = {"kubelet.sock", "kubelet_internal_checkpoint", "DEPRECATION"}
+"""The kubelet's own files in that directory."""
+
 PERIOD = 5.0
-NODE_PERIOD = 60.0
-"""The Node is read over the network; sockets tell most things sooner."""
+NODE_LATER = 60.0
+"""Seconds after which the Node has what a device plugin offers whose socket is new."""
 RETRY = 1.0
 PATIENCE = 3.0
 """How long a process that hangs on its socket may keep us from registering."""
@@ -191,7 +195,9 @@ class Coexistence:
         self._identified: dict[tuple[Path, int, int], Instance] = {}
         """By path, inode and time of creation: a process is asked once, not every five seconds."""
         self._resources: Mapping[str, str] | None = None
-        self._node_read = float("-inf")
+        self._plugins: frozenset[tuple[str, int]] = frozenset()
+        """Names and inodes of the sockets of all device plugins, whatever they offer."""
+        self._read_node_at = float("-inf")
         self._baseline: set[tuple[str, str]] | None = None
         self._written: dict[tuple[str, str], tuple[str, float]] = {}
         self._reminded = float("-inf")
@@ -288,8 +294,9 @@ class Coexistence:
         self._events.warn("OtherDriver", message)
 
     async def _read_node(self) -> None:
-        now = self._clock()
-        if self._resources is not None and now - self._node_read < (self._period if self._resources else NODE_PERIOD):
+        """Over the network, so only when it may have changed: no device plugin serves without a socket."""
+        now, plugins = self._clock(), self._all_plugins()
+        if plugins == self._plugins and now < self._read_node_at:
             return
         try:
             path = f"/api/v1/nodes/{self._node}"
@@ -303,7 +310,21 @@ class Coexistence:
         else:
             self._repeats.over("")
             self._resources = plugin_resources(node)
-        self._node_read = now
+        appeared = plugins - self._plugins
+        self._plugins = plugins
+        if self._resources:  # until it is gone
+            self._read_node_at = now + self._period
+        elif appeared:
+            self._read_node_at = now + NODE_LATER
+        elif now >= self._read_node_at:
+            self._read_node_at = float("inf")
+
+    def _all_plugins(self) -> frozenset[tuple[str, int]]:
+        try:
+            with os.scandir(self._plugin_dir) as entries:
+                return frozenset((entry.name, entry.inode()) for entry in entries if entry.name not in _NO_PLUGINS)
+        except OSError:
+            return frozenset()
 
     def _plugin_sockets(self) -> list[Path]:
         try:

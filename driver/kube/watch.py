@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GONE = 410
+WATCH_SECONDS = 300
 LASTING = 5.0
 """Seconds that a watch lives at least where all is well; after a shorter one comes a pause, however it ended."""
 
@@ -149,7 +151,9 @@ class Mirror:
     async def _watch(self, version: str) -> str:
         since = {**self._params, "resourceVersion": version}
         what = f"WATCH {self._path}"
-        async for answer in self._api.watch(self._path, since, decode=self._decode):
+        # As long as client-go's, and not in step with those of other nodes, which may have begun at the same moment.
+        seconds = random.randint(WATCH_SECONDS, 2 * WATCH_SECONDS)  # noqa: S311
+        async for answer in self._api.watch(self._path, since, timeout_seconds=seconds, decode=self._decode):
             event = check_event(answer, what)
             self._repeats.over("")
             obj = event["object"]

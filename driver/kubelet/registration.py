@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from driver.wire import pluginregistration_pb2 as pb
 from driver.wire import pluginregistration_pb2_grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import grpc.aio
@@ -25,17 +27,25 @@ SERVICES = ("v1.DRAPlugin", "v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"
 class RegistrationService(pluginregistration_pb2_grpc.RegistrationServicer):
     """Answers from memory: the kubelet waits one second for it, also right after our start."""
 
-    def __init__(self, *, driver_name: str, endpoint: Path, metrics: Metrics) -> None:
+    def __init__(
+        self, *, driver_name: str, endpoint: Path, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._info = pb.PluginInfo(
             type="DRAPlugin", name=driver_name, endpoint=str(endpoint), supported_versions=SERVICES
         )
         self._metrics = metrics
+        self._clock = clock
         self._confirmed = asyncio.Event()
+        self._taken_at = float("inf")
 
     @property
     def registered(self) -> bool:
         """Whether the kubelet's last word was that it took us."""
         return self._confirmed.is_set()
+
+    def taken_at(self) -> float:
+        """When the kubelet took us last, by the clock; it does that again after each of its starts."""
+        return self._taken_at
 
     def not_ready(self) -> list[str]:
         """What is missing, in a line; nothing once the kubelet took us."""
@@ -61,6 +71,7 @@ class RegistrationService(pluginregistration_pb2_grpc.RegistrationServicer):
         """Take note. The kubelet itself tries again after a failure."""
         self._metrics.registered.set(request.plugin_registered)
         if request.plugin_registered:
+            self._taken_at = self._clock()
             self._confirmed.set()
             logger.info("registered with the kubelet")
         else:

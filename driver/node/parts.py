@@ -134,7 +134,7 @@ def assemble(settings: Settings, config: NodeConfig, api: Api) -> Parts:
         discovery=_discovery(shared, offer, publication),
         engine=engine,
         cdi_watch=_cdi_watch(shared, records, engine),
-        sweeper=Sweeper(common, api=api, engine=engine, metadata=metadata),
+        sweeper=Sweeper(common, api=api, engine=engine, metadata=metadata, registered_at=shared.registration.taken_at),
         usage=Usage(common, api=api, lead=lead, plugin_dir=settings.plugin_dir, proc=settings.host.proc),
         serving=_serving(shared, engine, coexistence, seen),
     )

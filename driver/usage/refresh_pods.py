@@ -50,7 +50,8 @@ class PodRefresher:
         """One round: those that were not read for longest."""
         claims = {record.claim.uid: record for record in self._records if not record.salvaged_from}
         self._pods.prune(claims)
-        ages = {uid: age for uid in claims if (age := self._pods.age(uid)) is not None and age >= self._fresh}
+        open_ = (uid for uid, record in claims.items() if not (record.of_one_pod and record.pods))
+        ages = {uid: age for uid in open_ if (age := self._pods.age(uid)) is not None and age >= self._fresh}
         for uid in sorted(ages, key=lambda uid: -ages[uid])[:AT_ONCE]:
             try:
                 await self._read(claims[uid].claim)

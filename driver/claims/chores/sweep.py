@@ -1,10 +1,12 @@
 """What nobody will ever ask for again: records of claims that are gone, CDI specs and other files without a record.
 
-A claim counts as gone only when the API server says so by UID. Even then its containers may still run, for instance
-after a forced deletion while the kubelet is away: its devices are let go only when that has been so for a while and no
-process is on them, or when the node has rebooted since. A CDI spec whose record was lost does not tell the claim's
-name, so that nobody can be asked; a container that restarts needs it, so what it names is held as carefully. What a
-damaged record leaves is held until the kubelet unprepares it, or somebody who knows more deletes the damaged file.
+A claim counts as gone only when the API server says so by UID. It is asked once after each registration with the
+kubelet: a kubelet that remembers its claims unprepares them itself, and one that has forgotten them has been started
+anew. Even when a claim is gone its containers may still run, for instance after a forced deletion while the kubelet is
+away: its devices are let go only when that has been so for a while and no process is on them, or when the node has
+rebooted since. A CDI spec whose record was lost does not tell its name, so that nobody can be asked; a container
+that restarts needs it, so what it names is held as carefully. What a damaged record leaves is held until the kubelet
+unprepares it, or somebody who knows more deletes the damaged file.
 
 Here goes, too, what killed instances left half-written while another lived on.
 """
@@ -13,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from typing import TYPE_CHECKING, Any
 
 from driver.base import files
+from driver.claims.allocation import is_of_one_pod, reserved_pods
 from driver.claims.errors import ClaimError
 from driver.claims.ledger.damage import UNKNOWN
 from driver.kube import Api, ApiError, claim_path, uid_of
@@ -46,22 +50,30 @@ class Sweeper:
         api: Api,
         engine: Engine,
         metadata: MetadataFiles,
+        registered_at: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``metadata``: also where new claims get no such files, there may be those of earlier ones."""
+        """Args are what they are called, but for these.
+
+        metadata: also where new claims get no such files, there may be those of earlier ones.
+        registered_at: when the kubelet took us last, by the same clock.
+        """
         self._api = api
         self._records = common.records
         self._specs = common.specs.directory
         self._devices = common.devices
         self._engine = engine
         self._metadata = metadata
+        self._pods = common.pods
+        self._registered_at = registered_at
         self._clock = clock
         self._gone_since: dict[str, float] = {}
 
     async def run(self) -> None:
         """Sweep for ever, first after one period: a kubelet that has just started asks for its claims by then."""
         while True:
-            for _ in range(int(PERIOD / LET_GO_PERIOD)):
+            # Not in step with the drivers of other nodes.
+            for _ in range(int(PERIOD / LET_GO_PERIOD * (1 + random.random()))):  # noqa: S311
                 await asyncio.sleep(LET_GO_PERIOD)
                 await self._try(self.let_go())
             await self._try(self.sweep())
@@ -124,13 +136,18 @@ class Sweeper:
         self._metadata.discard(uid)
 
     async def _gone(self, claim: ClaimRef) -> bool:
+        if self._pods.read_since(claim.uid, self._registered_at()):
+            return False
         try:
             found = await self._api.get(claim_path(claim.namespace, claim.name))
         except ApiError as error:
             if error.status == 404:
                 return True
             raise
-        return uid_of(found, f"claim {claim}") != claim.uid
+        if uid_of(found, f"claim {claim}") != claim.uid:
+            return True
+        self._pods.set(claim.uid, reserved_pods(found), of_one_pod=is_of_one_pod(found))
+        return False
 
     async def _unused_since(self, since: float, gpus: Iterable[str]) -> bool:
         return self._clock() - since >= GRACE and all([await self._devices.idle(gpu) for gpu in gpus])

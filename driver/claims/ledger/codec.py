@@ -45,6 +45,7 @@ def decode(data: bytes, *, uid: str) -> Record:
             prepared_at=_a(str, raw["preparedAt"]),
             held_since=_number(raw.get("heldSince")),
             pods=tuple(PodRef(_a(str, pod["name"]), _a(str, pod["uid"])) for pod in _a(list, raw.get("pods") or [])),
+            of_one_pod=_a(bool, raw.get("ofOnePod", False)),
             metadata=_a(str, raw["metadata"]) if raw.get("metadata") is not None else None,
             salvaged_from=_a(str, raw.get("salvagedFrom", "")),
         )
@@ -71,6 +72,8 @@ def _encode(record: Record) -> dict[str, Any]:
         raw["heldSince"] = record.held_since
     if record.pods:
         raw["pods"] = [{"name": pod.name, "uid": pod.uid} for pod in record.pods]
+    if record.of_one_pod:
+        raw["ofOnePod"] = True
     if record.metadata is not None:
         raw["metadata"] = record.metadata
     if record.salvaged_from:

@@ -89,6 +89,8 @@ class Record:
     """Seconds of the boot's clock, from when on the claim holds its devices; None where nobody noted."""
     pods: tuple[PodRef, ...] = ()
     """Who it was reserved for when it was prepared."""
+    of_one_pod: bool = False
+    """Whether nobody else will ever have it, so that the claim need not be read again for that."""
     metadata: str | None = None
     """Directory in containers where they find device metadata files; None without any."""
     salvaged_from: str = ""

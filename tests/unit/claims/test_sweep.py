@@ -22,11 +22,14 @@ class World:
 
     def __init__(self, node: Node, api: ClaimApi) -> None:
         self.now = 0.0
+        self.registered_at = float("inf")
+        """By the clock by which claims are read; never, so that each look asks again."""
         self.sweeper = Sweeper(
             node.common,
             api=api,  # type: ignore[arg-type]
             engine=node.engine,
             metadata=MetadataFiles(node.cdi_root.parent / "metadata", published=lambda _name: {}),
+            registered_at=lambda: self.registered_at,
             clock=lambda: self.now,
         )
 
@@ -257,3 +260,32 @@ async def test_an_answer_that_is_no_claim_does_not_say_that_one_is_gone(
         await world.sweeper.sweep()
 
     assert len(node.records) == 1
+
+
+async def test_a_claim_that_was_read_since_the_kubelet_took_us_is_not_asked_for_again(
+    node: Node, world: World, api: ClaimApi, allocated: Any
+) -> None:
+    world.registered_at = float("-inf")
+    await node.prepare(allocated())
+    before = api.gets
+
+    await sweep_twice(world, after=10 * GRACE)
+
+    assert api.gets == before
+
+
+async def test_after_a_start_each_claim_is_asked_for_once_and_again_when_the_kubelet_has_started(
+    node: Node, world: World, api: ClaimApi, allocated: Any
+) -> None:
+    world.registered_at = float("-inf")
+    claim = allocated()
+    await node.prepare(claim)
+    node.common.pods.forget(claim["metadata"]["uid"])  # as after a start of the driver
+    before = api.gets
+
+    await sweep_twice(world, after=10 * GRACE)
+    after_start = api.gets
+    world.registered_at = float("inf")
+    await world.sweeper.sweep()
+
+    assert (after_start - before, api.gets - after_start) == (1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,7 +52,7 @@ def api() -> Api:
 
 
 async def refresher(
-    tmp_path: Path, api: Api, clock: Clock, *names: str, salvaged: str = ""
+    tmp_path: Path, api: Api, clock: Clock, *names: str, of_one_pod: bool = False
 ) -> tuple[PodRefresher, ClaimPods]:
     records = Records(
         tmp_path / "claims", boot_id=BOOT, quarantine=Quarantine(tmp_path / "quarantine", lambda *_: None)
@@ -59,7 +60,7 @@ async def refresher(
     await records.open()
     for name in names:
         async with records.exclusive() as changes:
-            changes.put(record(name))
+            changes.put(replace(record(name), of_one_pod=of_one_pod))
     pods = ClaimPods(clock=clock)
     return PodRefresher(api, records, pods, fresh=30), pods  # type: ignore[arg-type]
 
@@ -81,6 +82,16 @@ async def test_a_claim_of_one_pod_is_not_read(tmp_path: Path, api: Api, clock: C
     refresh, pods = await refresher(tmp_path, api, clock, "claim")
     pods.set("uid-of-claim", (A,), of_one_pod=True)
     clock.now += 1000
+
+    await refresh.refresh()
+
+    assert api.asked == []
+
+
+async def test_a_claim_that_is_recorded_as_of_one_pod_is_not_read_after_a_start_either(
+    tmp_path: Path, api: Api, clock: Clock
+) -> None:
+    refresh, _ = await refresher(tmp_path, api, clock, "claim", of_one_pod=True)
 
     await refresh.refresh()
 
