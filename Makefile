@@ -45,7 +45,7 @@ test-gpu: $(READY) ## Test on real GPUs, as root, and write docs/gpu-run.md.
 bench: $(READY) ## Measure, and hold the numbers against targets (build/bench.json).
 	$(BIN)/python -m tests.bench $(ARGS)
 
-scale: $(READY) ## Measure many nodes on one control plane (build/scale.json; ARGS="--nodes 30").
+scale: $(READY) ## Measure many nodes on one control plane (build/scale.json).
 	$(BIN)/python -m tests.scale $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(ARGS)
 
 $(TOOLS): requirements/tools.txt tests/deploy/fetch_tools.py | $(READY)

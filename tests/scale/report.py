@@ -87,7 +87,7 @@ def _slices(result: Result) -> str:
 
 def _stored(result: Result) -> str:
     stored = result["slices"]["stored_bytes"]
-    return f"{stored / result['plan']['nodes'] / 1000:.1f}" if stored else NOTHING
+    return f"{stored / result['plan']['nodes'] / 1000:.1f}" if stored > 0 else NOTHING
 
 
 def _taint(result: Result) -> str:
@@ -238,7 +238,7 @@ def arithmetic(results: Mapping[str, Any]) -> Iterator[str]:
 def _of_mode(result: Result, without: Result | None, mode: str) -> Iterator[str]:
     nodes, found = result["plan"]["nodes"], result["slices"]
     yield _row(f"slices, JSON{mode}", found["json_bytes"] / nodes / 1e6, "MB")
-    if found["stored_bytes"]:
+    if found["stored_bytes"] > 0:
         yield _row(f"slices in etcd{mode}", found["stored_bytes"] / nodes / 1e6, "MB")
     sent = sum(result["taint"]["bytes"]) * SLICE_WATCHERS / 1e3
     yield _row(f"a GPU breaks: JSON to {SLICE_WATCHERS} watchers{mode}", sent, "kB", 0, fixed=sent)
