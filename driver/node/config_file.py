@@ -180,7 +180,7 @@ class NodeConfig(_Offer):
 
     list_attributes: bool = Field(
         default=False,
-        description="Publish lists as attributes: for Kubernetes from 1.37 on, with feature gate DRAListTypeAttributes.",
+        description="Publish lists as attributes: for Kubernetes from 1.37 on, with gate DRAListTypeAttributes.",
     )
     host_resources: HostParts = Field(
         default=HostParts(),
