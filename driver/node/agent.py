@@ -42,6 +42,7 @@ def run_node(settings: Settings) -> int:
     os.umask(UMASK)
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     allow_descriptors()
+    memory.begin()
     try:
         asyncio.run(_serve_node(settings))
     except Exception as error:

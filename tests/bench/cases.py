@@ -311,7 +311,7 @@ async def memory(bench: Bench) -> list[Case]:
             unit="MiB",
             stats=Stats.of(series, seconds=seconds),
             targets=[
-                Target(what="MiB at the end", value=series[-1], limit=80),
+                Target(what="MiB at the end", value=series[-1], limit=72),
                 Target(what="MiB more than after 1,000", value=growth_mib, limit=2),
             ],
             facts={"idle": idle, "end": series[-1], "growth": growth_mib, "series": [round(v, 2) for v in series]},
@@ -320,7 +320,7 @@ async def memory(bench: Bench) -> list[Case]:
             key="rss_mib.dynamic",
             unit="MiB",
             stats=cut,
-            targets=[Target(what="MiB at most", value=cut.max, limit=80)],
+            targets=[Target(what="MiB at most", value=cut.max, limit=72)],
             facts={"idle": cut_idle},
         ),
     ]
