@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Opened without waiting: whoever opens a named pipe that lies where a file should be would wait for ever.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _OLD = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_OVER = os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 LARGEST = 4 << 20
 """Bytes of a file that is read; no file of ours has more than some hundred KiB."""
@@ -89,6 +90,15 @@ def replace(
             remove(temporary)
         raise
     return status
+
+
+def overwrite(path: str, beginning: bytes) -> None:
+    """Write over the first bytes of a file that is there. Raises OSError."""
+    descriptor = os.open(path, _OVER)
+    try:
+        os.write(descriptor, beginning)
+    finally:
+        os.close(descriptor)
 
 
 def tidy(directory: str, *, older: float = ABANDONED, also: Iterable[str] = ()) -> None:

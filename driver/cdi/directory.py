@@ -2,11 +2,11 @@
 
 Runtimes share one library (container-device-interface): it skips sub-directories, ignores that a file was created or
 moved in, and reads the whole directory again when a spec is written to or anything is moved out or deleted. So a spec
-is moved in complete, which is not noticed, and then written to once: its last byte, a line feed, is cut off. One scan
-for each claim that is prepared and one when it ends, and no runtime ever sees half a file.
+is moved in complete, which is not noticed, and then announced: its first byte is written again. One scan for each claim
+that is prepared and one when it ends, and no runtime ever sees half a file.
 
 A spec that was moved in and not announced yet carries the time stamp 0, so that a process that dies between the two
-leaves something to see.
+leaves something to see. Whoever announces, and however many do, changes no byte of whosever spec is there by then.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class SpecDirectory:
         if status is None:
             return False
         if status.st_mtime == 0:
-            os.truncate(path, status.st_size - 1)
+            _announce(path)
         return True
 
     def write(self, claim_uid: str, content: bytes) -> None:
@@ -80,11 +80,11 @@ class SpecDirectory:
         path = self._file(claim_uid)
         staging = str(self._staging)
         try:
-            files.replace(path, content + b"\n", staging=staging, mtime_ns=0)
+            files.replace(path, content, staging=staging, mtime_ns=0)
         except FileNotFoundError:  # nobody has made it yet, or an administrator has removed it
             self._staging.mkdir(mode=0o755, parents=True, exist_ok=True)
-            files.replace(path, content + b"\n", staging=staging, mtime_ns=0)
-        os.truncate(path, len(content))
+            files.replace(path, content, staging=staging, mtime_ns=0)
+        _announce(path)
 
     def read(self, claim_uid: str) -> bytes | None:
         """The spec of a claim, None where there is none."""
@@ -105,3 +105,7 @@ class SpecDirectory:
 
     def _file(self, claim_uid: str) -> str:
         return f"{self._root}{os.sep}{spec_file_name(self._driver, claim_uid)}"
+
+
+def _announce(path: str) -> None:
+    files.overwrite(path, b"{")

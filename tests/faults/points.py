@@ -40,7 +40,7 @@ WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(?<=\.)([0-9a-f]{8}){1,2}(?=\.)")
 # What the disk says when it is full, and when it may only be read: the operations that then fail.
 FULL = {"create", "write", "mkdir"}
-CHANGES = FULL | {"open to write", "rename", "remove", "truncate", "utime", "rmdir", "chmod"}
+CHANGES = FULL | {"open to write", "rename", "remove", "utime", "rmdir", "chmod"}
 
 
 @dataclass
@@ -183,7 +183,7 @@ def _os_error(plan: Plan, kind: str, path: str) -> OSError | None:
         return None
     if plan.error == errno.EROFS and kind not in CHANGES:
         return None
-    if plan.error == errno.EACCES and kind in {"flock", "write", "truncate"}:
+    if plan.error == errno.EACCES and kind in {"flock", "write"}:
         return None
     return OSError(plan.error, os.strerror(plan.error), path) if plan.error else None
 

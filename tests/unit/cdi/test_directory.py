@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import os
 import struct
@@ -103,7 +104,7 @@ def test_a_spec_that_is_settled_is_not_touched(specs: SpecDirectory, watcher: Wa
 def test_a_spec_that_was_moved_in_and_not_announced_is_announced_by_the_next_look(
     specs: SpecDirectory, watcher: Watcher
 ) -> None:
-    specs.path(UID).write_bytes(b"{}\n")
+    specs.path(UID).write_bytes(b"{}")
     os.utime(specs.path(UID), (0, 0))
     watcher.scans()
 
@@ -114,6 +115,22 @@ def test_a_spec_that_was_moved_in_and_not_announced_is_announced_by_the_next_loo
     assert specs.path(UID).read_bytes() == b"{}"
     assert specs.settled(UID)
     assert watcher.scans() == []
+
+
+def test_no_announcement_changes_a_spec_whoever_else_is_at_it(specs: SpecDirectory) -> None:
+    one, other = b'{"devices": ["a"]}', b'{"devices": []}'
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        writers = [
+            pool.submit(lambda content=content: [specs.write(UID, content) for _ in range(300)])
+            for content in (one, other)
+        ]
+        found = set()
+        while not all(writer.done() for writer in writers):
+            specs.settled(UID)
+            found.add(specs.read(UID))
+
+    assert found <= {one, other, None}
 
 
 def test_a_spec_that_is_not_there_is_not_settled(specs: SpecDirectory) -> None:
