@@ -18,6 +18,7 @@ import pytest
 
 from driver.sim.cluster import Cluster
 from driver.sim.process import gpu_dra
+from tests import processes
 from tests.eventually import PATIENCE, eventually
 from tests.needs import KUBECTL, NO_KUBECTL
 from tests.pictures import DEMO
@@ -94,7 +95,7 @@ async def test_a_demo_that_is_interrupted_while_its_driver_starts_leaves_none(sh
             assert await process.wait() == 130
     assert "✗" not in shown()
     assert list(short.iterdir()) == []
-    assert [line for line in commands() if str(short) in line] == []
+    assert [pid for pid in processes.everybody() if str(short) in " ".join(processes.arguments(pid))] == []
 
 
 async def test_what_a_cluster_is_not_waited_for_any_more_does_not_go_on(short: Path) -> None:
@@ -222,17 +223,10 @@ def plain(shown: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
 
 
-def commands() -> Iterator[str]:
-    """Of all processes."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            yield path.read_text()
-
-
 def driver_of(demo: int) -> tuple[int, Path] | None:
     """Process id and directory of the driver that a demo has started."""
     for pid in Path(f"/proc/{demo}/task/{demo}/children").read_text(encoding="utf-8").split():
-        arguments = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
+        arguments = processes.arguments(int(pid))
         if "run" in arguments[:5]:
             return int(pid), Path(next(a for a in arguments if a.startswith("--cdi-root=")).partition("=")[2]).parent
     return None

@@ -20,6 +20,7 @@ from driver.hardware.mps.daemon import MpsDaemons
 from driver.hardware.mps.surroundings import Surroundings, read_surroundings
 from driver.hardware.nvml.time_slice import TimeSlices
 from driver.hardware.process_sharing import MpsDaemon, MpsLimits, TimeSlice
+from tests import processes
 from tests.eventually import PATIENCE, eventually
 from tests.needs import NO_ROOT
 
@@ -203,7 +204,7 @@ def test_its_end_leaves_neither_process_nor_directory(place: Place) -> None:
     assert not place.daemons.runs("claim-1")
     assert not place.directory().exists()
     assert list((place.base / "shm").iterdir()) == []
-    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    assert processes.ended(pid)
 
 
 def test_stopping_what_never_ran_is_a_success(place: Place) -> None:

@@ -1,8 +1,6 @@
 """Containers as processes: edits, ends, adoption, and what cannot be started."""
 
 import asyncio
-import contextlib
-import os
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 
 from driver.sim.kubelet.cdi import CdiCache
 from driver.sim.kubelet.containers import CreateError, Launch, Runtime
+from tests import processes
 from tests.eventually import PATIENCE, eventually
 from tests.unit.sim_kubelet.fakes import write_spec
 
@@ -72,13 +71,7 @@ async def test_processes_left_behind_by_the_main_one_are_killed(runtime):
     await container.wait()
     left = int(log(runtime))
 
-    def ended():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(left, 0)
-            return Path(f"/proc/{left}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-        return True
-
-    await eventually(ended)
+    await eventually(lambda: processes.ended(left))
 
 
 async def test_a_container_is_found_again_by_another_runtime(runtime, root):
