@@ -52,6 +52,7 @@ class View:
             devices=self.catalogue.devices,
             effects=self.effects,
             list_attributes=self.list_attributes,
+            host=self.config.host_needs(),
             pending=self.catalogue.pending,
         )
         pool = {"name": node, "generation": 1, "resourceSliceCount": len(specs)}

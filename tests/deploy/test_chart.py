@@ -306,6 +306,13 @@ def test_the_class_of_shares_through_mps_says_so_to_the_driver() -> None:
     assert config["opaque"]["parameters"]["sharing"] == {"strategy": "MPS"}
 
 
+@pytest.mark.parametrize(("resource", "whole"), [("", False), ("nvidia.com/gpu.shared", True)])
+def test_a_share_that_pods_ask_for_as_a_resource_is_one_of_a_whole_gpu(resource: str, whole: bool) -> None:
+    found = classes({"shares": 4, "deviceClasses": {"shared": {"extendedResourceName": resource}}})
+
+    assert (".type == 'gpu'" in expression(found["shared.gpu.nvidia.com"])) is whole
+
+
 @pytest.mark.parametrize(("shares", "excluded"), [(4, True), ("disabled", False)])
 def test_whole_gpus_can_be_kept_apart_from_shared_ones_where_there_are_any(shares: object, excluded: bool) -> None:
     found = classes({"shares": shares, "deviceClasses": {"gpu": {"exclusive": True}}})

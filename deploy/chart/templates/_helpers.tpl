@@ -78,7 +78,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $expression := printf "%s 'mig' && device.attributes['%s'].profile == '%s'" $type $driver . -}}
 {{- $all = append $all (dict "name" (printf "%s.%s" $profile $suffix) "expression" $expression "resource" (printf "nvidia.com/mig-%s" $profile)) -}}
 {{- end -}}
-{{- $all = append $all (dict "name" .shared.name "expression" (printf "%s && %s" $ours $shared) "resource" .shared.extendedResourceName "shares" true) -}}
+{{- $all = append $all (dict "name" .shared.name "expression" (printf "%s && %s" (ternary (printf "%s 'gpu'" $type) $ours (ne .shared.extendedResourceName "")) $shared) "resource" .shared.extendedResourceName "shares" true) -}}
 {{- $all = append $all (dict "name" .mps.name "expression" (printf "%s 'gpu' && %s" $type $shared) "resource" .mps.extendedResourceName "shares" true "mps" true) -}}
 {{- $named := list -}}
 {{- range $all }}{{ if .name }}{{ $named = append $named . }}{{ end }}{{ end -}}

@@ -34,6 +34,16 @@ def test_slices_are_printed_as_they_would_be_sent(tmp_path: Path):
     assert sum(len(document["spec"].get("devices", ())) for document in documents) == 208
 
 
+def test_what_pods_need_of_the_node_is_printed_in_the_form_of_1_37(tmp_path: Path):
+    config = tmp_path / "node.yaml"
+    config.write_text("hostResources: {gpu: {memory: 4Gi}}\n")
+
+    result = run("slices", "--devices", "fake:t4x1", f"--config={config}", state=tmp_path)
+
+    [device] = yaml.safe_load(result.stdout)["spec"]["devices"]
+    assert device["nodeAllocatableResources"] == {"memory": {"overhead": {"perPod": "4Gi"}}}
+
+
 def test_looking_leaves_no_traces(tmp_path: Path):
     run("slices", "--devices", "fake:h100x8", state=tmp_path)
 
