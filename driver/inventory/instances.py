@@ -1,7 +1,7 @@
 """Who serves this node's kubelet under a driver name: instances of this driver, another driver, or nobody any more.
 
 Every DRA driver has a registration socket; what is behind it is found out as the kubelet does, by asking. An instance
-of this driver is told from another driver of the same name by the health service on its DRA socket, which only we have.
+of this driver is told from another driver of the same name by the health service on its sockets, which only we have.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ import re
 import socket
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from driver.wire import pluginregistration_pb2, pluginregistration_pb2_grpc
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Status = health_pb2.HealthCheckResponse
 
@@ -102,7 +99,8 @@ async def identify(registrar: Path) -> Instance:
     except (grpc.aio.AioRpcError, TimeoutError) as error:
         return Instance(socket=registrar, kind=Kind.SILENT, problem=f"GetInfo: {_describe(error)}")
     endpoint = info.endpoint or str(registrar)
-    kind, problem = await _health(endpoint)
+    # In a pod only the directories of our own name are the host's.
+    kind, problem = await _health(endpoint if Path(endpoint).parent.is_dir() else str(registrar))
     return Instance(socket=registrar, kind=kind, name=info.name, endpoint=endpoint, problem=problem)
 
 

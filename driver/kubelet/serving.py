@@ -127,6 +127,7 @@ class Serving:
         await self._may_register()
         registrar = self._registrar = new_server(self._interceptor)
         pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(self._registration, registrar)
+        self._probes().add_to(registrar)  # tells who we are where our directory is not mounted
         bind_unix(registrar, self._addresses.registrar_socket)
         await registrar.start()
 

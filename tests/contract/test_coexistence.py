@@ -7,11 +7,14 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from driver.inventory.instances import Kind, identify
 from driver.kube.client import RESOURCE, Api
+from driver.kubelet.probes import ProbeService
 from driver.wire import dra_v1_pb2, dra_v1_pb2_grpc, pluginregistration_pb2, pluginregistration_pb2_grpc
 from tests.eventually import always, eventually
-from tests.harness import DRIVER, NODE, Claims, Driver, Kubelet, NodeDirectories
+from tests.harness import DRIVER, NODE, OPTIONS, Claims, Driver, Kubelet, NodeDirectories
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -177,6 +180,45 @@ async def test_beside_another_dra_driver_of_our_name_we_do_not_register_either(
     assert none == []
     assert alive == 200
     assert "another DRA driver is registered" in message
+
+
+@contextlib.asynccontextmanager
+async def registered(node: NodeDirectories, *services: Any) -> AsyncIterator[Path]:
+    """A driver's registration socket with these services; its other socket is where we cannot look."""
+    path = node.registry / f"{DRIVER}-reg.sock"
+    server = grpc.aio.server()
+    hidden = OtherDriver(DRIVER, node.root / "not-mounted" / "dra.sock")
+    pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(hidden, server)
+    for service in services:
+        service.add_to(server)
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    yield path
+    await server.stop(0)
+
+
+async def test_another_driver_whose_directory_is_not_mounted_here_is_told_by_its_registration_socket(
+    node: NodeDirectories,
+) -> None:
+    async with registered(node) as path:
+        found = await identify(path)
+
+    assert (found.kind, found.name) == (Kind.OTHER, DRIVER)
+
+
+async def test_so_is_an_instance_of_ours(node: NodeDirectories) -> None:
+    async def alive() -> bool:
+        return True
+
+    async with registered(node, ProbeService({"liveness": alive})) as path:
+        assert (await identify(path)).kind is Kind.OURS
+
+
+async def test_our_registration_socket_says_that_it_is_ours(driver: Driver) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{driver.registrar}", options=OPTIONS) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="liveness"))
+
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_what_nvidias_driver_left_behind_is_no_reason_to_wait(run: Any, api: Api, node: NodeDirectories) -> None:
