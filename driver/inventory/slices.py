@@ -171,7 +171,7 @@ def _exclusive(device: Device) -> dict[str, dict[str, Any]]:
 def _shared(device: Device) -> dict[str, dict[str, Any]]:
     """Capacities that claims take parts of. One without a policy would go to the first claim altogether."""
     shares = device.shares
-    capacity = {name: _divisible(amount, default=0) for name, amount in _amounts(device).items()}
+    capacity = {name: _on_demand(amount) for name, amount in _amounts(device).items()}
     if device.memory_bytes is not None:
         available, default = shares.memory(device.memory_bytes), shares.default_memory(device.memory_bytes)
         lowest = 0 if shares.mode is ShareBy.UNLIMITED else mig.MIB
@@ -179,6 +179,12 @@ def _shared(device: Device) -> dict[str, dict[str, Any]]:
     if shares.count is not None:
         capacity["shares"] = _divisible(shares.count, default=1, lowest=1)
     return capacity
+
+
+@functools.lru_cache(maxsize=512)
+def _on_demand(amount: int) -> dict[str, Any]:
+    """A capacity of which a claim takes what it says, and nothing if it says nothing."""
+    return {"value": format_quantity(amount), "requestPolicy": {"default": "0"}}
 
 
 @functools.lru_cache(maxsize=512)
