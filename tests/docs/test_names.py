@@ -45,6 +45,13 @@ def test_the_opaque_parameters_of_the_docs_are_taken() -> None:
     assert decode(yaml.safe_load(block("docs/sharing.md", "kind: GpuConfig")))
 
 
+def test_the_readme_counts_the_examples() -> None:
+    claims = [path for path in (ROOT / "deploy" / "examples").glob("*.yaml") if not path.name.startswith("00-")]
+
+    [told] = re.findall(r"([0-9]+) ways to ask for a GPU", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert int(told) == len(claims)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_a_value_of_the_chart_that_is_named_is_there(document: str) -> None:
     named = {
