@@ -140,7 +140,8 @@ def _holder(holder: Holder, marks: Marks, now: datetime) -> Html:
         ("Pod", ", ".join(f"{name} ({phase})" if phase else name for name, phase in holder.pods) or "none"),
         ("Request", holder.result.request),
         ("Since", _ago(holder.since, now)),
-        ("Takes", _amounts(holder.result.consumed)),
+        # The scheduler writes a zero for each capacity that the claim did not ask for.
+        ("Takes", _amounts(tuple((name, amount) for name, amount in holder.result.consumed if amount))),
         ("Access", "admin: takes nothing" if holder.result.admin else ""),
         ("GPUs", decimal(holder.weight) if holder.weight else ""),
     ]

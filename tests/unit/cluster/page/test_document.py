@@ -130,6 +130,17 @@ def test_a_shared_gpu_shows_each_namespace_once_and_what_is_left() -> None:
     assert [{"w12"} <= classes for classes in seen.classes("held") if "cell" in classes] == [True, False]
 
 
+def test_details_of_a_share_tell_what_it_takes_and_not_what_it_does_not() -> None:
+    offered = options(Partitioning.NONE, Shares(mode=ShareBy.MEMORY))
+    part = {"consumedCapacity": {"memory": "20Gi", "decoders": "0", "multiprocessors": "0"}}
+    taken = picture(*slices(offered=offered), claim("one", "gpu-0", shareID="a", **part))
+    at = ("node-1", "gpu-0")
+
+    seen = Seen(details_html(find(taken.fleet, at), at=at, marks=taken.marks, now=NOW))
+
+    assert "Takes 20Gi of memory GPUs" in seen.text
+
+
 def test_who_only_watches_is_beside_the_bar() -> None:
     taken = picture(
         *slices(),
