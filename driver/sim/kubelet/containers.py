@@ -213,7 +213,7 @@ class Runtime:
             name=launch.name,
             attempt=launch.attempt,
             pid=pid,
-            ticks=_ticks(pid) or 0,
+            ticks=_ticks(pid, zombie=True) or 0,
             started=time.time(),
             log=str(log),
             exit_file=str(exit_file),
@@ -289,7 +289,7 @@ async def _wait_process(pid: int, ticks: int) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     try:
-        if _ticks(pid) == ticks:  # checked after the open: from here on the id cannot be another process's
+        if _ticks(pid, zombie=True) == ticks:  # checked after the open: from here on the id cannot be another process's
             loop.add_reader(descriptor, ended.set)
             await ended.wait()
             # What it left behind goes with it, as with a PID namespace; its id is not free before it is waited for.
@@ -302,11 +302,11 @@ async def _wait_process(pid: int, ticks: int) -> None:
         os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222
 
 
-def _ticks(pid: int) -> int | None:
-    """Start time of a process in clock ticks, None if there is no such process or it is a zombie."""
+def _ticks(pid: int, *, zombie: bool = False) -> int | None:
+    """Start time of a process in clock ticks, None if there is no such process; of a zombie only where that will do."""
     try:
         fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-        return None if fields[0] == "Z" else int(fields[19])
+        return None if fields[0] == "Z" and not zombie else int(fields[19])
     except (OSError, IndexError, ValueError):
         return None
 

@@ -24,8 +24,8 @@ async def cluster(server: ApiServer, tmp_path) -> AsyncIterator[Cluster]:
 
 
 @pytest.fixture
-async def login(server: ApiServer, tmp_path) -> AsyncIterator[Callable[[str], Cluster]]:
-    """``await login(token)``: requests with this token; ``await login("jane")``: as a user who is not known yet.
+async def login(server: ApiServer, tmp_path) -> AsyncIterator[Callable[..., Cluster]]:
+    """``await login(token=…)``: requests with this token; ``await login("jane")``: as a user who is not known yet.
 
     From then on nobody is the administrator without a token.
     """
@@ -33,10 +33,10 @@ async def login(server: ApiServer, tmp_path) -> AsyncIterator[Callable[[str], Cl
     numbers = itertools.count()
     async with contextlib.AsyncExitStack() as stack:
 
-        async def connect(who: str) -> Cluster:
-            if who.isalpha():
-                server.tokens = {**server.tokens, who: User(name=who, groups=("system:authenticated",))}
-            kubeconfig = server.write_kubeconfig(tmp_path / f"user-{next(numbers)}", token=who)
+        async def connect(name: str = "", *, token: str = "") -> Cluster:
+            if name:
+                server.tokens = {**server.tokens, name: User(name=name, groups=("system:authenticated",))}
+            kubeconfig = server.write_kubeconfig(tmp_path / f"user-{next(numbers)}", token=token or name)
             return Cluster(await stack.enter_async_context(await Api.connect(kubeconfig)))
 
         yield connect

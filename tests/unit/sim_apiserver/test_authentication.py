@@ -52,7 +52,7 @@ async def test_anybody_may_ask_for_health_and_version(server) -> None:
 
 
 async def test_a_token_stands_for_its_service_account(server, account, login) -> None:
-    found = await who(await login(server.service_account_token("default", "driver")))
+    found = await who(await login(token=server.service_account_token("default", "driver")))
     assert found["username"] == "system:serviceaccount:default:driver"
     assert found["uid"] == account
     assert found["groups"] == ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]
@@ -62,7 +62,7 @@ async def test_a_token_stands_for_its_service_account(server, account, login) ->
 async def test_a_pods_token_names_pod_and_node(server, cluster, account, login) -> None:
     node = await cluster.create(NODES, {"metadata": {"name": "node-1"}})
     created = await cluster.create(PODS, pod(serviceAccountName="driver", nodeName="node-1"))
-    found = await who(await login(server.service_account_token("default", "driver", pod="pod")))
+    found = await who(await login(token=server.service_account_token("default", "driver", pod="pod")))
     assert found["extra"] == {
         f"{EXTRA}pod-name": ["pod"],
         f"{EXTRA}pod-uid": [created["metadata"]["uid"]],
@@ -75,9 +75,9 @@ async def test_a_token_ends_with_what_it_is_bound_to(server, cluster, account, l
     await cluster.create(NODES, {"metadata": {"name": "node-1"}})
     await cluster.create(PODS, pod(serviceAccountName="driver"))
     users = [
-        await login(server.service_account_token("default", "driver", pod="pod")),
-        await login(server.service_account_token("default", "driver", node="node-1")),
-        await login(server.service_account_token("default", "driver")),
+        await login(token=server.service_account_token("default", "driver", pod="pod")),
+        await login(token=server.service_account_token("default", "driver", node="node-1")),
+        await login(token=server.service_account_token("default", "driver")),
     ]
     for user, path in zip(users, (f"{PODS}/pod", f"{NODES}/node-1", f"{ACCOUNTS}/driver"), strict=True):
         await who(user)

@@ -91,7 +91,7 @@ async def driver(server, cluster, login) -> Cluster:
     await cluster.create(NODES, {"metadata": {"name": "node-1"}})
     identity.install(server)
     account = identity.username().split(":")
-    return await login(server.service_account_token(account[2], account[3], node="node-1"))
+    return await login(token=server.service_account_token(account[2], account[3], node="node-1"))
 
 
 async def test_the_driver_writes_the_slices_of_its_node(driver) -> None:

@@ -243,13 +243,13 @@ async def test_a_driver_is_kept_to_the_slices_of_its_node(server, cluster, login
             ],
         ),
     )
-    bound = await login(server.service_account_token("default", "driver", node="node-1"))
+    bound = await login(token=server.service_account_token("default", "driver", node="node-1"))
     await bound.create(SLICES, resource_slice("mine"))
     for body in (resource_slice(nodeName="node-2"), resource_slice(nodeName=..., allNodes=True)):
         async with refused(422) as refusal:
             await bound.create(SLICES, body)
         assert refusal.message.endswith("not yours")
-    unbound = await login(server.service_account_token("default", "driver"))
+    unbound = await login(token=server.service_account_token("default", "driver"))
     async with refused(422) as refusal:
         await unbound.delete(f"{SLICES}/mine")
     assert refusal.message.endswith("no node")

@@ -74,6 +74,15 @@ async def test_processes_left_behind_by_the_main_one_are_killed(runtime):
     await eventually(lambda: processes.ended(left))
 
 
+async def test_they_are_killed_too_when_nobody_waited_for_the_main_one_before_it_ended(runtime):
+    container = await runtime.start("u1", launch("sleep 100 & echo $!"))
+    await eventually(lambda: not container.running)
+
+    await container.wait()
+
+    await eventually(lambda: processes.ended(int(log(runtime))))
+
+
 async def test_a_container_is_found_again_by_another_runtime(runtime, root):
     await runtime.start("u1", launch("echo up; exec sleep 100"))
     await eventually(lambda: log(runtime))  # a shell that has just been started does not heed SIGTERM as it will
