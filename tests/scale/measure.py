@@ -83,6 +83,7 @@ class Trial:
     def __init__(self, site: Site, fleet: Fleet, mode: str, plan: Plan, say: Callable[[str], None]) -> None:
         self._site, self._fleet, self._mode, self._plan, self._say = site, fleet, mode, plan, say
         self._result: dict[str, Any] = {"title": MODES[mode].title, "plan": asdict(plan)}
+        self._stored = 0.0
         self._namespace = f"scale-{mode}-{uuid.uuid4().hex[:5]}"
         self._load = Load(site.api, MODES[mode], self._namespace)
 
@@ -110,7 +111,12 @@ class Trial:
         return self._result
 
     async def _snapshot(self) -> Snapshot:
-        return await Snapshot.take(self._site, self._fleet)
+        taken = await Snapshot.take(self._site, self._fleet)
+        page = taken.components.get(API_SERVER, Numbers())
+        # An estimate of the server, now and then -1 for not known at the moment.
+        size = page.total("apiserver_resource_size_estimate_bytes", resource="resourceslices")
+        self._stored = size if size > 0 else self._stored
+        return taken
 
     async def _burst(self, observer: Observer) -> None:
         count = self._plan.burst
@@ -211,16 +217,12 @@ class Trial:
         """What is published, as JSON as the driver sends it, and as the server says that it is stored (protobuf)."""
         found = list((await self._published()).values())
         sizes = [len(_compact(obj)) for obj in found]
-        stored = 0.0
-        if API_SERVER in self._site.components:
-            page = (await self._site.metrics())[API_SERVER]
-            stored = page.total("apiserver_resource_size_estimate_bytes", resource="resourceslices")
         return {
             "slices": len(found),
             "devices": sum(len(obj["spec"].get("devices") or ()) for obj in found),
             "json_bytes": sum(sizes),
             "largest_json_bytes": max(sizes),
-            "stored_bytes": stored,
+            "stored_bytes": self._stored,
         }
 
     async def _published(self, node: str = "") -> dict[str, dict[str, Any]]:
