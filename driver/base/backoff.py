@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import tenacity
 
 LONGEST_ASKED = 60.0
@@ -11,7 +13,8 @@ LONGEST_ASKED = 60.0
 class Backoff:
     """Seconds to wait after so many failures in a row: exponential, with jitter, never above ``longest`` by itself.
 
-    A server that asks for more gets it, up to a minute.
+    A server that asks for more gets it, up to a minute, and up to half as much beside it: it says the same to all whom
+    it refuses, and they must not come back together.
     """
 
     def __init__(self, *, multiplier: float, longest: float) -> None:
@@ -21,7 +24,8 @@ class Backoff:
     def after(self, failures: int, error: BaseException | None) -> float:
         """The pause after this many failures, 1 for the first; ``error`` is the last of them."""
         self._state.attempt_number = failures
-        return max(self._wait(self._state), min(getattr(error, "retry_after", None) or 0, LONGEST_ASKED))
+        asked = min(getattr(error, "retry_after", None) or 0, LONGEST_ASKED)
+        return max(self._wait(self._state), asked * random.uniform(1, 1.5))  # noqa: S311
 
     def __call__(self, state: tenacity.RetryCallState) -> float:
         """The same for tenacity."""
