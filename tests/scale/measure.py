@@ -128,7 +128,6 @@ class Trial:
         lives = list(observer.lives.values())
         took = max(life.scheduled or 0.0 for life in lives) - min(life.created for life in lives)
         self._result["burst"] = {
-            "pods": count,
             "scheduled_per_second": count / took,
             **self._between(before, after, 0, count),
         }
@@ -261,6 +260,7 @@ class Trial:
         pages = {name: page.since(before.components[name]) for name, page in after.components.items()}
         return {
             "seconds": seconds,
+            "pods": pods,
             "prepare": prepares(self._fleet.calls.calls[first_call or before.calls :], grown),
             "requests": requests(grown),
             "requests_per_pod": {verb: count / pods for verb, count in requests(grown).items()},

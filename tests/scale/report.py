@@ -72,8 +72,16 @@ def _idle(result: Result) -> str:
     return f"{_counted(result['idle']['requests'])} in {result['idle']['seconds']:.0f} s"
 
 
-def _cpu_per_pod(result: Result) -> str:
-    return f"{1000 * result['fill']['driver_cpu_seconds'] / result['fill']['start']['n']:.1f}"
+def _driver_cpu(result: Result) -> str:
+    return f"{1000 * result['fill']['driver_cpu_seconds'] / result['fill']['pods']:.1f}"
+
+
+def _cpu_of(phase: str, component: str) -> Read:
+    def read(result: Result) -> str:
+        found = result[phase]
+        return f"{1000 * found['components'][component]['cpu_seconds'] / found['pods']:.1f}"
+
+    return read
 
 
 def _memory(result: Result) -> str:
@@ -125,14 +133,16 @@ ROWS: tuple[tuple[str, Read], ...] = (
     ("scheduler: algorithm, burst, mean ms", _at("burst.components.scheduler.scheduling_algorithm_mean_ms", ".2f")),
     ("scheduler: algorithm, churn, p99 ms", _at("churn.components.scheduler.scheduling_algorithm_p99_ms", ".2f")),
     ("scheduler: SLI of pods, fill, p99 s", _at("fill.components.scheduler.pod_scheduling_sli_p99_s", ".2f")),
-    ("scheduler: cores, fill", _at("fill.components.scheduler.cores", ".2f")),
+    ("scheduler: CPU ms for a pod, burst", _cpu_of("burst", "scheduler")),
+    ("scheduler: CPU ms for a pod, fill", _cpu_of("fill", "scheduler")),
+    ("scheduler: CPU ms for a pod, churn", _cpu_of("churn", "scheduler")),
     ("scheduler: MiB", _at("churn.components.scheduler.resident_mib", ".0f")),
     ("controller manager: claims queued a second, fill", _at(f"fill.{_MANAGER}.claim_queue_adds_per_s", ".1f")),
     ("controller manager: work on a claim, fill, p99 ms", _at(f"fill.{_MANAGER}.claim_queue_work_p99_ms", ".1f")),
-    ("controller manager: cores, fill", _at(f"fill.{_MANAGER}.cores", ".2f")),
+    ("controller manager: CPU ms for a pod, fill", _cpu_of("fill", "controller manager")),
     ("controller manager: MiB", _at(f"churn.{_MANAGER}.resident_mib", ".0f")),
     ("API server: requests a second, fill", _at("fill.components.API server.requests_per_s", ".0f")),
-    ("API server: cores, fill", _at("fill.components.API server.cores", ".2f")),
+    ("API server: CPU ms for a pod, fill", _cpu_of("fill", "API server")),
     ("API server: MiB", _at("churn.components.API server.resident_mib", ".0f")),
     ("drivers: requests of all at their start", lambda result: _counted(result["start"]["requests"])),
     ("drivers: requests for one pod", _per_pod),
@@ -144,7 +154,7 @@ ROWS: tuple[tuple[str, Read], ...] = (
     ("drivers: requests refused with 429", _at("refused_429")),
     ("a driver: cores while idle", _at("idle.cpu_of_a_core", ".2%")),
     ("a driver: CPU seconds of a start", _at("start.cpu_seconds_each", ".2f")),
-    ("drivers: CPU ms for a pod, fill", _cpu_per_pod),
+    ("drivers: CPU ms for a pod, fill", _driver_cpu),
     ("a driver: MiB resident (its share of common pages)", _memory),
     ("slices of a node: number, devices, kB of JSON", _slices),
     ("slices of a node: kB in etcd", _stored),

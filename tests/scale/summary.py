@@ -60,11 +60,11 @@ def requests(drivers: Numbers) -> dict[str, float]:
 
 
 def components(grown: Mapping[str, Numbers], now: Mapping[str, Numbers], seconds: float) -> dict[str, dict[str, float]]:
-    """What each component tells of itself: cores, memory, and what the documentation says to look at."""
+    """What each component tells of itself: CPU time, memory, and what the documentation says to look at."""
     found = {}
     for name, page in grown.items():
         found[name] = {
-            "cores": page.total("process_cpu_seconds_total") / seconds,
+            "cpu_seconds": page.total("process_cpu_seconds_total"),
             "resident_mib": now[name].total("process_resident_memory_bytes") / 2**20,
         }
     if page := grown.get("scheduler"):
