@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from driver.base.backoff import Backoff
 from driver.base.quantity import parse_quantity
 from driver.base.repeat_filter import RepeatFilter
 from driver.inventory.instances import Instance, Kind, identify, is_socket, listened_to, registrar_sockets
@@ -25,7 +26,7 @@ from driver.inventory.slices import slice_name
 from driver.kube import ApiError, check_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from driver.kube import Api, NodeEvents
@@ -46,6 +47,7 @@ PERIOD = 5.0
 NODE_LATER = 60.0
 """Seconds after which the Node has what a device plugin offers whose socket is new."""
 RETRY = 1.0
+RETRY_LONGEST = 15.0
 PATIENCE = 3.0
 """How long a process that hangs on its socket may keep us from registering."""
 QUIET = 120.0
@@ -175,6 +177,7 @@ class Coexistence:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         period: float = PERIOD,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """``own_socket`` is where we register; ``changed`` is called when what is found differs from before."""
         self._api = api
@@ -192,6 +195,7 @@ class Coexistence:
         self._metrics = metrics
         self._clock = clock
         self._period = period
+        self._sleep = sleep
         self._identified: dict[tuple[Path, int, int], Instance] = {}
         """By path, inode and time of creation: a process is asked once, not every five seconds."""
         self._resources: Mapping[str, str] | None = None
@@ -248,10 +252,12 @@ class Coexistence:
 
     async def run(self) -> None:
         """Read for ever. Ends only by cancellation."""
+        backoff, failures = Backoff(multiplier=RETRY, longest=RETRY_LONGEST), 0
         while True:
             await self.read()
-            # Until the Node has been read, nothing is published.
-            await asyncio.sleep(self._period if self.known else min(self._period, RETRY))
+            failures = 0 if self.known else failures + 1
+            # Until the Node has been read, nothing is published; but a server that is overloaded is left in peace.
+            await self._sleep(self._period if self.known else backoff.after(failures, None))
 
     async def read(self) -> None:
         """Read everything once, and report what is new. Never raises."""

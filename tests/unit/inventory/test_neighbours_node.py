@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from driver.inventory.neighbours import NODE_LATER, PERIOD, Coexistence
+from driver.inventory.neighbours import NODE_LATER, PERIOD, RETRY_LONGEST, Coexistence
 from driver.kube import ApiError
 from driver.observe.metrics import Metrics
 
@@ -42,7 +44,15 @@ class World:
             events=self,  # type: ignore[arg-type]
             metrics=Metrics(driver_name=DRIVER),
             clock=lambda: self.now,
+            sleep=self.pause,
         )
+        self.pauses: list[float] = []
+
+    async def pause(self, seconds: float) -> None:
+        """Ten times; then somebody ends it."""
+        if len(self.pauses) == 10:
+            raise asyncio.CancelledError
+        self.pauses.append(seconds)
 
     async def get(self, _path: str, **_: Any) -> dict[str, Any]:
         self.asked += 1
@@ -120,3 +130,16 @@ async def test_without_an_answer_it_is_asked_for_until_there_is_one(world: World
 
     assert world.asked == 12
     assert "nvidia.com/gpu: 8" in world.coexistence.problem
+
+
+async def test_a_server_that_does_not_answer_is_asked_at_longer_and_longer_intervals(tmp_path: Path) -> None:
+    random.seed(1)
+    world = World(tmp_path)
+    world.error = ApiError(0, "no answer")
+
+    with pytest.raises(asyncio.CancelledError):
+        await world.coexistence.run()
+
+    assert all(pause <= RETRY_LONGEST for pause in world.pauses)
+    assert sum(world.pauses[5:]) > sum(world.pauses[:3])
+    assert sum(world.pauses) > 10
