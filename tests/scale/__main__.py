@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import resource
@@ -155,8 +154,11 @@ def main(
             if kubeconfig
             else embedded(Path(root), connections=connections)
         )
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             asyncio.run(measure(place, Path(root), wanted, plan, parallel, keep))
+        except KeyboardInterrupt:
+            console.print("interrupted; modes that had ended are in the file")
+            sys.exit(130)
     console.print(table(keep.results))
     if page:
         write_page(keep.results)

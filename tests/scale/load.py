@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from driver.kube import RESOURCE
+from driver.kube import RESOURCE, ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LONG = 24 * 3600
 AT_ONCE = 16
+ATTEMPTS = 5
+EXISTS = 409
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ class Load:
             f"/api/v1/{below}/pods",
             f"{RESOURCE}/{below}/resourceclaims",
         ):
-            await self._api.request("DELETE", path, params=background, timeout=60)
+            await self._insist("DELETE", path, params=background)
 
     def _pod(self, index: int, seconds: float, *, claim: str = "") -> dict[str, Any]:
         container: dict[str, Any] = {"name": "main", "image": "none", "command": ["sleep", f"{seconds:g}"]}
@@ -131,7 +133,21 @@ class Load:
 
     async def _post(self, path: str, version: str, kind: str, name: str, rest: dict[str, Any]) -> None:
         body = {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": self.namespace}}
-        await self._api.request("POST", path, body={**body, **rest}, timeout=60)
+        await self._insist("POST", path, body={**body, **rest})
+
+    async def _insist(self, method: str, path: str, **what: Any) -> None:
+        """A server that is busy is asked again; it may have done it the first time."""
+        for attempt in range(ATTEMPTS):
+            try:
+                await self._api.request(method, path, timeout=60, **what)
+            except ApiError as error:
+                if attempt and error.status == EXISTS:
+                    return
+                if not error.transient or attempt == ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(error.retry_after or 1)
+            else:
+                return
 
 
 async def paced(items: Sequence[int], work: Callable[[int], Awaitable[None]], *, rate: float) -> None:

@@ -202,7 +202,7 @@ class Trial:
         fault = [*gpu_dra("fault"), f"--kubelet-plugins-dir={node.kubelet.plugins_dir}", "--device=gpu-0"]
         await _run(*fault, "--xid=79")
         changed: list[dict[str, Any]] = []
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not changed:
                 await asyncio.sleep(1)
                 now = await self._published(node.name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from driver.kube import LARGE_BODY, Api, ApiError
-from driver.sim.apiserver import ApiServer
+from driver.sim.apiserver import V1_36, ApiServer
 from driver.sim.controllers.manager import ControlPlane
 from driver.sim.scheduler.cel import compile_error
 from tests.scale.numbers import Numbers
@@ -113,10 +113,10 @@ class Site:
 async def embedded(root: Path, *, connections: int) -> AsyncIterator[Site]:
     """API server, scheduler and controllers in this process."""
     kubeconfig = root / "kubeconfig"
-    async with ApiServer(compile_cel=compile_error) as server:
+    async with ApiServer(release=V1_36, compile_cel=compile_error) as server:
         server.write_kubeconfig(kubeconfig)
         async with await Api.connect(kubeconfig, max_body=LARGE_BODY, max_connections=connections) as api:
-            control_plane = asyncio.create_task(ControlPlane(api).run())
+            control_plane = asyncio.create_task(ControlPlane(api, taint_rules=V1_36.taint_rules).run())
             try:
                 yield Site(api=api, kubeconfig=kubeconfig, server=server, components={})
             finally:
