@@ -1,4 +1,4 @@
-"""The README's pictures: what they say, and that they are nothing but pictures."""
+"""The pictures of README and docs: what they say, and that they are nothing but pictures."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,8 @@ from tests.pictures import DEMO, FLOWS, PICTURES
 from tests.pictures.flows import draw_flows
 from tests.pictures.terminal import LONGEST, VISIBLE, Row, draw_recording, lines
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 
 
 def test_the_flows_are_drawn_from_their_table():
@@ -28,11 +29,15 @@ def test_a_picture_is_small_and_has_nothing_that_moves_by_a_script_or_comes_from
     assert re.findall(r"https?://[^\"]*|@import|url\([^#]|href", text) == ["http://www.w3.org/2000/svg"]
 
 
-def test_the_readme_shows_every_picture_and_says_in_words_what_is_to_be_seen():
-    shown = dict(re.findall(r"!\[([^]]*)\]\((docs/pictures/[^)]*)\)", README.read_text()))
+def test_every_picture_is_shown_and_what_is_to_be_seen_is_said_in_words():
+    shown = {
+        (page.parent / path).resolve(): words
+        for page in PAGES
+        for words, path in re.findall(r"!\[([^]]*)\]\(([^)]*pictures/[^)]*)\)", page.read_text(encoding="utf-8"))
+    }
 
-    assert sorted(shown.values()) == sorted(f"docs/pictures/{path.name}" for path in PICTURES.iterdir())
-    assert all(len(words) > 100 for words in shown)
+    assert sorted(shown) == sorted(PICTURES.resolve().iterdir())
+    assert all(len(words) > 100 for words in shown.values())
 
 
 def test_a_recording_says_what_was_printed():
