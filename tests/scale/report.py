@@ -169,7 +169,7 @@ ROWS: tuple[tuple[str, Read], ...] = (
 def rows(results: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Label and a cell for each mode: all runs of it, the latest last. Rows that say nothing are left out."""
     for label, read in ROWS:
-        cells = ["; ".join(_cell(read, result) for result in runs) for runs in results["modes"].values()]
+        cells = ["; ".join(_cell(read, result) for result in runs) for runs in _runs(results).values()]
         if any(cell.strip(f"{NOTHING}; ") for cell in cells):
             yield label, cells
 
@@ -183,7 +183,12 @@ def _cell(read: Read, result: Result) -> str:
 
 def titles(results: Mapping[str, Any]) -> list[str]:
     """What the columns are called."""
-    return [MODES[mode].title for mode in results["modes"]]
+    return [MODES[mode].title for mode in _runs(results)]
+
+
+def _runs(results: Mapping[str, Any]) -> dict[str, list[Result]]:
+    """In the order of the modes, whichever was run first."""
+    return {mode: results["modes"][mode] for mode in MODES if mode in results["modes"]}
 
 
 def table(results: Mapping[str, Any]) -> Table:
@@ -207,7 +212,8 @@ def headline(results: Mapping[str, Any]) -> str:
         f"{plan['nodes']} nodes with {plan['gpus']} GPUs; {long} pods that stay, "
         f"{plan['nodes'] * plan['gpus'] - long} x {plan['times']} that run for {plan['seconds']:g} s; "
         f"{plan['rate']:g} jobs created a second; control plane {control_plane}, all on one machine with "
-        f"{place['cores']} cores and {place['memory_gib']:.0f} GiB; Python {place['python']}; {dates[-1][:10]}"
+        f"{place['cores']} cores and {place['memory_gib']:.0f} GiB (load {place['load']:g} at the start); "
+        f"Python {place['python']}; {dates[-1][:10]}"
     )
 
 
@@ -234,7 +240,7 @@ TOP_MIB = 169.0
 
 def arithmetic(results: Mapping[str, Any]) -> Iterator[str]:
     """What the numbers of a node come to for many: rows of a table; what has not been measured is left out."""
-    last = {mode: runs[-1] for mode, runs in results["modes"].items()}
+    last = {mode: runs[-1] for mode, runs in _runs(results).items()}
     yield f"| | a node, measured | {' | '.join(f'{fleet:,} nodes, computed' for fleet in FLEETS)} |"
     yield "|---|" + "---|" * (1 + len(FLEETS))
     for mode, result in last.items():
@@ -252,7 +258,7 @@ def _of_mode(result: Result, without: Result | None, mode: str) -> Iterator[str]
         yield _row(f"slices in etcd{mode}", found["stored_bytes"] / nodes / 1e6, "MB")
     sent = sum(result["taint"]["bytes"]) * SLICE_WATCHERS / 1e3
     yield _row(f"a GPU breaks: JSON to {SLICE_WATCHERS} watchers{mode}", sent, "kB", 0, fixed=sent)
-    asked = sum(result["restart"]["requests"].values()) / nodes
+    asked = sum(count for what, count in result["churn"]["requests"].items() if "claims" not in what) / nodes
     yield _row(f"rolling upgrade: requests{mode}", asked, "")
     scheduler = result["churn"]["components"].get("scheduler")
     if scheduler and without:
@@ -282,7 +288,7 @@ def picture(results: Mapping[str, Any]) -> str:
     )
     marks = [(phase, share) for phase in ("fill", "churn") for share in ("p50", "p90", "p99")]
     chart.x_labels = [f"{phase} {share}" for phase, share in marks]
-    for title, runs in zip(titles(results), results["modes"].values(), strict=True):
+    for title, runs in zip(titles(results), _runs(results).values(), strict=True):
         chart.add(title, [runs[-1][phase]["start"].get(share) for phase, share in marks])
     return str(chart.render(is_unicode=True)) + "\n"
 
