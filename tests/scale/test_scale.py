@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from tests.scale.fleet import AS_REAL, Fleet
 from tests.scale.load import MODES
 from tests.scale.measure import Plan, Trial
 from tests.scale.site import Site, embedded
+from tests.short import short_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,10 +26,10 @@ QUICK = Options(wiping_delay=600)
 
 @pytest.fixture
 async def place() -> AsyncIterator[tuple[Site, Path]]:
-    with tempfile.TemporaryDirectory(prefix="gs-", dir="/tmp", ignore_cleanup_errors=True) as root:
-        async with embedded(Path(root), connections=100) as site:
+    with short_directory() as root:
+        async with embedded(root, connections=100) as site:
             await site.install()
-            yield site, Path(root)
+            yield site, root
 
 
 async def run(place: tuple[Site, Path], mode: str, plan: Plan, *, options: Options) -> tuple[dict[str, Any], Fleet]:
