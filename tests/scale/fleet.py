@@ -38,7 +38,7 @@ AS_REAL = Options(
     claim_reconcile=60,
     crash_backoff=10,
     crash_backoff_max=300,
-    node_status_period=300,
+    node_status_period=10,
 )
 """The pace of the real kubelet. But that one deletes slices when a driver has been away for 30 s, and a hundred drivers
 that start at once take longer on a few cores, while each of a hundred nodes takes a second."""
