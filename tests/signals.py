@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+HEARS = ("env", "--default-signal=INT,HUP")
+"""Before a command: what a shell starts in the background does not hear Ctrl-C, nor a hangup after nohup.
 
-
-def hears() -> None:
-    """For ``preexec_fn``: what a shell starts in the background does not hear Ctrl-C, nor a hangup after nohup."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+No ``preexec_fn``: with that Python forks, and gRPC tells of the fork in the output of what is started.
+"""

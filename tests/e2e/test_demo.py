@@ -24,7 +24,7 @@ from tests.needs import KUBECTL, NO_KUBECTL
 from tests.pictures import DEMO
 from tests.pictures.terminal import lines
 from tests.short import short_directory
-from tests.signals import hears
+from tests.signals import HEARS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -180,13 +180,13 @@ async def on_a_terminal(*arguments: str, **environment: str) -> AsyncIterator[tu
     asyncio.get_running_loop().add_reader(ours, read)
     variables: Mapping[str, str] = {**os.environ, "TERM": "xterm", "COLUMNS": "80", **environment}
     process = await asyncio.create_subprocess_exec(
+        *HEARS,
         *gpu_dra(*arguments),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         env=variables,
         start_new_session=True,
-        preexec_fn=hears,
     )
     os.close(theirs)
     try:

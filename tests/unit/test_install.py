@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.signals import hears
+from tests.signals import HEARS
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 SCRIPT = REQUIREMENTS / "install.py"
@@ -47,13 +47,12 @@ def test_an_old_python_can_read_the_script_that_says_so() -> None:
 def stopped_at_once(venv: Path, **env: str) -> tuple[str, str, int]:
     """The first line of an installation, what it says to a Ctrl-C after it, and how it ends."""
     with subprocess.Popen(
-        [sys.executable, SCRIPT, venv, "demo"],
+        [*HEARS, sys.executable, SCRIPT, venv, "demo"],
         env={**os.environ, "PIP_NO_INDEX": "1", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         process_group=0,
-        preexec_fn=hears,
     ) as installing:
         assert installing.stdout is not None
         begun = installing.stdout.readline()

@@ -17,7 +17,7 @@ import pytest
 from driver.sim.apiserver import ApiServer
 from driver.sim.process import gpu_dra
 from tests.eventually import PATIENCE, eventually
-from tests.signals import hears
+from tests.signals import HEARS
 from tests.unit.cluster.world import claim, pod, slices
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ class Desk:
         self, *arguments: str, on: int = asyncio.subprocess.PIPE, **environment: str
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
+            *HEARS,
             *self.command,
             *arguments,
             env={**self._environment, **environment},
             stdout=on,
             stderr=asyncio.subprocess.PIPE,
-            preexec_fn=hears,
         )
 
     async def top(self, *arguments: str, **environment: str) -> tuple[int, str]:

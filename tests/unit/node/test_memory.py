@@ -18,5 +18,6 @@ async def test_a_connection_over_tls_reads_into_a_small_buffer(monkeypatch: pyte
 
     memory.begin()
 
-    connection = SSLProtocol(asyncio.get_running_loop(), asyncio.Protocol(), ssl.create_default_context(), None)
+    context = ssl.create_default_context()
+    connection = SSLProtocol(asyncio.get_running_loop(), asyncio.Protocol(), context, None, server_hostname="server")
     assert len(connection._ssl_buffer) == memory.TLS_BUFFER
