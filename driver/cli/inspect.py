@@ -1,8 +1,10 @@
-"""``gpu-dra slices`` and ``gpu-dra explain``: what a node would publish, and where it has room; no cluster needed."""
+"""``gpu-dra slices`` and ``gpu-dra explain``: what a node would publish, and where it has room."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from driver.cli.flags import check_devices, read_settings, settings_options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from driver.cluster import Rule
+    from driver.node import Settings
     from driver.operate import Room, View
 
 OPTIONS = (
@@ -67,12 +71,13 @@ def slices(*, output: str, template: bool, **given: Any) -> None:
 @click.command()
 @click.argument("profile", required=False)
 @click.option("--on", "gpu", metavar="GPU", help="Only this GPU, by name or UUID.")
-@settings_options(OPTIONS)
+@settings_options((*OPTIONS, "kubeconfig"))
 def explain(*, profile: str | None, gpu: str | None, **given: Any) -> None:
     """Say where PROFILE has room, and what is in its way.
 
     PROFILE is for example 1g.10gb, or gpu for whole ones; all without it. Claims that have been allocated, but that
-    the kubelet has not prepared yet, are not known to a node.
+    the kubelet has not prepared yet, are not known to a node. Rules by which an administrator has tainted devices are
+    read in the driver's pod, or with --kubeconfig.
     """
     from driver.operate import find_room, profiles
 
@@ -82,7 +87,7 @@ def explain(*, profile: str | None, gpu: str | None, **given: Any) -> None:
         raise click.UsageError(f"--on {gpu}: no such GPU; there are {', '.join(g.name for g in view.inventory.gpus)}")
     published = _published(view.documents())
     taints = {name: device.get("taints", ()) for name, device in published.items()}
-    rooms = find_room(view.catalogue.devices, profile, view.records, taints=taints)
+    rooms = find_room(view.catalogue.devices, profile, view.records, taints=taints, rules=_read_rules(view.settings))
     if not rooms:
         known = ", ".join(profiles(view.catalogue.devices)) or "nothing"
         raise click.UsageError(
@@ -97,6 +102,24 @@ def explain(*, profile: str | None, gpu: str | None, **given: Any) -> None:
         for room in here:
             click.echo(f"  {room.device.name}  {'; '.join(room.blockers) or _free(room)}")
     _say_what_is_not_offered(view)
+
+
+def _read_rules(settings: Settings) -> tuple[Rule, ...]:
+    """What an administrator has tainted, where there is a cluster to ask; what it refuses is said."""
+    from driver.cluster import list_rules
+    from driver.kube import Api, ApiError, ConfigError
+
+    async def read() -> tuple[Rule, ...]:
+        async with await Api.connect(settings.kubeconfig) as api:
+            return await list_rules(api, driver=settings.driver_name, pool=settings.node_name)
+
+    if settings.kubeconfig is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        return ()
+    try:
+        return asyncio.run(read())
+    except (ApiError, ConfigError) as error:
+        click.echo(f"gpu-dra: what an administrator's DeviceTaintRules taint is not known: {error}", err=True)
+        return ()
 
 
 def _say_what_is_not_offered(view: View) -> None:

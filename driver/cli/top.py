@@ -60,8 +60,9 @@ def top(
     "kubectl gpu" is the same. Each GPU is a bar with a cell for each memory slice: a letter is a part that is held,
     "." is free, "x" is sick.
 
-    Needs to list and watch ResourceSlices, ResourceClaims and Pods. Without Pods it shows the rest; with --namespace
-    the claims of that namespace are enough. The page of --web shows Events, too, where they may be listed.
+    Needs to list and watch ResourceSlices, ResourceClaims, DeviceTaintRules and Pods. Without Pods or rules it shows
+    the rest; with --namespace the claims of that namespace are enough. The page of --web shows Events, too, where they
+    may be listed.
 
     Without --kubeconfig it takes ~/.kube/config, or in a pod the pod's ServiceAccount.
 

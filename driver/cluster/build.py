@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from driver.cluster.slice_weights import compute_slices, held_weight, weight
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from driver.cluster.objects import Amounts, Claim, Device, Key, Pod, Result, Slice, Taint
+    from driver.cluster.objects import Amounts, Claim, Device, Key, Pod, Result, Rule, Slice, Taint
 
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -21,8 +22,14 @@ Holds = dict[str, list[tuple["Claim", "Result"]]]
 """Claims and what they were given, by device."""
 
 
-def build_node(pool: str, slices: Collection[Slice], claims: Iterable[Claim], pods: Mapping[Key, Pod]) -> Node:
-    """What a pool's slices and the claims on it say together.
+def build_node(
+    pool: str,
+    slices: Collection[Slice],
+    claims: Iterable[Claim],
+    pods: Mapping[Key, Pod],
+    rules: Iterable[Rule] = (),
+) -> Node:
+    """What a pool's slices, the claims on it and an administrator's rules say together.
 
     As for the scheduler, only the newest generation counts, and nothing is free in a pool that is incomplete or
     contradicts itself. What is held is: while a pool is written, the slices that are still to be written say where.
@@ -32,9 +39,10 @@ def build_node(pool: str, slices: Collection[Slice], claims: Iterable[Claim], po
     complete = len(current) == max((found.count for found in current), default=0)
     ordered = sorted(current if complete else slices, key=lambda found: (-found.generation, found.name))
     devices: dict[str, Device] = {}
+    here = sorted((rule for rule in rules if rule.pool in ("", pool)), key=lambda rule: rule.taint.rule)
     for found in ordered:
         for device in found.devices:
-            devices.setdefault(device.name, device)
+            devices.setdefault(device.name, _ruled(device, pool, here) if here else device)
     holds: Holds = {}
     for claim in sorted(claims, key=lambda claim: claim.key):
         for result in claim.results:
@@ -64,6 +72,12 @@ def build_node(pool: str, slices: Collection[Slice], claims: Iterable[Claim], po
         room=total_room(gpu.room for gpu in gpus),
         usage=_usage(holder for gpu in gpus for part in gpu.parts for holder in part.holders),
     )
+
+
+def _ruled(device: Device, pool: str, rules: Iterable[Rule]) -> Device:
+    """The device with the taints that rules add to its own, as the scheduler sees it."""
+    more = tuple(rule.taint for rule in rules if rule.taints(device.name, pool=pool))
+    return replace(device, taints=(*device.taints, *more)) if more else device
 
 
 def _left_counters(slices: Sequence[Slice], devices: Iterable[Device], holds: Holds) -> dict[str, Amounts]:
@@ -173,10 +187,10 @@ def _room(devices: Sequence[Device], held: Sequence[Part], left: Mapping[str, Am
 
 
 def _troubles(devices: Sequence[Device]) -> tuple[Trouble, ...]:
-    found: dict[tuple[str, str, str], list[tuple[str, Taint]]] = {}
+    found: dict[tuple[str, str, str, str], list[tuple[str, Taint]]] = {}
     for device in devices:
         for taint in device.taints:
-            found.setdefault((taint.key, taint.value, taint.effect), []).append((device.name, taint))
+            found.setdefault((taint.key, taint.value, taint.effect, taint.rule), []).append((device.name, taint))
     return tuple(
         Trouble(
             taint=min((taint for _, taint in tainted), key=lambda taint: taint.since or _LATEST),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from driver.cluster.fleet import Node
-    from driver.cluster.objects import Claim, Key, Pod, Slice
+    from driver.cluster.objects import Claim, Key, Pod, Rule, Slice
 
 T = TypeVar("T")
 
@@ -23,6 +23,7 @@ class State:
         self._slices: dict[Key, Slice] = {}
         self._claims: dict[Key, Claim] = {}
         self._pods: dict[Key, Pod] = {}
+        self._rules: dict[Key, Rule] = {}
         self._slices_of: dict[str, dict[Key, Slice]] = {}
         """By pool."""
         self._claims_on: dict[str, dict[Key, Claim]] = {}
@@ -77,6 +78,16 @@ class State:
         for claim in self._claims_for.get(key, ()):
             self._outdated.update(result.pool for result in self._claims[claim].results)
 
+    def put_rule(self, key: Key, found: Rule | None) -> None:
+        """A DeviceTaintRule is like this now; None: it is gone, or selects nothing of ours."""
+        before = self._rules.get(key)
+        if before == found:
+            return
+        for rule in (before, found):
+            if rule is not None:
+                self._outdated.update([rule.pool] if rule.pool else self._slices_of)
+        _set(self._rules, key, found)
+
     def replace_slices(self, found: Mapping[Key, Slice]) -> None:
         """These slices are there, and no others."""
         for key in _all(self._slices, found):
@@ -92,12 +103,18 @@ class State:
         for key in _all(self._pods, found):
             self.put_pod(key, found.get(key))
 
+    def replace_rules(self, found: Mapping[Key, Rule]) -> None:
+        """These rules are there, and no others."""
+        for key in _all(self._rules, found):
+            self.put_rule(key, found.get(key))
+
     def fleet(self) -> Fleet:
         """The model as of now; a node that nothing has happened to is the same object as before."""
         for pool in self._outdated:
             slices, claims = self._slices_of.get(pool, {}), self._claims_on.get(pool, {})
             if slices or claims:
-                self._nodes[pool] = build_node(pool, slices.values(), claims.values(), self._pods)
+                rules = self._rules.values()
+                self._nodes[pool] = build_node(pool, slices.values(), claims.values(), self._pods, rules)
             else:
                 self._nodes.pop(pool, None)
         self._outdated.clear()

@@ -11,6 +11,7 @@ import click
 from driver.base.quantity import format_quantity
 from driver.cluster.fleet_view import shown
 from driver.cluster.follow import CLAIMS, PODS, SLICES
+from driver.cluster.taint_rules import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ CONSEQUENCES = {
     SLICES: "no GPU is known",
     CLAIMS: "nobody knows what is held and what is free",
     PODS: "it is not shown which pods run",
+    RULES: "what an administrator has tainted looks free",
 }
 
 

@@ -105,6 +105,7 @@ def _trouble(trouble: Trouble) -> dict[str, Any]:
         "key": taint.key,
         "value": taint.value,
         "effect": taint.effect,
+        "rule": taint.rule,
         "since": _time(taint.since),
         "devices": list(trouble.devices),
     }

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from driver.base.supervised import supervised
 from driver.cluster.fleet import Fleet
 from driver.cluster.fleet_state import State
-from driver.cluster.read_objects import read_claim, read_pod, read_slice
+from driver.cluster.read_objects import read_claim, read_pod, read_rule, read_slice
+from driver.cluster.taint_rules import RULES, RuleMirror
 from driver.kube import RESOURCE, Mirror, check_object
 
 if TYPE_CHECKING:
@@ -95,6 +96,14 @@ class Follow:
                 state.put_pod,
                 state.replace_pods,
             ),
+            RULES: _Source(
+                RuleMirror(
+                    api,
+                    lambda path: self._mirror(api, path, "", partial(read_rule, driver=driver, pool=node), RULES),
+                ),
+                state.put_rule,
+                state.replace_rules,
+            ),
         }
 
     def _mirror(self, api: Api, path: str, selector: str, read: Callable[[Any], Any], what: str) -> Mirror:
@@ -161,7 +170,7 @@ class Follow:
 class _Source:
     """One collection, and what the state is told of it."""
 
-    mirror: Mirror
+    mirror: Mirror | RuleMirror
     put: Callable[[Key, Any], None]
     replace: Callable[[Mapping[Key, Any]], None]
 

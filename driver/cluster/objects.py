@@ -1,4 +1,4 @@
-"""What is kept of slices, claims and pods: all that the model needs, a small part of what the API sends."""
+"""What is kept of slices, claims, pods and rules: all that the model needs, a small part of what the API sends."""
 
 from __future__ import annotations
 
@@ -27,15 +27,22 @@ class Taint:
     value: str = ""
     effect: str
     since: datetime | None = None
+    rule: str = ""
+    """The DeviceTaintRule that it comes from; empty where it stands in the slice."""
 
     @property
     def forbids(self) -> bool:
         """Whether it keeps new claims off the device."""
         return self.effect != Effect.NONE
 
-    def __str__(self) -> str:
-        """In kubectl's words."""
+    @property
+    def words(self) -> str:
+        """As kubectl has it."""
         return f"{self.key}{f'={self.value}' if self.value else ''}:{self.effect}"
+
+    def __str__(self) -> str:
+        """What it is, and whose if not the driver's."""
+        return f"rule {self.rule}: {self.words}" if self.rule else self.words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,3 +147,18 @@ class Pod:
     node: str
     phase: str
     """``Running`` and the like; ``Terminating`` for one that is being deleted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A DeviceTaintRule for devices of ours: an administrator's taint on each device that it selects."""
+
+    taint: Taint
+    pool: str = ""
+    """Empty for those of all pools."""
+    device: str = ""
+    """Empty for all of a pool."""
+
+    def taints(self, device: str, *, pool: str) -> bool:
+        """Whether it selects the device: all that it says has to be so."""
+        return self.pool in ("", pool) and self.device in ("", device)

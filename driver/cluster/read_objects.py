@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from driver.base.quantity import is_quantity, parse_quantity
-from driver.cluster.objects import Amount, Amounts, Claim, Device, Pod, Result, Shape, Slice, Taint, gpu_name
+from driver.cluster.objects import Amount, Amounts, Claim, Device, Pod, Result, Rule, Shape, Slice, Taint, gpu_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -93,6 +94,28 @@ def read_pod(obj: Any) -> Pod | None:
             name=_get(metadata, "name", str),
             node=sys.intern(_get(spec, "nodeName", str, "")),
             phase="Terminating" if metadata.get("deletionTimestamp") else sys.intern(_get(status, "phase", str, "")),
+        )
+    except OddError:
+        return None
+
+
+def read_rule(obj: Any, *, driver: str, pool: str = "") -> Rule | None:
+    """A DeviceTaintRule for devices of this driver, and of this pool, if one is given; None for any other.
+
+    As the API has it: what a selector leaves out it does not ask for, and without a selector nothing is selected.
+    """
+    try:
+        spec = _get(obj, "spec", dict)
+        selector: dict[str, Any] | None = _get(spec, "deviceSelector", dict, None)
+        if selector is None or not selector.keys() <= {"driver", "pool", "device"}:
+            return None
+        of_driver, of_pool = _get(selector, "driver", str, ""), _get(selector, "pool", str, "")
+        if of_driver not in ("", driver) or (pool and of_pool not in ("", pool)):
+            return None
+        return Rule(
+            taint=replace(_taint(_get(spec, "taint", dict)), rule=_get(_get(obj, "metadata", dict), "name", str)),
+            pool=of_pool,
+            device=_get(selector, "device", str, ""),
         )
     except OddError:
         return None

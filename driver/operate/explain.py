@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from driver.claims import PreparedDevice, Record
+    from driver.cluster import Rule
     from driver.inventory import Device
 
 WHOLE = "gpu"
@@ -42,6 +43,7 @@ def find_room(
     records: Iterable[Record],
     *,
     taints: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
+    rules: Sequence[Rule] = (),
 ) -> tuple[Room, ...]:
     """Each device of a profile with what is in its way: claims and taints; shares of one device are in nobody's way.
 
@@ -50,12 +52,13 @@ def find_room(
         profile: ``1g.10gb`` and the like, or ``gpu``; None for all that is offered.
         records: what is prepared. What the scheduler has allocated and nobody has prepared yet is not known here.
         taints: those of the devices, by name, as they are published.
+        rules: DeviceTaintRules for this node's pool.
     """
     offered = tuple(devices)
     held = [(record, part) for record in records for part in record.devices if not part.admin]
     by_name = {device.name: device for device in offered}
     return tuple(
-        _room(device, held, by_name, taints.get(device.name, ()))
+        _room(device, held, by_name, [*_tainted(taints.get(device.name, ())), *_ruled(device, rules)])
         for device in offered
         if profile is None or _name(device) == profile
     )
@@ -65,10 +68,9 @@ def _room(
     device: Device,
     held: list[tuple[Record, PreparedDevice]],
     by_name: dict[str, Device],
-    taints: Sequence[Mapping[str, Any]],
+    tainted: list[str],
 ) -> Room:
-    blockers = [f"tainted {taint_text(taint)}" for taint in taints if taint["effect"] != Effect.NONE]
-    blockers += _blockers(device, held, by_name)
+    blockers = [*tainted, *_blockers(device, held, by_name)]
     left = {}
     sharing = [(record, part) for record, part in held if part.device == device.name and part.share_id is not None]
     for name, published in capacity(device).items() if device.shares else ():
@@ -84,6 +86,18 @@ def _room(
         if rest < parse_quantity(_least(published)):
             blockers.append(f"nothing is left of its {published['value']} of {name}, taken by {', '.join(takers)}")
     return Room(device=device, blockers=tuple(blockers), left=left)
+
+
+def _tainted(taints: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [f"tainted {taint_text(taint)}" for taint in taints if taint["effect"] != Effect.NONE]
+
+
+def _ruled(device: Device, rules: Iterable[Rule]) -> list[str]:
+    return [
+        f"tainted by DeviceTaintRule {rule.taint.rule} ({rule.taint.words})"
+        for rule in rules
+        if rule.taint.forbids and rule.device in ("", device.name)
+    ]
 
 
 def taint_text(taint: Mapping[str, Any]) -> str:

@@ -69,6 +69,34 @@ async def test_it_shows_the_pod_that_holds_a_partition_and_the_gpu_that_is_sick(
     assert (await gpus(embedded))["gpu-1"]["room"]["gpu"] == 0
 
 
+async def test_a_gpu_that_an_administrators_rule_taints_is_not_placeable_and_explain_names_the_rule(
+    embedded: EmbeddedSite,
+) -> None:
+    selector = {"driver": "gpu.nvidia.com", "pool": embedded.node, "device": "gpu-0"}
+    taint = {"key": "example.com/drain", "value": "planned", "effect": "NoSchedule"}
+    rule = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "DeviceTaintRule",
+        "metadata": {"name": "drain-gpu-0"},
+        "spec": {"deviceSelector": selector, "taint": taint},
+    }
+    await embedded.apply([rule])
+
+    found = await gpus(embedded)
+    text = await run(*gpu_dra("top"), f"--kubeconfig={embedded.cluster.kubeconfig}")
+    # With the driver's own credentials, as in its pod.
+    flags = [flag for flag in embedded.cluster.driver_flags() if "registry" not in flag and "cdi-root" not in flag]
+    reasons = await run(*gpu_dra("explain"), "gpu", *flags, "--devices=fake:h100x8", "--partitioning=dynamic")
+
+    assert [gpu["room"]["gpu"] for gpu in found.values()] == [0, 1, 1, 1, 1, 1, 1, 1]
+    assert [trouble["rule"] for trouble in found["gpu-0"]["troubles"]] == ["drain-gpu-0"]
+    assert found["gpu-0"]["sick"]
+    assert "rule drain-gpu-0: example.com/drain=planned:NoSchedule" in text
+    assert "could still be placed: 7 x gpu" in text
+    assert "gpu-0  tainted by DeviceTaintRule drain-gpu-0 (example.com/drain=planned:NoSchedule)" in reasons
+    assert "gpu-1  free" in reasons
+
+
 async def test_it_follows_what_happens(embedded: EmbeddedSite) -> None:
     await embedded.apply([*EXAMPLES[CLASSES].objects, TEMPLATE])
     watching = await asyncio.create_subprocess_exec(

@@ -20,6 +20,12 @@ def needed(settings: Settings, *, node_name: str) -> tuple[Permission, ...]:
             for verb in ("list", "watch", "create", "update", "delete")
         ),
         Permission(
+            verb="list",
+            resource="devicetaintrules",
+            why="gpu-dra explain and doctor name an administrator's rule that is in the way",
+            vital=False,
+        ),
+        Permission(
             verb="create",
             group="",
             resource="events",

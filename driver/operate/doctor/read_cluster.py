@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from driver.cluster import list_rules
 from driver.inventory import slice_name
 from driver.kube import RESOURCE, Api, ApiError
 from driver.operate.doctor.cluster_checks import class_text
@@ -14,6 +15,7 @@ from driver.operate.doctor.permissions import needed
 from driver.operate.doctor.state import AccessReview, ClusterState, Object, Permission
 
 if TYPE_CHECKING:
+    from driver.cluster import Rule
     from driver.node import Settings
 
 POD_LABEL = "app.kubernetes.io/name=gpu-dra-driver"
@@ -40,6 +42,13 @@ class _Looker:
     async def items(self, what: str, path: str, params: dict[str, Any] | None = None) -> tuple[Object, ...] | None:
         listing = await self.try_get(what, path, params)
         return None if listing is None else tuple(listing.get("items") or ())
+
+    async def rules(self) -> tuple[Rule, ...] | None:
+        try:
+            return await list_rules(self._api, driver=self._settings.driver_name, pool=self._node)
+        except ApiError as error:
+            self.unreadable["rules"] = _reason(error)
+            return None
 
     async def nodes(
         self, slices: tuple[Object, ...] | None, pods: tuple[Object, ...] | None
@@ -181,6 +190,7 @@ async def read_cluster(api: Api, settings: Settings, *, node_name: str) -> Clust
         classes=classes,
         claims=await looker.items("claims", f"{RESOURCE}/resourceclaims"),
         pods=pods,
+        rules=await looker.rules(),
         events=tuple(events) if "events" not in looker.unreadable else None,
         selected=selected,
         not_evaluated=not_evaluated,

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from driver.cluster import Rule
 from driver.hardware import Defect
 from driver.inventory import Instance
 from driver.operate.drain import Holder
@@ -144,6 +145,8 @@ class ClusterState:
     classes: tuple[Object, ...] | None = None
     claims: tuple[Object, ...] | None = None
     pods: tuple[Object, ...] | None = None
+    rules: tuple[Rule, ...] | None = None
+    """DeviceTaintRules that select devices of ours, or may."""
     events: tuple[Object, ...] | None = None
     """Warnings about pods that a kubelet wrote: failed prepares and CDI devices that were not found."""
     selected: Mapping[str, int] = field(default_factory=dict)

@@ -22,6 +22,8 @@ PATIENCE = 60.0
 """Seconds that pods and deletions may take before anybody wonders."""
 _FAILED_CLAIM = re.compile(r"NodePrepareResources failed for ResourceClaim ([^\s:]+): ")
 """How a kubelet names the claim that a driver has not prepared."""
+RULES_DEFECT = re.compile(r"v1\.36\.[012]\b")
+"""Releases whose scheduler watches rules in one version of the API and takes them for another's."""
 FINALIZER = "resource.kubernetes.io/delete-protection"
 
 
@@ -162,6 +164,7 @@ def _pool(state: ClusterState, node: str, pool: str, members: list[Object]) -> I
             about=node,
         )
     yield from _taints(state, node, current)
+    yield from _rules(state, node, pool, names)
     if not bad:
         yield ok("slices", f"{node} offers {len(names)} devices, in a complete pool of {len(current)}", about=node)
 
@@ -175,12 +178,41 @@ def _taints(state: ClusterState, node: str, current: list[Object]) -> Iterable[F
                     value = f"={taint['value']}" if taint.get("value") else ""
                     found.setdefault(f"{taint['key']}{value}:{taint['effect']}", []).append(device["name"])
     for taint, devices in sorted(found.items()):
-        more = f" and {len(devices) - 3} more" if len(devices) > 3 else ""
         yield warning(
             "taints",
-            f"{node}: {', '.join(devices[:3])}{more} tainted {taint}: no new pod gets them",
+            f"{node}: {_some(devices)} tainted {taint}: no new pod gets them",
             "see docs/operations.md for what the taint means",
             about=node,
+        )
+
+
+def _rules(state: ClusterState, node: str, pool: str, devices: Iterable[str]) -> Iterable[Finding]:
+    for rule in state.rules or ():
+        found = [name for name in devices if rule.taints(name, pool=pool)]
+        if found and rule.taint.forbids:
+            yield warning(
+                "taints",
+                f"{node}: {_some(found)} tainted by DeviceTaintRule {rule.taint.rule} ({rule.taint.words}): "
+                "no new pod gets them",
+                f"an administrator's: kubectl get devicetaintrule {rule.taint.rule} -o yaml; delete it when it is over",
+                about=node,
+            )
+
+
+def _some(devices: list[str]) -> str:
+    return f"{', '.join(devices[:3])}{f' and {len(devices) - 3} more' if len(devices) > 3 else ''}"
+
+
+def rules(state: ClusterState) -> Iterable[Finding]:
+    """Whether what administrators have tainted is known, and whether the scheduler bears it."""
+    if state.rules is None:
+        yield unknown("rules", f"DeviceTaintRules cannot be listed: {state.unreadable.get('rules', '')}")
+    elif state.rules and RULES_DEFECT.match(state.version):
+        yield problem(
+            "rules",
+            f"the scheduler of Kubernetes {state.version} heeds no DeviceTaintRule and ends with a panic while there is "
+            f"one: {', '.join(rule.taint.rule for rule in state.rules)}",
+            "delete them, in whatever version of the API they were made, and cordon the node; or upgrade Kubernetes",
         )
 
 
@@ -326,4 +358,4 @@ def _since(state: ClusterState, text: str | None) -> float:
     return ((state.server_time or state.now) - datetime.fromisoformat(text)).total_seconds()
 
 
-CHECKS: tuple[Check, ...] = (nodes, slices, pods, claims)
+CHECKS: tuple[Check, ...] = (nodes, slices, rules, pods, claims)

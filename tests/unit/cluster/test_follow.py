@@ -6,22 +6,32 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from driver.cluster import Follow, View
+import pytest
+
+from driver.cluster import RULES, Follow, View
 from driver.kube import RESOURCE, ApiError
 from tests.eventually import PATIENCE, eventually
-from tests.unit.cluster.world import DRIVER, claim, pod, slices
+from tests.unit.cluster.world import DRIVER, claim, pod, rule, slices
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 SLICES, CLAIMS, PODS = f"{RESOURCE}/resourceslices", f"{RESOURCE}/resourceclaims", "/api/v1/pods"
+GROUP = "/apis/resource.k8s.io"
+FORBIDDEN = ApiError(403, "devicetaintrules is forbidden")
 
 
 class Server:
     """An API server of plain lists: answers in pages, tells what happens, refuses what the test says."""
 
-    def __init__(self, *objects: dict[str, Any]) -> None:
-        self.objects: dict[str, dict[str, dict[str, Any]]] = {SLICES: {}, CLAIMS: {}, PODS: {}}
+    def __init__(self, *objects: dict[str, Any], rules_in: str = "v1") -> None:
+        """``rules_in``: the version in which it has DeviceTaintRules; empty for none."""
+        self.rules = f"{GROUP}/{rules_in}/devicetaintrules"
+        self.served: dict[str, Any] = {f"{GROUP}/v1": {"resources": [{"name": "resourceclaims"}]}}
+        if rules_in:
+            known = self.served.setdefault(f"{GROUP}/{rules_in}", {"resources": []})
+            known["resources"].append({"name": "devicetaintrules"})
+        self.objects: dict[str, dict[str, dict[str, Any]]] = {SLICES: {}, CLAIMS: {}, PODS: {}, self.rules: {}}
         self.refused: dict[str, ApiError] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self._version = 1
@@ -32,7 +42,8 @@ class Server:
     def put(self, obj: dict[str, Any]) -> None:
         """The object is like this now."""
         spec = obj.get("spec", {})
-        path = SLICES if "driver" in spec else PODS if "resourceClaims" in spec else CLAIMS
+        kinds = {"driver": SLICES, "resourceClaims": PODS, "taint": self.rules}
+        path = next((path for key, path in kinds.items() if key in spec), CLAIMS)
         self._version += 1
         obj["metadata"]["resourceVersion"] = str(self._version)
         kind = "MODIFIED" if obj["metadata"]["name"] in self.objects[path] else "ADDED"
@@ -53,6 +64,10 @@ class Server:
         self.asked.append((path, dict(params or {})))
         if error := self.refused.get(path):
             raise ApiError(error.status, str(error))
+        if path.startswith(GROUP) and path.count("/") == 3:
+            if path not in self.served:
+                raise ApiError(404, "the server could not find the requested resource")
+            return self.served[path]
         items = list(self.objects[path].values())
         start, limit = int((params or {}).get("continue", 0)), (params or {}).get("limit", len(items))
         more = {"continue": str(start + limit)} if start + limit < len(items) else {}
@@ -93,6 +108,11 @@ def phases(view: View) -> list[str]:
     """Of all pods that hold something, in order."""
     holders = (h for node in view.fleet.nodes for gpu in node.gpus for part in gpu.parts for h in part.holders)
     return [phase for holder in holders for _, phase in holder.pods]
+
+
+def rooms(view: View) -> list[int]:
+    """How many of each GPU could be placed whole."""
+    return [gpu.room["gpu"] for node in view.fleet.nodes for gpu in node.gpus]
 
 
 async def test_the_first_view_has_everything() -> None:
@@ -142,6 +162,65 @@ async def test_without_pods_it_shows_the_rest_and_says_so() -> None:
     assert phases(view) == ["Running"]
 
 
+@pytest.mark.parametrize("version", ["v1", "v1beta2", "v1alpha3"])
+async def test_rules_are_followed_in_the_version_that_is_served(version: str) -> None:
+    server = Server(*slices(), rule("early", device="gpu-0"), rules_in=version)
+
+    async with following(server) as follow:
+        view = await follow.after(0)
+        assert (rooms(view), dict(view.missing)) == ([0, 1], {})
+
+        server.put(rule("late", device="gpu-1"))
+        view = await until(follow, lambda view: rooms(view) == [0, 0])
+
+    assert [gpu.troubles[0].taint.rule for gpu in view.fleet.nodes[0].gpus] == ["early", "late"]
+
+
+async def test_a_cluster_without_rules_misses_nothing() -> None:
+    async with following(Server(*slices(), rules_in="")) as follow:
+        view = await follow.after(0)
+
+    assert (rooms(view), dict(view.missing)) == ([1, 1], {})
+
+
+async def test_rules_that_may_not_be_read_are_said_to_be_missing() -> None:
+    server = Server(*slices(), rule("drain", device="gpu-0"))
+    server.refused[server.rules] = FORBIDDEN
+
+    async with following(server) as follow:
+        view = await follow.after(0)
+        assert (rooms(view), [*view.missing]) == ([1, 1], [RULES])
+
+        server.refused.clear()
+        view = await until(follow, lambda view: not view.missing)
+
+    assert rooms(view) == [0, 1]
+
+
+@pytest.mark.parametrize("odd", [[], {}, {"resources": None}, {"resources": "devicetaintrules"}])
+async def test_an_odd_word_on_what_is_served_is_no_word(odd: Any) -> None:
+    server = Server(*slices(), rule("drain", device="gpu-0"))
+    listed, server.served[f"{GROUP}/v1"] = server.served[f"{GROUP}/v1"], odd
+
+    async with following(server) as follow:
+        view = await follow.after(0)
+        assert ([*view.missing], rooms(view)) == ([RULES], [1, 1])
+
+        server.served[f"{GROUP}/v1"] = listed
+        view = await until(follow, lambda view: not view.missing)
+
+    assert rooms(view) == [0, 1]
+
+
+async def test_of_one_node_other_nodes_rules_are_none() -> None:
+    server = Server(*slices(), rule("here", pool="node-1", device="gpu-0"), rule("there", pool="node-2"))
+
+    async with following(server, node="node-1") as follow:
+        view = await follow.after(0)
+
+    assert rooms(view) == [0, 1]
+
+
 async def test_the_same_refusal_again_is_no_news() -> None:
     server = Server(*slices())
     server.refused[PODS] = ApiError(403, "pods is forbidden")
@@ -161,9 +240,9 @@ async def test_a_server_that_goes_away_leaves_what_is_known_and_is_followed_agai
 
     async with following(server) as follow:
         await follow.after(0)
-        server.refused = dict.fromkeys((SLICES, CLAIMS, PODS), ApiError(0, "no answer"))
+        server.refused = dict.fromkeys((SLICES, CLAIMS, PODS, server.rules), ApiError(0, "no answer"))
         server.end_watches()
-        view = await until(follow, lambda view: len(view.behind) == 3)
+        view = await until(follow, lambda view: len(view.behind) == 4)
         assert (view.fleet.usage["team-a"].holds, dict(view.missing)) == (1, {})
 
         server.refused.clear()
@@ -180,8 +259,9 @@ async def test_one_node_only() -> None:
         view = await follow.after(0)
 
     assert [(node.name, node.usage["team-a"].holds) for node in view.fleet.nodes] == [("node-1", 1)]
-    selectors = {path: params.get("fieldSelector") for path, params in server.asked}
+    selectors = {path: params.get("fieldSelector") for path, params in server.asked if path in server.objects}
     assert selectors == {
+        server.rules: None,
         SLICES: f"spec.driver={DRIVER},spec.nodeName=node-1",
         CLAIMS: None,
         PODS: "spec.nodeName=node-1",

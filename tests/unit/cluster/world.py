@@ -6,7 +6,7 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from driver.cluster import Fleet, Gpu, Node, State, read_claim, read_pod, read_slice
+from driver.cluster import Fleet, Gpu, Node, State, read_claim, read_pod, read_rule, read_slice
 from driver.hardware.model import Partition
 from driver.inventory import DeviceOptions, Options, Partitioning, Shares, build_slices, slice_name
 from driver.inventory.catalogue import catalogue
@@ -87,6 +87,14 @@ def pod(name: str, phase: str = "Running", namespace: str = "team-a") -> Object:
     }
 
 
+def rule(name: str = "drain", *, key: str = "example.com/drain", effect: str = "NoSchedule", **selector: str) -> Object:
+    """A DeviceTaintRule; without a selector for all devices that there are."""
+    return {
+        "metadata": {"name": name},
+        "spec": {"deviceSelector": selector, "taint": {"key": key, "effect": effect, "timeAdded": SINCE}},
+    }
+
+
 def state(*objects: Object) -> State:
     found = State()
     put(found, *objects)
@@ -99,6 +107,8 @@ def put(found: State, *objects: Object) -> None:
         key = (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
         if "driver" in obj.get("spec", {}):
             found.put_slice(key, read_slice(obj, driver=DRIVER))
+        elif "taint" in obj.get("spec", {}):
+            found.put_rule(key, read_rule(obj, driver=DRIVER))
         elif "resourceClaims" in obj.get("spec", {}):
             found.put_pod(key, read_pod(obj))
         else:

@@ -7,6 +7,7 @@ import pytest
 
 from driver.claims.allocation import ClaimRef
 from driver.claims.ledger.record import PreparedDevice, Record, State
+from driver.cluster import Rule, Taint
 from driver.hardware.model import MigMode, Partition
 from driver.inventory.catalogue import Device, catalogue
 from driver.inventory.options import DeviceOptions, Options, Partitioning, ShareBy, Shares
@@ -65,6 +66,17 @@ def test_a_device_that_is_tainted_is_not_free():
     (room,) = find_room(DEVICES, "gpu", [], taints={"gpu-0": [sick, noted]})
 
     assert room.blockers == ("tainted gpu.nvidia.com/xid=79:NoExecute",)
+
+
+def test_a_device_that_an_administrators_rule_taints_is_not_free():
+    drain = Rule(taint=Taint(key="example.com/drain", effect="NoSchedule", rule="drain-gpu-0"), device="gpu-0")
+    note = Rule(taint=Taint(key="example.com/note", effect="None", rule="note"))
+
+    rooms = find_room(DEVICES, None, [], rules=[drain, note])
+
+    assert {room.device.name: room.blockers for room in rooms if room.blockers} == {
+        "gpu-0": ("tainted by DeviceTaintRule drain-gpu-0 (example.com/drain:NoSchedule)",)
+    }
 
 
 def test_without_a_profile_everything_is_explained():

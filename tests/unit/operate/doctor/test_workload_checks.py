@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from driver.cluster import Rule, Taint
 from driver.operate.doctor import workload_checks
 from driver.operate.doctor.findings import Finding, Level
 from driver.operate.doctor.state import ClusterState
@@ -146,6 +148,59 @@ def test_taints_are_summed_up():
 
     assert level == "warning"
     assert "gpu-0, gpu-1 tainted gpu.nvidia.com/xid=79:NoExecute" in sentence
+
+
+def ruled(rule: Taint | None = None, **selector: str) -> tuple[Rule, ...]:
+    taint = rule or Taint(key="example.com/drain", value="planned", effect="NoSchedule", rule="drain-gpu-0")
+    return (Rule(taint=taint, **selector),)
+
+
+@pytest.mark.parametrize(
+    ("selector", "devices"), [({"device": "gpu-0"}, "gpu-0"), ({"pool": "node-1"}, "gpu-0, gpu-1, gpu-2 and 1 more")]
+)
+def test_a_rule_that_taints_is_named(selector: dict[str, str], devices: str):
+    published = slice_(0, "gpu-0", "gpu-1", "gpu-2", "gpu-3")
+
+    [(level, sentence)] = say(workload_checks.slices, slices=(published,), rules=ruled(**selector))
+
+    assert level == "warning"
+    assert sentence == (
+        f"node-1: {devices} tainted by DeviceTaintRule drain-gpu-0 (example.com/drain=planned:NoSchedule): "
+        "no new pod gets them"
+    )
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ruled(pool="node-2"),
+        ruled(device="gpu-7"),
+        ruled(Taint(key="example.com/note", effect="None", rule="note"), device="gpu-0"),
+    ],
+)
+def test_a_rule_that_taints_nothing_here_is_not_told(rules: tuple[Rule, ...]):
+    [(level, _)] = say(workload_checks.slices, slices=(slice_(0, "gpu-0"),), rules=rules)
+
+    assert level == "ok"
+
+
+def test_rules_that_cannot_be_listed_are_said_to_be_unknown():
+    [(level, sentence)] = say(workload_checks.rules, unreadable={"rules": "these credentials may not"})
+
+    assert (level, sentence) == ("unknown", "DeviceTaintRules cannot be listed: these credentials may not")
+
+
+@pytest.mark.parametrize("version", ["v1.36.0", "v1.36.2", "v1.36.1+k3s1"])
+def test_rules_are_a_danger_to_schedulers_that_end_with_them(version: str):
+    [finding] = workload_checks.rules(replace(cluster(), version=version, rules=ruled()))
+
+    assert finding.level is Level.PROBLEM
+    assert finding.sentence.endswith("drain-gpu-0")
+
+
+@pytest.mark.parametrize("version", ["v1.35.4", "v1.36.3", "v1.36.20", "v1.37.0"])
+def test_other_schedulers_bear_rules(version: str):
+    assert not [*workload_checks.rules(replace(cluster(), version=version, rules=ruled()))]
 
 
 def test_a_pod_without_a_node_is_told_with_the_schedulers_words():
