@@ -146,12 +146,14 @@ class _Writer:
     def sick(self) -> Iterator[str]:
         """What is wrong with which GPU."""
         rows = [
-            (node.name, gpu.name, str(trouble.taint), self._ago(trouble), _named(trouble))
+            (node.name, gpu.name, trouble.taint.words, self._ago(trouble), _named(trouble), trouble.taint.rule)
             for node in self._fleet.nodes
             for gpu in node.gpus
             for trouble in gpu.troubles
         ]
-        yield from self._table(("NODE", "GPU", "TAINT", "SINCE", "DEVICES"), rows)
+        head = ("NODE", "GPU", "TAINT", "SINCE", "DEVICES", "RULE")
+        columns = len(head) if any(row[-1] for row in rows) else -1
+        yield from self._table(head[:columns], [row[:columns] for row in rows])
 
     def _ago(self, trouble: Trouble) -> str:
         since = trouble.taint.since

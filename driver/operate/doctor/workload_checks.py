@@ -210,9 +210,9 @@ def rules(state: ClusterState) -> Iterable[Finding]:
     elif state.rules and RULES_DEFECT.match(state.version):
         yield problem(
             "rules",
-            f"the scheduler of Kubernetes {state.version} heeds no DeviceTaintRule and ends with a panic while there is "
-            f"one: {', '.join(rule.taint.rule for rule in state.rules)}",
-            "delete them, in whatever version of the API they were made, and cordon the node; or upgrade Kubernetes",
+            f"the scheduler of Kubernetes {state.version} heeds no DeviceTaintRule, and ends with a panic while there "
+            f"is one: {', '.join(rule.taint.rule for rule in state.rules)}",
+            "delete them, whichever version of the API they were made in, and cordon the node; or upgrade Kubernetes",
         )
 
 

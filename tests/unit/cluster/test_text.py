@@ -9,12 +9,12 @@ from typing import Any
 import click
 import pytest
 
-from driver.cluster import View, as_dict, as_text, duration
+from driver.cluster import RULES, View, as_dict, as_text, duration
 from driver.inventory import Partitioning, Shares
 from driver.inventory.options import ShareBy
 from driver.kube import ApiError
 from tests.unit.cluster.test_model import SICK, devices_of, tainted
-from tests.unit.cluster.world import claim, fleet, options, pod, slices
+from tests.unit.cluster.world import claim, fleet, options, pod, rule, slices
 from tests.unit.inventory import mig_facts
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
@@ -74,6 +74,26 @@ def text(view: View, **how: Any) -> str:
 
 def test_the_table() -> None:
     assert text(cluster()) == TABLE
+
+
+def test_a_taint_of_an_administrators_rule_has_the_rules_name_beside_it() -> None:
+    view = View(fleet=fleet(*slices(offered=options(Partitioning.NONE)), rule("drain", device="gpu-0")))
+
+    assert text(view).splitlines() == [
+        "node-1  2 x H100-SXM5-80GB: 0 held",
+        "  gpu-0  [xxxxxxxx]  rule drain: example.com/drain:NoSchedule",
+        "  gpu-1  [........]  free",
+        "  could still be placed: 1 x gpu",
+        "",
+        "NODE    GPU    TAINT                         SINCE  DEVICES  RULE",
+        "node-1  gpu-0  example.com/drain:NoSchedule  2h30m  all      drain",
+    ]
+
+
+def test_without_rules_what_is_tainted_is_said_to_look_free() -> None:
+    said = " ".join(text(View(fleet=fleet(*slices()), missing={RULES: FORBIDDEN})).split())
+
+    assert said.startswith("devicetaintrules cannot be read, so what an administrator has tainted looks free: GET")
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
