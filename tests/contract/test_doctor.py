@@ -113,6 +113,26 @@ async def test_a_node_and_a_cluster_that_are_well(
     assert "DRADeviceTaints" in seen.says("feature-gates")
 
 
+async def test_a_rule_by_which_an_administrator_has_tainted_a_gpu(
+    driver: Driver, api: Api, node: NodeDirectories, server: ApiServer, kubeconfig: Path
+) -> None:
+    await ready(driver, api)
+    taint = {"key": "example.com/drain", "effect": "NoSchedule"}
+    body = {
+        "apiVersion": "resource.k8s.io/v1beta2",
+        "kind": "DeviceTaintRule",
+        "metadata": {"name": "drain-gpu-0"},
+        "spec": {"deviceSelector": {"driver": DRIVER, "pool": NODE, "device": "gpu-0"}, "taint": taint},
+    }
+    await api.request("POST", "/apis/resource.k8s.io/v1beta2/devicetaintrules", body=body)
+
+    # The driver's own credentials: as in its pod.
+    seen = await Doctor(node, "--scope=cluster", f"--kubeconfig={kubeconfig}", f"--node-name={NODE}").examine()
+
+    assert "warning: node-1: gpu-0 tainted by DeviceTaintRule drain-gpu-0 (example.com/drain:No" in seen.says("taints")
+    assert "problem: the scheduler of Kubernetes v1.36.2 heeds no DeviceTaintRule" in seen.says("rules")
+
+
 async def test_looking_changes_nothing(driver: Driver, api: Api, node: NodeDirectories, kubeconfig: Path) -> None:
     await ready(driver, api)
     slices = await api.get("/apis/resource.k8s.io/v1/resourceslices")

@@ -19,7 +19,7 @@ from driver.inventory import Partitioning, Shares
 from driver.inventory.options import ShareBy
 from driver.kube import ApiError
 from tests.unit.cluster.test_model import SICK, devices_of, tainted
-from tests.unit.cluster.world import claim, fleet, options, pod, put, slices, state
+from tests.unit.cluster.world import claim, fleet, options, pod, put, rule, slices, state
 
 if TYPE_CHECKING:
     from driver.cluster.page.html import Html
@@ -109,6 +109,14 @@ def test_a_sick_gpu_is_told_without_colour() -> None:
     assert "✕ node-1 gpu-1 gpu.nvidia.com/xid=79:NoExecute for 3h30m" in seen.text
     [sick] = [classes for classes in seen.classes("h-sick") if "w8" in classes]
     assert "none" in sick
+
+
+def test_what_an_administrators_rule_taints_is_told_with_its_name() -> None:
+    seen = page(picture(*slices(offered=options(Partitioning.NONE)), rule("drain-gpu-1", device="gpu-1")))
+
+    assert "✕ 1 sick" in seen.text
+    assert "✕ node-1 gpu-1 rule drain-gpu-1: example.com/drain:NoSchedule for 2h30m" in seen.text
+    assert "fits: 1 x gpu" in seen.text
 
 
 def test_a_shared_gpu_shows_each_namespace_once_and_what_is_left() -> None:
