@@ -226,10 +226,15 @@ class Api:
         )
         access = await self._credentials.current()
         outcome = await self._try(request, access)
-        if _is_refusal(outcome) and (renewed := await self._credentials.renew(access)) is not access:
-            if isinstance(outcome, Answer):
-                outcome.close()
-            outcome = await self._try(request, renewed)
+        if _is_refusal(outcome):
+            try:
+                renewed = await self._credentials.renew(access)
+            except BaseException:
+                _close(outcome)
+                raise
+            if renewed is not access:
+                _close(outcome)
+                outcome = await self._try(request, renewed)
         if self.on_date and isinstance(outcome, Answer):
             self.on_date(outcome.headers.get("date"))
         if not _is_refusal(outcome):
@@ -280,6 +285,11 @@ class _Request:
 def _is_refusal(outcome: Answer | RefusedError) -> bool:
     """Whether other credentials may change it: 401, or a certificate that is not what the authority says."""
     return not isinstance(outcome, Answer) or outcome.status == 401
+
+
+def _close(outcome: Answer | RefusedError) -> None:
+    if isinstance(outcome, Answer):
+        outcome.close()
 
 
 def _describe(error: BaseException) -> str:

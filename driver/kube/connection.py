@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import httptools
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncIterator, Callable
 
 MAX_HEAD = 1 << 16
+"""Bytes of an answer that are no part of its body, in a row: its head, what comes before and after the body."""
 MAX_LINE = 4 << 20
 """Bytes of a line of a stream: one event of a watch has to fit."""
 HELD_BACK = 1 << 20
@@ -56,15 +57,21 @@ class Answer:
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The body line by line, as it comes in. Raises ValueError for a line that is too long."""
-        rest = b""
+        begun, size = [], 0
         while part := await self._part():
-            *whole, rest = (rest + part).split(b"\n")
-            for line in whole:
-                yield line
-            if len(rest) > MAX_LINE:
+            first, *more = part.split(b"\n")
+            begun.append(first)
+            size += len(first)
+            if more:
+                yield b"".join(begun)
+                *whole, rest = more
+                for line in whole:
+                    yield line
+                begun, size = [rest], len(rest)
+            if size > MAX_LINE:
                 raise ValueError(f"a line has more than {MAX_LINE} bytes")
-        if rest:
-            yield rest
+        if size:
+            yield b"".join(begun)
 
     def close(self) -> None:
         """Cut off what has not come in yet."""
@@ -156,21 +163,30 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._answer: Answer | None = None
         self._parser: Any = None
-        self._head = 0
+        self._tunnel = False
+        self._beside = 0
+        """Bytes that came in since there was a piece of a body."""
         self._to_the_end = False
         """Whether the body ends with the connection, as nothing else says where."""
+        self._said_end = False
+        """Whether the server itself has ended the connection."""
 
-    def ask(self, request: bytes, deadline: float) -> Answer:
-        """Send a request; its answer, of which nothing is here yet."""
+    def ask(self, request: bytes, deadline: float, *, tunnel: bool = False) -> Answer:
+        """Send a request; its answer, of which nothing is here yet.
+
+        ``tunnel``: it is CONNECT, whose answer has no body, and no request comes after it, if that is a success.
+        """
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
-        self._head = 0
+        self._tunnel, self._beside = tunnel, 0
         self._answer = answer = Answer(self, self._loop, deadline)
         self.transport.write(request)
         return answer
 
     async def secure(self, context: ssl.SSLContext, name: str) -> None:
         """TLS from now on, through what the last answer has opened."""
+        if not self.usable:
+            raise ConnectionError("the proxy has closed the connection that it had opened")
         self._answer = self._parser = None
         self.transport = await self._loop.start_tls(self.transport, self, context, server_hostname=name)
 
@@ -197,7 +213,7 @@ class Connection(asyncio.Protocol):
         answer, self._answer, self._parser = self._answer, None, None
         if answer is None:
             return
-        if exc is None and answer.status and self._to_the_end:
+        if exc is None and answer.status and self._to_the_end and self._said_end:
             answer.end()
         else:
             said = "in the middle of its answer" if answer.status else "without an answer"
@@ -209,15 +225,23 @@ class Connection(asyncio.Protocol):
         if answer is None:  # nobody has asked anything
             self.abort()
             return
+        self._beside += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"the answer is not HTTP/1.1: {error}")
             return
-        if not answer.status:
-            self._head += len(data)
-            if self._head > MAX_HEAD:
-                self._fail(f"the head of the answer has more than {MAX_HEAD} bytes")
+        if self._beside > MAX_HEAD and not answer.ended:
+            self._fail(f"the {'end' if answer.status else 'head'} of the answer has more than {MAX_HEAD} bytes")
+
+    def eof_received(self) -> None:
+        """The server sends no more; asyncio closes then, in a moment."""
+        self.usable = False
+        try:
+            tls = self.transport.get_extra_info("ssl_object")
+            self._said_end = tls is None or not tls.read(1)
+        except ssl.SSLError:  # within TLS it has not said so: anybody between may have cut
+            self._said_end = False
 
     # What llhttp calls.
 
@@ -241,8 +265,16 @@ class Connection(asyncio.Protocol):
         if (answer := self._answer) is None:
             return
         status = self._parser.get_status_code()
-        if status < 200:
+        if status == 101 or status < 100:
             self._fail(f"an answer with status {status}, which was not asked for")
+            return
+        if status < 200:  # the answer comes after it
+            answer.reason, answer.headers = "", {}
+            return
+        if self._tunnel and status == 200:
+            self._answer = None
+            answer.begin(status)
+            answer.end()
             return
         headers = answer.headers
         self._to_the_end = "content-length" not in headers and "transfer-encoding" not in headers
@@ -250,21 +282,23 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, part: bytes) -> None:
         """A piece of the body."""
+        self._beside = 0
         if self._answer is not None and not self._answer.take(part) and not self._paused:
             self._paused = True
             self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
         """The answer is complete."""
-        answer, self._answer = self._answer, None
-        if answer is None or answer.ended:
+        answer = self._answer
+        if answer is None or answer.ended or not answer.status:
             return
+        self._answer = None
         self.go_on()
-        if self._parser.should_keep_alive():
+        # An answer may be here before all of its request is sent: who answers so may never take the rest.
+        if self._parser.should_keep_alive() and not self.transport.get_write_buffer_size():
             self._idle(self)
         else:
-            self.usable = False
-            self.transport.close()
+            self.abort()
         answer.end()
 
     def _fail(self, problem: str) -> None:

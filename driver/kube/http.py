@@ -26,7 +26,7 @@ IDLE = 60.0
 FAMILIES = 0.25
 """Seconds after which another address of a name is tried as well."""
 REPEATED = frozenset({"GET", "PUT", "DELETE"})
-"""What is sent again when a connection that was kept turns out to be closed: twice is as good as once."""
+"""What is sent again, once, when a connection that was kept turns out to be closed: twice is as good as once."""
 
 
 class RefusedError(Exception):
@@ -118,24 +118,25 @@ class Http:
         return answer
 
     async def _ask(self, request: bytes, route: _Route, deadline: float, *, again: bool) -> Answer:
-        while True:
-            kept = self._take(route)
-            if kept is None:
-                async with asyncio.timeout_at(deadline):
-                    connection = await self._connect(route, deadline)
-            else:
-                connection = kept
-            answer = connection.ask(request, deadline)
+        if (kept := self._take(route)) is not None:
             try:
-                await answer.started()
+                return await self._exchange(kept, request, deadline)
             except ConnectionError:
-                if kept is None or not again:
+                if not again:
                     raise
-            except BaseException:
-                answer.close()
-                raise
-            else:
-                return answer
+        async with asyncio.timeout_at(deadline):
+            connection = await self._connect(route, deadline)
+        return await self._exchange(connection, request, deadline)
+
+    @staticmethod
+    async def _exchange(connection: Connection, request: bytes, deadline: float) -> Answer:
+        answer = connection.ask(request, deadline)
+        try:
+            await answer.started()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
 
     def _go_to(self, access: Access) -> None:
         """What is the same in all requests to a server."""
@@ -196,11 +197,10 @@ class Http:
         server = f"[{route.host}]:{route.port}" if ":" in route.host else f"{route.host}:{route.port}"
         lines = [f"CONNECT {server} HTTP/1.1", f"Host: {server}", *_proxy_authorization(proxy)]
         try:
-            answer = connection.ask("".join(f"{line}\r\n" for line in [*lines, ""]).encode(), deadline)
+            answer = connection.ask("".join(f"{line}\r\n" for line in [*lines, ""]).encode(), deadline, tunnel=True)
             await answer.started()
             if answer.status != 200:
                 raise OSError(f"the proxy {host}:{port} refuses: {answer.status} {answer.reason[:100]}")
-            answer.end()
             await connection.secure(route.context, route.name)
         except BaseException:
             connection.abort()

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from prometheus_client.exposition import choose_encoder
 
@@ -51,7 +52,7 @@ class Request:
         if not version.startswith("HTTP/1."):
             raise ValueError(version)
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        return cls(method=method, path=target.partition("?")[0], accept=headers.get("accept", ""))
+        return cls(method=method, path=unquote(urlsplit(target).path), accept=headers.get("accept", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,7 @@ class PageServer:
     async def cleanup(self) -> None:
         """End, and cut who is connected."""
         self._server.close()
+        self._most = 0  # for who is accepted already, and comes to ``_serve`` only now
         for writer in list(self._open):
             self._cut(writer)
         await self._server.wait_closed()

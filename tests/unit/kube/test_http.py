@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -89,6 +90,7 @@ async def get(http: Http, access: Access, *, method: str = "GET", timeout: float
         (b"HTTP/1.0 200 OK\r\n\r\n{}", b"{}"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}", b"{}"),
         (b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", b""),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n" + OK, b"{}"),
     ],
 )
 async def test_a_body_ends_where_the_server_says_so(server: Server, http: Http, answer: bytes, body: bytes) -> None:
@@ -108,7 +110,9 @@ async def test_a_body_ends_where_the_server_says_so(server: Server, http: Http, 
         (b"SSH-2.0-server\r\n", "the answer is not HTTP/1.1"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", "the answer is not HTTP/1.1"),
         (CHUNKED + b"zz\r\n", "the answer is not HTTP/1.1"),
-        (b"HTTP/1.1 100 Continue\r\nContent-Length: 0\r\n\r\n", "an answer with status 100, which was not asked for"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_HEAD // 20), f"the head of the answer has more than {MAX_HEAD} bytes"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\nX: " + b"x" * 8 * MAX_HEAD, f"the end of the answer has more than {MAX_HEAD}"),
+        (CHUNKED + b"2;" + b"x" * 8 * MAX_HEAD, f"the end of the answer has more than {MAX_HEAD} bytes"),
         (
             b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
             "status 101, which was not asked for",
@@ -156,6 +160,65 @@ async def test_a_connection_that_was_closed_meanwhile_is_noticed_by_who_may_ask_
             await work
 
     assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_body_that_ends_with_the_connection_is_whole_if_tls_says_so(http: Http, whole: bool) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n{}")
+        await writer.drain()
+        if whole:
+            writer.close()
+        else:
+            writer.transport.abort()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as listening:
+        tls = Tls(ca=authority.cert_pem.bytes())
+        port = listening.sockets[0].getsockname()[1]
+        work = get(http, Access(host=f"https://127.0.0.1:{port}", tls=tls, context=tls.context()))
+        if whole:
+            assert await work == b"{}"
+        else:
+            with pytest.raises(ConnectionError, match="closed in the middle of its answer"):
+                await work
+
+
+async def test_a_request_is_sent_twice_at_the_most(server: Server, http: Http) -> None:
+    server.answers = [SILENCE, SILENCE]
+    silent = [asyncio.create_task(get(http, server.access)) for _ in range(2)]
+    await eventually(lambda: len(server.asked) == 2)
+    for writer in server.connections:
+        writer.write(OK)
+    await asyncio.gather(*silent)
+    server.answers = [CUT] * 3
+
+    with pytest.raises(ConnectionError):
+        await get(http, server.access, method="PUT", body=b"{}")
+
+    assert len(server.asked) == 4
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+async def test_who_answers_before_the_request_is_sent_gets_nothing_more(http: Http, more: bytes) -> None:
+    ended = asyncio.Event()
+
+    async def answer_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n" + more + b"\r\n{}")
+        await ended.wait()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(answer_at_once, "127.0.0.1", 0, limit=1 << 10) as listening:
+        access = Access(host=f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+
+        assert [await get(http, access, method="PUT", body=b"x" * (64 << 20)) for _ in range(2)] == [b"{}"] * 2
+
+        await eventually(lambda: not http._open)
+        ended.set()
 
 
 async def test_a_new_connection_that_is_closed_is_an_error_and_not_tried_for_ever(server: Server, http: Http) -> None:
@@ -256,14 +319,22 @@ async def test_a_proxy_forwards_requests_to_a_server_without_tls(server: Server,
 class Proxy:
     """Opens a way to one port, whatever is asked for."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, headers: bytes = b"") -> None:
         self.target = target
+        self.headers = headers
         self.asked: list[str] = []
+        self.first: list[bytes] = []
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 Connection established\r\n" + self.headers + b"\r\n")
+
+        self.first.append(await reader.readexactly(1))
+        to_writer.write(self.first[-1])
+        await self.may_go_on.wait()
 
         async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
             with contextlib.suppress(ConnectionError):
@@ -317,3 +388,32 @@ async def test_a_proxy_that_refuses_is_named_without_its_password(server: Server
 
     assert f"the proxy 127.0.0.1:{server.port}" in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("headers", [b"", b"Content-Length: 0\r\n", b"Content-Length: 0\r\nConnection: close\r\n"])
+async def test_what_a_proxy_has_opened_is_not_for_others_before_it_is_secured(
+    server: Server, http: Http, headers: bytes
+) -> None:
+    async with TlsFront(server.port, ("api.example",)).running() as front:
+        proxy = Proxy(front.port, headers)
+        async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as listening:
+            tls = Tls(ca=front.ca)
+            access = Access(
+                host="https://api.example",
+                authorization="Bearer mine",
+                tls=tls,
+                context=tls.context(),
+                proxy=f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}",
+            )
+
+            proxy.may_go_on.clear()
+            first = asyncio.create_task(get(http, access))
+            await eventually(lambda: len(proxy.first) == 1)  # TLS is under way
+            second = asyncio.create_task(get(http, access))
+            await eventually(lambda: len(proxy.first) == 2)
+            proxy.may_go_on.set()
+
+            assert [await first, await second, await get(http, access)] == [b"{}"] * 3
+            await http.close()
+
+    assert proxy.first == [b"\x16"] * 2  # a handshake, and no request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +198,18 @@ async def test_beyond_a_number_of_connections_the_oldest_is_cut_and_whoever_asks
             writer.close()
 
 
+@pytest.mark.parametrize("steps", [3, 4, 5])
+async def test_whoever_is_accepted_at_the_last_moment_is_cut_too(steps: int) -> None:
+    async with serving(seconds=2 * PATIENCE) as place:
+        client = socket.create_connection(place)
+        for _ in range(steps):  # of the loop: it is accepted, and about to be served
+            await asyncio.sleep(0)
+
+    reader, writer = await asyncio.open_connection(sock=client)
+    await closed(reader)
+    writer.close()
+
+
 async def test_a_connection_ends_with_its_answer() -> None:
     async with serving(seconds=PATIENCE) as place:
         reader, writer = await asyncio.open_connection(*place)
@@ -225,6 +238,8 @@ async def said(place: tuple[str, int], request: bytes) -> bytes:
     ("request_", "answer"),
     [
         (b"GET /healthz?verbose=1 HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET http://n:8080/h%65althz?x HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
         (b"SSH-2.0-client\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
         (b"PRI * HTTP/2.0\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
         (b"\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
