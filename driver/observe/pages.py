@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from prometheus_client.exposition import choose_encoder
 
+from driver.base.connections import Connections
 from driver.base.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -73,16 +74,11 @@ class Response:
 
 
 class PageServer:
-    """One request for each connection. Each is cut when its time is over, and the oldest where there would be too many.
-
-    Whoever sends a request at once is served, however many others hold connections.
-    """
+    """One request for each connection, and connections that are bounded: see ``Connections``."""
 
     def __init__(self, answer: Callable[[Request], Awaitable[Response]], *, connections: int, seconds: float) -> None:
         self._answer = answer
-        self._most = connections
-        self._seconds = seconds
-        self._open: dict[asyncio.StreamWriter, asyncio.TimerHandle] = {}
+        self._open = Connections(most=connections, seconds=seconds)
         self._server: asyncio.Server
 
     async def listen(self, port: int) -> None:
@@ -97,15 +93,11 @@ class PageServer:
     async def cleanup(self) -> None:
         """End, and cut who is connected."""
         self._server.close()
-        self._most = 0  # for who is accepted already, and comes to ``_serve`` only now
-        for writer in list(self._open):
-            self._cut(writer)
+        self._open.close()
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open[writer] = asyncio.get_running_loop().call_later(self._seconds, self._cut, writer)
-        if len(self._open) > self._most:
-            self._cut(next(iter(self._open)))
+        self._open.add(writer, writer.transport)
         try:
             writer.write(await self._respond(await reader.readuntil(b"\r\n\r\n")))
             writer.close()
@@ -113,7 +105,7 @@ class PageServer:
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # who is cut, goes, or sends no end of a head
         finally:
-            self._cut(writer)
+            self._open.cut(writer)
 
     async def _respond(self, head: bytes) -> bytes:
         try:
@@ -126,12 +118,6 @@ class PageServer:
             logger.exception("%s could not be answered", request.path[:100])
             response = Response(body=b"a bug of the driver; its log has the details\n", status=500)
         return response.encode(method=request.method)
-
-    def _cut(self, writer: asyncio.StreamWriter) -> None:
-        end = self._open.pop(writer, None)
-        if end is not None:
-            end.cancel()
-            writer.transport.abort()  # what was not fetched by now is not waited for
 
 
 class Exposition:

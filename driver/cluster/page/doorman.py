@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from driver.base.connections import Connections
+
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable
 
     from aiohttp.web_protocol import RequestHandler
 
 
 class Doorman(web.Server):
-    """Cuts each connection when its time is over, and the oldest where there would be too many.
-
-    Whoever sends a request at once is served, however many others hold connections.
-    """
+    """A server whose connections are bounded: see ``Connections``."""
 
     def __init__(
         self,
@@ -27,25 +26,14 @@ class Doorman(web.Server):
         seconds: float,
     ) -> None:
         super().__init__(handler, access_log=None)
-        self._most = connections
-        self._seconds = seconds
-        self._open: dict[RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
+        self._open = Connections(most=connections, seconds=seconds)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Note it, oldest first."""
         super().connection_made(handler, transport)
-        end = asyncio.get_running_loop().call_later(self._seconds, self._cut, handler)
-        self._open[handler] = (transport, end)
-        if len(self._open) > self._most:
-            self._cut(next(iter(self._open)))
+        self._open.add(handler, transport)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """Forget it."""
-        if handler in self._open:
-            self._open.pop(handler)[1].cancel()
+        self._open.drop(handler)
         super().connection_lost(handler, exc)
-
-    def _cut(self, handler: RequestHandler) -> None:
-        transport, end = self._open.pop(handler)
-        end.cancel()
-        transport.abort()  # what was not fetched by now is not waited for
