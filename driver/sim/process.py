@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -15,6 +17,9 @@ import aiohttp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+PORTS = range(10_000, 30_000)
+"""Below those that the kernel gives to connections."""
 
 
 class DriverProcess:
@@ -115,7 +120,9 @@ def gpu_dra(*arguments: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of this machine that nobody listens on, and that no connection gets meanwhile."""
+    while True:
+        port = random.choice(PORTS)  # noqa: S311 - not a secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import random
-import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,8 +44,6 @@ that start at once take longer on a few cores, while each of a hundred nodes tak
 LEASE_PERIOD, LEASE_DURATION = 10, 40
 """Seconds between two renewals of a Node's lease, and for how long one counts."""
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
-PORTS = range(10_000, 30_000)
-"""Below those that the kernel gives to connections."""
 START_PATIENCE = 600.0
 OVERLAP = 1.0
 """Seconds for which two drivers run beside each other; a DaemonSet waits longer, for its minReadySeconds."""
@@ -79,9 +76,7 @@ class Driver(DriverProcess):
     """``gpu-dra run`` with the gRPC probe switched off."""
 
     def __init__(self, flags: Sequence[str], *, log: Path, pod_uid: str) -> None:
-        port = free_port()
-        super().__init__([*flags, f"--http-port={port}", "--health-port=0"], log=log, pod_uid=pod_uid)
-        self.http_port = port
+        super().__init__([*flags, "--health-port=0"], log=log, pod_uid=pod_uid)
 
     async def ready(self) -> None:
         """Return when it is registered and has published. Raises RuntimeError when it has ended, and TimeoutError."""
@@ -303,15 +298,6 @@ class Fleet:
                 await work(node)
 
         await asyncio.gather(*(worker() for _ in range(self.parallel)))
-
-
-def free_port() -> int:
-    """One that nobody listens on, and that no connection gets meanwhile."""
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def lacking(nodes: int) -> list[str]:
