@@ -10,6 +10,9 @@ import pytest
 import yaml
 
 from driver.sim.apiserver import ApiServer
+from driver.sim.apiserver.call import Call
+from driver.sim.apiserver.patch import APPLY
+from driver.sim.apiserver.resources import BY_KIND
 from tests.deploy.helm import NAMESPACE, Object, program, render
 
 if TYPE_CHECKING:
@@ -50,15 +53,20 @@ def tool(server: ApiServer, tmp_path: Path) -> Tool:
 
 
 @pytest.fixture
-def install(tool: Tool) -> Callable[[Object], Awaitable[None]]:
-    """Apply what the chart makes of some values, as an administrator would with kubectl."""
-
-    async def apply(values: Object) -> None:
-        await tool("kubectl", "apply", "-f", "-", stdin=manifest(values))
-
-    return apply
+def install(server: ApiServer) -> Callable[[Object], None]:
+    """Apply what the chart makes of some values, as an administrator; test_apply does so with the real tools."""
+    return lambda values: apply(server, of_kubernetes(values))
 
 
+def apply(server: ApiServer, objects: list[Object]) -> None:
+    """The server has these objects and their namespace, by the same checks as if they came by HTTP."""
+    for obj in [NAMESPACE_OBJECT, *objects]:
+        resource, meta = BY_KIND[obj["apiVersion"], obj["kind"]], obj["metadata"]
+        namespace = meta.get("namespace", "default") if resource.namespaced else ""
+        server.engine.patch(Call(resource=resource, namespace=namespace, name=meta["name"]), APPLY, obj)
+
+
+NAMESPACE_OBJECT: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
 NOT_OF_KUBERNETES = ("monitoring.coreos.com/", "autoscaling.k8s.io/")
 """Groups that others bring along: the Prometheus operator and the vertical pod autoscaler."""
 
@@ -70,5 +78,4 @@ def of_kubernetes(values: Object) -> list[Object]:
 
 def manifest(values: Object) -> str:
     """These objects and their namespace."""
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    return yaml.safe_dump_all([namespace, *of_kubernetes(values)])
+    return yaml.safe_dump_all([NAMESPACE_OBJECT, *of_kubernetes(values)])

@@ -31,10 +31,8 @@ NODES = ("node-a", "node-b")
 
 
 @pytest.fixture
-async def cluster(
-    server: ApiServer, install: Callable[[Object], Awaitable[None]], tmp_path: Path
-) -> AsyncIterator[Cluster]:
-    await install(VALUES)
+async def cluster(server: ApiServer, install: Callable[[Object], None], tmp_path: Path) -> AsyncIterator[Cluster]:
+    install(VALUES)
     async with await Api.connect(server.write_kubeconfig(tmp_path / "admin")) as admin:
         cluster = Cluster(server, admin, tmp_path)
         for node in NODES:
@@ -379,10 +377,10 @@ async def test_allocation_and_reservations_are_the_schedulers(cluster: Cluster, 
 
 
 async def test_without_device_status_a_claims_status_is_out_of_reach(
-    cluster: Cluster, install: Callable[[Object], Awaitable[None]]
+    cluster: Cluster, install: Callable[[Object], None]
 ) -> None:
     await allocated(cluster)
-    await install({})
+    install({})
 
     await refused(403, write_status(await cluster.driver(), {"devices": [device()]}), "cannot patch")
 

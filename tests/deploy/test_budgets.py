@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 
 from driver.cluster.accountant.annotation import write_account
 from driver.cluster.accountant.ledger import PER_HOUR, WHOLE, Account, Amount
 from driver.cluster.accountant.period import Forever, Month, Period, read_time
 from driver.kube.client import MERGE_PATCH, RESOURCE, Api, ApiError
+from tests.deploy.conftest import apply
 from tests.deploy.helm import KUBERNETES, NAMESPACE, RELEASE, Object, one, render
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from driver.sim.apiserver import ApiServer
-    from tests.deploy.conftest import Tool
 
 CLAIMS = f"{RESOURCE}/namespaces/default/resourceclaims"
 QUOTAS = "/api/v1/namespaces/default/resourcequotas"
@@ -44,11 +43,9 @@ VALUES: Object = {
 
 
 @pytest.fixture
-async def admin(server: ApiServer, tool: Tool, tmp_path: Path) -> AsyncIterator[Api]:
+async def admin(server: ApiServer, tmp_path: Path) -> AsyncIterator[Api]:
     # The embedded server knows no Deployments: it has no pods to run for them.
-    objects = [obj for obj in render(VALUES) if obj["kind"] in KINDS]
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    await tool("kubectl", "apply", "-f", "-", stdin=yaml.safe_dump_all([namespace, *objects]))
+    apply(server, [obj for obj in render(VALUES) if obj["kind"] in KINDS])
     async with await Api.connect(server.write_kubeconfig(tmp_path / "admin")) as api:
         yield api
 
