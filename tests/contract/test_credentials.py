@@ -52,7 +52,7 @@ async def test_an_authority_and_a_token_that_were_replaced_are_used_without_a_re
         claim, second = await claims.allocated("a", "gpu-0"), await claims.allocated("b", "gpu-1")
 
         front.change_authority()
-        refused = (await kubelet.prepare(claim))[claim["metadata"]["uid"]]
+        refused = (await kubelet.prepare(claim, timeout=5))[claim["metadata"]["uid"]]
         assert "CERTIFICATE_VERIFY_FAILED" in refused.error
         put(node.root / "ca.crt", front.ca)
         assert not (await kubelet.prepare(claim))[claim["metadata"]["uid"]].error

@@ -218,7 +218,7 @@ async def test_the_device_of_a_damaged_record_stays_taken_and_the_event_says_wha
     driver = await run(NEW)
     await eventually(driver.ready)
     kubelet = Kubelet(driver.registrar)
-    refused = (await kubelet.prepare(other))[other["metadata"]["uid"]]
+    refused = (await kubelet.prepare(other, timeout=5))[other["metadata"]["uid"]]
     ended = (await kubelet.unprepare(claim))[claim["metadata"]["uid"]]
     prepared = (await kubelet.prepare(other))[other["metadata"]["uid"]]
 
