@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from driver.kube.client import RESOURCE
-from driver.sim.process import gpu_dra
 from tests.eventually import eventually
+from tests.forked.process import gpu_dra
 from tests.harness import NODE, Driver, Kubelet
 
 if TYPE_CHECKING:

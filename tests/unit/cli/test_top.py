@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from driver.sim.apiserver import ApiServer
-from driver.sim.process import gpu_dra
 from tests.eventually import PATIENCE, eventually
+from tests.forked.process import gpu_dra
 from tests.signals import HEARS
 from tests.unit.cluster.world import claim, pod, slices
 
@@ -117,6 +117,7 @@ async def test_it_says_who_holds_what(desk: Desk, kubeconfig: Path) -> None:
 
 async def test_a_terminal_without_unicode_gets_ascii(server: ApiServer, desk: Desk, kubeconfig: Path) -> None:
     put(server, claim("x" * 60, "gpu-1"))
+    desk.command = [sys.executable, "-m", "driver", "top"]  # its encoding is settled when the interpreter starts
 
     _, said = await desk.top(f"--kubeconfig={kubeconfig}", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
 
