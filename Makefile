@@ -26,6 +26,9 @@ $(READY): $(DEMO) requirements/dev.txt
 demo: $(DEMO) ## Watch pods get GPUs in a cluster inside one process.
 	$(BIN)/gpu-dra demo $(ARGS)
 
+# Compiled once, not again by each worker and each process of a test, also where the environment says otherwise.
+test test-long: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(READY) $(TOOLS) ## Run the unit, contract and e2e tests (ARGS="-k claims" chooses).
 	$(BIN)/pytest -n auto --dist worksteal -m "not long" $(ARGS)
 
