@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from driver.health import HealthFeed
+    from driver.kubelet.server import MeasuredServer
 
 
 class HealthStream:
@@ -28,7 +29,7 @@ class HealthStream:
             yield message
 
 
-def add_health_streams(feed: HealthFeed, server: grpc.aio.Server) -> None:
+def add_health_streams(feed: HealthFeed, server: grpc.aio.Server | MeasuredServer) -> None:
     """Serve ``v1`` of Kubernetes 1.37 and newer, and ``v1alpha1`` of 1.34 to 1.36."""
     dra_health_v1_pb2_grpc.add_DRAResourceHealthServicer_to_server(HealthStream(feed, dra_health_v1_pb2), server)
     dra_health_v1alpha1_pb2_grpc.add_DRAResourceHealthServicer_to_server(

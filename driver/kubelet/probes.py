@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
+    from driver.kubelet.server import MeasuredServer
+
 logger = logging.getLogger(__name__)
 
 Status = health_pb2.HealthCheckResponse
@@ -77,7 +79,7 @@ class ProbeService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._services = services
         self._watches = 0
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: grpc.aio.Server | MeasuredServer) -> None:
         """Serve on this server."""
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
 

@@ -19,7 +19,7 @@ from driver.base.repeat_filter import RepeatFilter
 from driver.inventory import is_socket, listened_to
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from driver.observe import Metrics
@@ -50,32 +50,24 @@ class ConnectionTimes:
     """Whatever it does; calls under way get as long as ``greeting`` to end."""
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
+class Calls:
     """Reads and measures calls under their full method names, and knows how many unary ones are under way."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._in_flight = 0
-        self._wrapped: dict[grpc.RpcMethodHandler[Any, Any], grpc.RpcMethodHandler[Any, Any]] = {}
         self._repeats = RepeatFilter(again_seconds=SAID_SECONDS)
         self.idle = asyncio.Event()
         """Set while no unary call is under way."""
         self.idle.set()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a call; streams have no duration worth a histogram."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        wrapped = self._wrapped.get(handler)
-        if wrapped is None:
-            wrap = self._wrap_unary if handler.unary_unary else self._wrap_stream
-            wrapped = self._wrapped[handler] = wrap(handler, handler_call_details.method)
-        return wrapped
+    def on(self, server: grpc.aio.Server) -> MeasuredServer:
+        """What services are added to in the place of this server."""
+        return MeasuredServer(server, self)
+
+    def wrap(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler whose calls are read and measured here; streams have no duration worth a histogram."""
+        return (self._wrap_unary if handler.unary_unary else self._wrap_stream)(handler, method)
 
     async def _read(self, handler: grpc.RpcMethodHandler[Any, Any], method: str, request: bytes, context: Any) -> Any:
         """The message of a call. Here, because the library has a traceback logged for each that is none."""
@@ -130,10 +122,27 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(measured, response_serializer=handler.response_serializer)
 
 
-def new_server(interceptor: Interceptor) -> grpc.aio.Server:
+class MeasuredServer:
+    """A server as generated code knows it, with which each service is added twice: by its methods, and as a whole."""
+
+    def __init__(self, server: grpc.aio.Server, calls: Calls) -> None:
+        self._server = server
+        self._calls = calls
+
+    def add_generic_rpc_handlers(self, _handlers: object) -> None:
+        """As a whole: not measured, so left out."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """By its methods; they are added as a whole, because grpcio has a task waiting for each registered one."""
+        wrapped = {name: self._calls.wrap(handler, f"/{service}/{name}") for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+
+
+def new_server() -> grpc.aio.Server:
     """A server without services and addresses, for the kubelet."""
     return grpc.aio.server(
-        interceptors=[interceptor],
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_send_message_length", MAX_MESSAGE),
@@ -143,14 +152,10 @@ def new_server(interceptor: Interceptor) -> grpc.aio.Server:
 
 
 def new_public_server(
-    interceptor: Interceptor,
-    *,
-    connections: int = MAX_PUBLIC_CONNECTIONS,
-    times: ConnectionTimes = ConnectionTimes(),
+    *, connections: int = MAX_PUBLIC_CONNECTIONS, times: ConnectionTimes = ConnectionTimes()
 ) -> grpc.aio.Server:
     """A server that anybody on the network may call: small messages, few connections, none for ever."""
     return grpc.aio.server(
-        interceptors=[interceptor],
         options=[
             ("grpc.max_receive_message_length", MAX_PUBLIC_MESSAGE),
             ("grpc.http2.bdp_probe", 0),  # windows would grow with what the other side sends

@@ -16,7 +16,7 @@ from driver.kubelet.dra import DraService
 from driver.kubelet.health_stream import add_health_streams
 from driver.kubelet.probes import Liveness, ProbeService, serves
 from driver.kubelet.server import (
-    Interceptor,
+    Calls,
     bind_tcp,
     bind_unix,
     new_public_server,
@@ -102,7 +102,7 @@ class Serving:
         self._status = status
         self._metrics = metrics
         self._times = times
-        self._interceptor = Interceptor(metrics)
+        self._calls = Calls(metrics)
         self._live = Liveness(self._served)
         self._registrar: grpc.aio.Server | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -125,17 +125,19 @@ class Serving:
     async def register(self) -> None:
         """Let the kubelet know of us, as soon as no other driver answers to our name. Raises OSError."""
         await self._may_register()
-        registrar = self._registrar = new_server(self._interceptor)
-        pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(self._registration, registrar)
-        self._probes().add_to(registrar)  # tells who we are where our directory is not mounted
+        registrar = self._registrar = new_server()
+        services = self._calls.on(registrar)
+        pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(self._registration, services)
+        self._probes().add_to(services)  # tells who we are where our directory is not mounted
         bind_unix(registrar, self._addresses.registrar_socket)
         await registrar.start()
 
     async def _serve_dra(self, stack: contextlib.AsyncExitStack) -> None:
-        dra = new_server(self._interceptor)
-        dra_v1_pb2_grpc.add_DRAPluginServicer_to_server(DraService(self._engine, self._metrics), dra)
-        add_health_streams(self._feed, dra)
-        self._probes().add_to(dra)
+        dra = new_server()
+        services = self._calls.on(dra)
+        dra_v1_pb2_grpc.add_DRAPluginServicer_to_server(DraService(self._engine, self._metrics), services)
+        add_health_streams(self._feed, services)
+        self._probes().add_to(services)
         bind_unix(dra, self._addresses.dra_socket)
         await dra.start()
         stack.push_async_callback(self._stop_dra, dra)
@@ -143,8 +145,8 @@ class Serving:
     async def _serve_probes(self, stack: contextlib.AsyncExitStack) -> None:
         if not self._addresses.health_port:
             return
-        server = new_public_server(self._interceptor)
-        self._probes().add_to(server)
+        server = new_public_server()
+        self._probes().add_to(self._calls.on(server))
         bind_tcp(server, self._addresses.health_port)
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -173,7 +175,7 @@ class Serving:
         stopping = asyncio.ensure_future(server.stop(grace))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                await self._interceptor.idle.wait()
+                await self._calls.idle.wait()
         self._feed.stop()
         await stopping
         await self._engine.settle(within=grace)

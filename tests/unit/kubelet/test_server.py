@@ -18,8 +18,8 @@ from driver.kubelet.probes import MAX_WATCHES, ProbeService
 from driver.kubelet.server import (
     MAX_DESCRIPTORS,
     MAX_PUBLIC_MESSAGE,
+    Calls,
     ConnectionTimes,
-    Interceptor,
     allow_descriptors,
     new_public_server,
 )
@@ -42,8 +42,8 @@ async def well() -> bool:
 @contextlib.asynccontextmanager
 async def serving(**limits: Any) -> AsyncIterator[int]:
     """A server on a port of its own."""
-    server = new_public_server(Interceptor(Metrics(driver_name="gpu.nvidia.com")), **limits)
-    ProbeService({"liveness": well}).add_to(server)
+    server = new_public_server(**limits)
+    ProbeService({"liveness": well}).add_to(Calls(Metrics(driver_name="gpu.nvidia.com")).on(server))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
