@@ -142,8 +142,6 @@ class _OddError(Exception):
 
 
 def _read_allocation(claim: dict[str, Any], *, ref: ClaimRef, driver: str) -> Allocation:
-    if not isinstance(claim, dict):
-        raise _OddError("the answer", "an object", claim)
     metadata = _get(dict, claim, "metadata", "the claim") or {}
     uid = metadata.get("uid")
     if uid != ref.uid:

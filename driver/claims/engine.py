@@ -43,8 +43,9 @@ class Engine:
         self._undo = Undo(common)
         self._renewal = Renewal(common)
         self._supervisor = Supervisor(common)
+        reader = ClaimReader(api, driver=common.terms.driver)
         self._prepare = Prepare(
-            common, reader=ClaimReader(api), undo=self._undo, renewal=self._renewal, background=self._background
+            common, reader=reader, undo=self._undo, renewal=self._renewal, background=self._background
         )
         self._unprepare = Unprepare(common, self._undo)
 

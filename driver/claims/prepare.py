@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from driver.base.boot_clock import boot_seconds
-from driver.claims.allocation import Allocation, ClaimRef, read_allocation
+from driver.claims.allocation import Allocation, ClaimRef
 from driver.claims.background import Background, ended_within
 from driver.claims.errors import ClaimError, Reason
 from driver.claims.former import answers, as_noted, present
@@ -85,8 +85,7 @@ class Prepare:
         caller goes, and after that nothing is waited for. The rest goes on without its caller.
         """
         with self._metrics.phase("claim_read"):
-            claim = await self._reader.read(ref, call.deadline)
-        allocation = read_allocation(claim, ref=ref, driver=self._terms.driver)
+            allocation = await self._reader.read(ref, call.deadline)
         self._pods.note(allocation)
         await self._locks.let_others_start()
         if not self._was_read:

@@ -1,7 +1,7 @@
 """The API server at our edge: plain dicts in and out."""
 
 from driver.kube.asked import verb_and_resource
-from driver.kube.client import LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError, claim_path
+from driver.kube.client import LARGE_BODY, MERGE_PATCH, RESOURCE, Api, ApiError, claim_path, decoded
 from driver.kube.credentials import SERVICE_ACCOUNT, Access, ConfigError
 from driver.kube.decode import decode_frugally
 from driver.kube.events import NodeEvents
@@ -30,6 +30,7 @@ __all__ = [
     "check_object",
     "claim_path",
     "decode_frugally",
+    "decoded",
     "odd",
     "uid_of",
     "verb_and_resource",

@@ -60,6 +60,19 @@ class ApiError(Exception):
         return self.status in {0, 408, 429, 500, 502, 503, 504}
 
 
+def decoded(data: bytes, whose: str, decode: Callable[[bytes], Any] = json.loads) -> dict[str, Any]:
+    """The object in an answer. Raises ApiError that says ``whose`` it is."""
+    try:
+        answer = decode(data)
+    except ValueError as error:
+        raise ApiError(0, f"{whose} answered with something that is not JSON") from error
+    except RecursionError:  # the same again would help nobody
+        raise ApiError(200, f"{whose} answered with an object that is nested too deeply to be read") from None
+    if not isinstance(answer, dict):
+        raise ApiError(0, f"{whose} answered with JSON that is no object")
+    return answer
+
+
 class Api:
     """One API server, one pool of connections. Use as an async context manager, or call ``close``."""
 
@@ -149,15 +162,11 @@ class Api:
     ) -> dict[str, Any]:
         """Send one request and return the decoded answer. Raises ApiError for anything but success."""
         data = await self._exchange(method, path, params, body, content_type, timeout)
-        try:
-            answer = decode(data) if data else {}
-        except ValueError as error:
-            raise ApiError(0, f"{method} {path}: {self.host} answered with something that is not JSON") from error
-        except RecursionError:  # the same again would help nobody
-            raise ApiError(200, f"{method} {path}: the object is nested too deeply to be read") from None
-        if not isinstance(answer, dict):
-            raise ApiError(0, f"{method} {path}: {self.host} answered with JSON that is no object")
-        return answer
+        return decoded(data, f"{method} {path}: {self.host}", decode) if data else {}
+
+    async def get_bytes(self, path: str, *, timeout: float = 10) -> bytes:
+        """GET an object as it comes, for ``decoded``."""
+        return await self._exchange("GET", path, None, None, "application/json", timeout)
 
     async def get_text(self, path: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10) -> str:
         """GET something that is not an object, such as a log."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,11 @@ class ClaimApi:
         self.errors: list[ApiError] = []
         self.gets = 0
         self.on_get: Any = None
+
+    host = "https://api"
+
+    async def get_bytes(self, path: str, *, timeout: float = 10) -> bytes:
+        return json.dumps(await self.get(path)).encode()
 
     async def get(self, path: str, params: Any = None, *, timeout: float = 10) -> dict[str, Any]:
         self.gets += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,13 @@ def test_any_parameters_are_decoded_or_refused(parameters: dict[str, Any]) -> No
 async def test_any_answer_of_the_api_server_is_an_answer_for_the_kubelet(answer: Any) -> None:
     async with fresh_node() as (_, node):
 
-        async def get(path: str, params: Any = None, *, timeout: float = 10) -> Any:
+        async def get(path: str, *, timeout: float = 10) -> bytes:
             if isinstance(answer, int) and 400 <= answer < 600:
                 raise ApiError(answer, "no")
-            return answer if isinstance(answer, dict) else {"metadata": {"uid": "uid-1"}, "status": answer}
+            claim = answer if isinstance(answer, dict) else {"metadata": {"uid": "uid-1"}, "status": answer}
+            return json.dumps(claim).encode()
 
-        node.api.get = get
+        node.api.get_bytes = get
         ref = {"metadata": {"namespace": "default", "name": "claim", "uid": "uid-1"}}
 
         assert isinstance(await node.prepare(ref, seconds_left=3.2), ClaimError)
@@ -191,8 +193,6 @@ def valid_record() -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    import json
-
     raw = json.loads(valid_record())
     for _ in range(draw(st.integers(1, 2))):
         target = draw(st.sampled_from([raw, raw["claim"], raw["devices"][0] if raw.get("devices") else raw]))
