@@ -18,10 +18,11 @@ from driver.cli.main import cli
 from driver.kube.client import MERGE_PATCH, RESOURCE, ApiError
 from driver.sim import identity
 from driver.sim.cluster import Cluster
-from driver.sim.process import DriverProcess, free_port, gpu_dra
+from driver.sim.process import DriverProcess, free_port
 from tests.deploy.helm import NAMESPACE, RELEASE, program
 from tests.docs.blocks import DOCUMENTS, ROOT, Block, blocks
 from tests.eventually import PATIENCE, eventually
+from tests.forked.process import gpu_dra
 from tests.short import short_directory
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ async def desk() -> AsyncIterator[Desk]:
     with short_directory() as root:
         async with Cluster(root) as cluster:
             desk = Desk(cluster)
-            await desk.paste("kubectl delete -f deploy/manifests/fake.yaml --ignore-not-found")
+            await desk.paste("kubectl delete -f deploy/manifests/fake.yaml --ignore-not-found --wait=false")
+            await eventually(desk.has_no_namespace)
             controller = asyncio.create_task(desk.control_daemonsets())
             try:
                 yield desk
@@ -207,6 +209,11 @@ class Desk:
         shell.send_signal(signal.SIGTERM)
         await asyncio.wait_for(shell.communicate(), PATIENCE)
         assert shell.returncode == 0
+
+    async def has_no_namespace(self) -> bool:
+        """Whether the driver's namespace is gone with all that was in it."""
+        found = (await self._cluster.api.get("/api/v1/namespaces"))["items"]
+        return NAMESPACE not in {namespace["metadata"]["name"] for namespace in found}
 
     async def control_daemonsets(self) -> None:
         """Start a driver for a DaemonSet and say that it runs, as soon as there is one."""
