@@ -44,6 +44,8 @@ _NO_PLUGINS = {"kubelet.sock", "kubelet_internal_checkpoint", "DEPRECATION"}
 """The kubelet's own files in that directory."""
 
 PERIOD = 5.0
+NODE_PATIENCE = 30.0
+"""Seconds. A server that is overloaded has requests wait for up to 15; who asks again after 5 makes it worse."""
 NODE_LATER = 60.0
 """Seconds after which the Node has what a device plugin offers whose socket is new."""
 RETRY = 1.0
@@ -306,7 +308,7 @@ class Coexistence:
             return
         try:
             path = f"/api/v1/nodes/{self._node}"
-            node = check_node(await self._api.get(path, timeout=5), path)
+            node = check_node(await self._api.get(path, timeout=NODE_PATIENCE), path)
         except ApiError as error:
             if self._repeats.is_news("", str(error)):
                 logger.warning("what a device plugin offers on this Node is not known, trying again: %s", error)

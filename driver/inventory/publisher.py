@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SLICES = f"{RESOURCE}/resourceslices"
+# A server takes a list for as heavy as all that it might have in it: without a limit, the slices of all nodes. When all
+# nodes start, their lists would keep each other, and all else that drivers ask for, waiting. More slices than 16 GPUs
+# have, so that one answer has them all: the next page weighs more than all of them.
+SLICES_AT_ONCE = 20
 # After somebody else changed our slices: they may not be done yet (a kubelet that starts wipes them one after another).
 SETTLE = 0.5
 # A slice that the server calls invalid stays invalid until something changes.
@@ -116,6 +120,7 @@ class Publisher:
             {"fieldSelector": selector},
             changed=self._seen,
             check=check_slice,
+            page=SLICES_AT_ONCE,
             decode=decode_frugally,
         )
         self._minor: int | None = None

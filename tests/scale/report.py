@@ -31,19 +31,25 @@ def _seconds(phase: str, part: str) -> Read:
     return read
 
 
-def _prepare(operation: str, by: str) -> Read:
+def _prepare(phase: str, operation: str, by: str) -> Read:
     def read(result: Result) -> str:
-        found = result["churn"]["prepare"][operation][by]
+        found = result[phase]["prepare"][operation][by]
+        if not any(found.values()):
+            return NOTHING
         return " / ".join(f"{found[share] * 1000:.1f}" for share in ("p50", "p90", "p99"))
 
     return read
 
 
-def our_share(result: Result) -> float:
+def our_part(phase: str) -> Read:
     """The driver's part of a pod's start: prepare and unprepare of the driver, p50 to p50."""
-    calls = result["churn"]["prepare"]
-    ours = sum(calls[operation]["driver"]["p50"] for operation in ("prepare", "unprepare"))
-    return float(ours / result["churn"]["start"]["p50"])
+
+    def read(result: Result) -> str:
+        calls = result[phase]["prepare"]
+        ours = sum(calls[operation]["driver"]["p50"] for operation in ("prepare", "unprepare"))
+        return f"{ours / result[phase]['start']['p50']:.2%}" if ours else NOTHING
+
+    return read
 
 
 def _counted(requests: Mapping[str, float]) -> str:
@@ -124,11 +130,16 @@ ROWS: tuple[tuple[str, Read], ...] = (
     ("of it: until the claim is there", _seconds("churn", "claim")),
     ("of it: scheduling", _seconds("churn", "scheduling")),
     ("of it: kubelet, with prepare", _seconds("churn", "kubelet")),
-    ("prepare, in the driver, ms (p50 / p90 / p99)", _prepare("prepare", "driver")),
-    ("prepare, as the kubelet sees it, ms", _prepare("prepare", "kubelet")),
-    ("unprepare, in the driver, ms", _prepare("unprepare", "driver")),
-    ("unprepare, as the kubelet sees it, ms", _prepare("unprepare", "kubelet")),
-    ("the driver's part of a pod's start (p50 to p50)", lambda result: f"{our_share(result):.2%}"),
+    ("fill: prepare, in the driver, ms (p50 / p90 / p99)", _prepare("fill", "prepare", "driver")),
+    ("of it: GET of the claim, ms", _prepare("fill", "prepare", "claim_read")),
+    ("fill: prepare, as the kubelet sees it, ms", _prepare("fill", "prepare", "kubelet")),
+    ("churn: prepare, in the driver, ms (p50 / p90 / p99)", _prepare("churn", "prepare", "driver")),
+    ("of it: GET of the claim, ms", _prepare("churn", "prepare", "claim_read")),
+    ("churn: prepare, as the kubelet sees it, ms", _prepare("churn", "prepare", "kubelet")),
+    ("churn: unprepare, in the driver, ms", _prepare("churn", "unprepare", "driver")),
+    ("churn: unprepare, as the kubelet sees it, ms", _prepare("churn", "unprepare", "kubelet")),
+    ("the driver's part of a pod's start, p50 to p50: fill", our_part("fill")),
+    ("the driver's part of a pod's start, p50 to p50: churn", our_part("churn")),
     ("scheduler: pods a second of a burst", _at("burst.scheduled_per_second", ".1f")),
     ("scheduler: algorithm, burst, mean ms", _at("burst.components.scheduler.scheduling_algorithm_mean_ms", ".2f")),
     ("scheduler: algorithm, churn, p99 ms", _at("churn.components.scheduler.scheduling_algorithm_p99_ms", ".2f")),

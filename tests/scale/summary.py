@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SHARES = (0.5, 0.9, 0.99)
 CALL = "gpu_dra_call_duration_seconds"
+PHASE = "gpu_dra_prepare_phase_duration_seconds"
 CLAIM_QUEUE = "resource_claim"
 """How the work queue of the ResourceClaim controller is called."""
 
@@ -37,15 +38,21 @@ def parts(lives: Sequence[Life]) -> dict[str, Any]:
 
 
 def prepares(calls: Iterable[tuple[str, str, float]], drivers: Numbers) -> dict[str, Any]:
-    """Seconds of a prepare and of an unprepare: as the kubelet saw them, and in the driver."""
+    """Seconds of a prepare and of an unprepare: as the kubelet saw them, and in the driver; and of the claim's GET."""
     calls = list(calls)
-    return {
+
+    def told(metric: str, **labels: str) -> dict[str, float]:
+        return {f"p{share * 100:g}": drivers.quantile(share, metric, **labels) for share in SHARES}
+
+    found = {
         operation: {
             "kubelet": quantiles(seconds for method, _, seconds in calls if method == call),
-            "driver": {f"p{share * 100:g}": drivers.quantile(share, CALL, operation=operation) for share in SHARES},
+            "driver": told(CALL, operation=operation),
         }
         for operation, call in (("prepare", "NodePrepareResources"), ("unprepare", "NodeUnprepareResources"))
     }
+    found["prepare"]["claim_read"] = told(PHASE, phase="claim_read")
+    return found
 
 
 def requests(drivers: Numbers) -> dict[str, float]:

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from driver.inventory.catalogue import catalogue
 from driver.inventory.lead import Lead
-from driver.inventory.publisher import SLICES, Pool, Publisher
+from driver.inventory.options import DeviceOptions, Options, Partitioning
+from driver.inventory.publisher import SLICES, SLICES_AT_ONCE, Pool, Publisher
+from driver.inventory.slices import build_slices
 from driver.kube.client import Api, ApiError
 from driver.observe.metrics import Metrics
 from driver.sim.apiserver import ApiServer
 from driver.sim.apiserver.faults import Fault, Request
 from tests.eventually import PATIENCE, always, eventually
+from tests.unit.inventory.mig_facts import MODELS, node
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
 DRIVER = "gpu.nvidia.com"
@@ -122,6 +126,30 @@ async def test_a_restart_writes_nothing(bench: Bench) -> None:
     await restarted.stop()
     assert after == before
     assert restarted.writes("update") + restarted.writes("create") == 0
+
+
+async def test_slices_are_listed_as_no_more_than_a_node_may_have(bench: Bench) -> None:
+    asked: list[Mapping[str, str]] = []
+
+    def note(request: Request) -> None:
+        if request.verb == "list" and "fieldSelector" in request.query:
+            asked.append(request.query)
+
+    bench.server.fault = note
+
+    await bench.publish(pool([device("gpu-0")]))
+
+    assert [query.get("limit") for query in asked] == [str(SLICES_AT_ONCE)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_slices_of_sixteen_gpus_are_in_one_answer(model: str) -> None:
+    inventory = node(model, 16)
+    dynamic = Options(default=DeviceOptions(partitioning=Partitioning.DYNAMIC))
+
+    slices = build_slices(inventory, {}, driver_name=DRIVER, devices=catalogue(inventory, dynamic))
+
+    assert len(slices) <= SLICES_AT_ONCE
 
 
 async def test_a_taint_is_one_write_and_keeps_the_generation(bench: Bench) -> None:
