@@ -87,7 +87,9 @@ class DriverProcess:
             stdout=log,
             stderr=log,
             env=environment,
-            start_new_session=True,  # a terminal's Ctrl-C is for who started us: that one ends us
+            # A terminal's Ctrl-C is for who started us: that one ends us. No session of its own, though: Linux gives
+            # each session as much of the processors, and many drivers would leave a control plane beside them nothing.
+            process_group=0,
         )
 
     def signal(self, number: signal.Signals) -> None:
