@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from driver.cluster.accountant.annotation import write_account
 from driver.cluster.accountant.count import PAGE, Count, Policy
 from driver.cluster.accountant.period import read_time
-from tests.bench.stats import Case, Target
+from tests.bench.stats import Case, Target, memory_mib
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
@@ -142,8 +142,11 @@ async def _child(claims: int) -> None:
     size = sum(len(write_account(budget.account)) for budget in books.budgets.values() if budget.account)
     for task in tasks:
         task.cancel()
-    mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"mib": mib, "change_us": change_us, "annotation_bytes": size / BUDGETS}))
+    print(
+        json.dumps(
+            {"mib": memory_mib(os.getpid(), "VmHWM"), "change_us": change_us, "annotation_bytes": size / BUDGETS}
+        )
+    )
 
 
 if __name__ == "__main__":

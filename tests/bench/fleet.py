@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from driver.sim.process import gpu_dra
 from tests.bench import world
 from tests.bench.fleet_server import HELD
-from tests.bench.stats import Case, Target
+from tests.bench.stats import Case, Target, memory_mib
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,14 +58,18 @@ def _first(kubeconfig: Path) -> dict[str, float]:
     started = time.perf_counter()
     command = [*gpu_dra("top"), f"--kubeconfig={kubeconfig}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
+        mib, ended = 0.0, 0
+        while not ended:
+            mib = memory_mib(process.pid, "VmHWM") or mib
+            time.sleep(0.02)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"top has ended with {process.returncode}")
     return {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "mib": usage.ru_maxrss / 1024,
+        "mib": mib,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.bench.known import KNOWN, Miss
@@ -130,3 +131,12 @@ def judge(cases: list[Case], known: dict[tuple[str, str], Miss] = KNOWN) -> Verd
             else:
                 missed.append(f"{line}, and by more than is known: it was {miss.limit:g} at the worst")
     return Verdict(missed=tuple(missed), known=tuple(excused), over=tuple(over))
+
+
+def memory_mib(pid: int, size: str) -> float:
+    """Of a process, 0 when it has ended: ``VmRSS`` is resident now, ``VmHWM`` at most so far.
+
+    ``ru_maxrss`` begins with that of whoever started it.
+    """
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.split(f"{size}:")[1].split()[0]) / 1024 if size in status else 0.0

@@ -22,6 +22,7 @@ from driver.kube.client import Api, claim_path
 from driver.sim.process import gpu_dra
 from driver.wire import dra_v1_pb2 as dra
 from driver.wire import dra_v1_pb2_grpc
+from tests.bench.stats import memory_mib
 from tests.eventually import eventually
 from tests.harness import DRIVER, NODE, Driver, Kubelet, NodeDirectories
 
@@ -230,8 +231,7 @@ class Node:
 
     def rss_mib(self) -> float:
         """Resident memory of the driver."""
-        status = Path(f"/proc/{self.driver.pid}/status").read_text(encoding="utf-8")
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return memory_mib(self.driver.pid, "VmRSS")
 
     def cpu_ms(self) -> float:
         """CPU time that all threads of the driver have taken so far."""
