@@ -79,11 +79,11 @@ class Keeper:
         self._path, self._console = path, console
         self._began = time.monotonic()
         self.results: dict[str, Any] = {"plan": asdict(plan), "modes": {}}
-        if (
-            path.exists()
-            and (earlier := json.loads(path.read_text(encoding="utf-8"))).get("plan") == self.results["plan"]
-        ):
-            self.results = earlier
+        if path.exists():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            # The churn may be shorter in a mode that takes long.
+            if {**earlier.get("plan", {}), "times": plan.times} == self.results["plan"]:
+                self.results = earlier
         self.results["machine"] = machine()
 
     def say(self, text: str) -> None:
@@ -92,6 +92,7 @@ class Keeper:
 
     def add(self, mode: str, result: dict[str, Any]) -> None:
         """Keep it beside those of earlier runs that were planned alike."""
+        result["load"] = self.results["machine"]["load"]
         result["date"] = datetime.now(UTC).isoformat(timespec="seconds")
         self.results["modes"].setdefault(mode, []).append(result)
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -126,6 +126,7 @@ ROWS: tuple[tuple[str, Read], ...] = (
     ("of it: until the claim is there", _seconds("fill", "claim")),
     ("of it: scheduling", _seconds("fill", "scheduling")),
     ("of it: kubelet, with prepare", _seconds("fill", "kubelet")),
+    ("churn: pods", _at("churn.pods")),
     ("churn: pod created to running, s (p50 / p90 / p99)", _seconds("churn", "start")),
     ("of it: until the claim is there", _seconds("churn", "claim")),
     ("of it: scheduling", _seconds("churn", "scheduling")),
@@ -172,6 +173,7 @@ ROWS: tuple[tuple[str, Read], ...] = (
     ("one GPU tainted: slices written, kB of JSON", _taint),
     ("prepares and unprepares that failed", _failed),
     ("left behind", _left),
+    ("load of the machine before", _at("load")),
     ("this rig: late by, ms (p50 / p99)", _late),
 )
 """What is shown of a result, in this order."""
@@ -221,9 +223,9 @@ def headline(results: Mapping[str, Any]) -> str:
     control_plane = results["cluster"]
     return (
         f"{plan['nodes']} nodes with {plan['gpus']} GPUs; {long} pods that stay, "
-        f"{plan['nodes'] * plan['gpus'] - long} x {plan['times']} that run for {plan['seconds']:g} s; "
+        f"{plan['nodes'] * plan['gpus'] - long} jobs whose pods follow each other, {plan['seconds']:g} s each; "
         f"{plan['rate']:g} jobs created a second; control plane {control_plane}, all on one machine with "
-        f"{place['cores']} cores and {place['memory_gib']:.0f} GiB (load {place['load']:g} at the start); "
+        f"{place['cores']} cores and {place['memory_gib']:.0f} GiB; "
         f"Python {place['python']}; {dates[-1][:10]}"
     )
 
