@@ -81,8 +81,8 @@ class Keeper:
         self.results: dict[str, Any] = {"plan": asdict(plan), "modes": {}}
         if path.exists():
             earlier = json.loads(path.read_text(encoding="utf-8"))
-            # The churn may be shorter in a mode that takes long.
-            if {**earlier.get("plan", {}), "times": plan.times} == self.results["plan"]:
+            # Burst and churn may be shorter in a mode that takes long.
+            if {**earlier.get("plan", {}), "times": plan.times, "burst": plan.burst} == self.results["plan"]:
                 self.results = earlier
         self.results["machine"] = machine()
 

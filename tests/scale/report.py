@@ -141,6 +141,7 @@ ROWS: tuple[tuple[str, Read], ...] = (
     ("churn: unprepare, as the kubelet sees it, ms", _prepare("churn", "unprepare", "kubelet")),
     ("the driver's part of a pod's start, p50 to p50: fill", our_part("fill")),
     ("the driver's part of a pod's start, p50 to p50: churn", our_part("churn")),
+    ("burst: pods", _at("burst.pods")),
     ("scheduler: pods a second of a burst", _at("burst.scheduled_per_second", ".1f")),
     ("scheduler: algorithm, burst, mean ms", _at("burst.components.scheduler.scheduling_algorithm_mean_ms", ".2f")),
     ("scheduler: algorithm, churn, p99 ms", _at("churn.components.scheduler.scheduling_algorithm_p99_ms", ".2f")),
