@@ -202,11 +202,16 @@ class Prepare:
         """
         # A little before the deadline, so that the answer names the holder and not the deadline.
         until = min(deadline - 0.5, time.monotonic() + self._terms.patience)
+        waiting = 0.0
         while True:
             released = self._undo.released
             try:
-                return await take()
+                record = await take()
+                if waiting:
+                    self._metrics.phases.labels("device_wait").observe(time.perf_counter() - waiting)
+                return record
             except ClaimError as error:
+                waiting = waiting or time.perf_counter()
                 left = until - time.monotonic()
                 if error.reason is not Reason.IN_USE or left <= 0:
                     raise

@@ -23,7 +23,7 @@ KUBELET_BUCKETS = tuple(0.1 * 400 ** (step / 14) for step in range(15))
 M = TypeVar("M", bound=MetricWrapperBase)
 
 NODE_DEFECTS = ("unread", "cdi-root", "driver-files", "no-libcuda", "no-uvm")
-PHASES = ("claim_read", "lock_wait", "plan", "hardware", "record", "cdi")
+PHASES = ("claim_read", "device_wait", "lock_wait", "plan", "hardware", "record", "cdi")
 
 
 class Phase:

@@ -618,6 +618,24 @@ async def test_a_device_whose_holder_is_just_ending_is_waited_for(
     assert [device.device for device in await second] == ["gpu-0"]
 
 
+async def test_how_long_a_device_was_waited_for_is_a_phase_of_its_own(
+    api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    node = await Node(tmp_path, api, patience=10).start()
+    holder = allocated(name="holder")
+    await node.prepare(holder)
+    second = asyncio.create_task(node.prepare(allocated(name="second")))
+    await eventually(lambda: api.gets == 2)
+
+    await node.unprepare(holder)
+    await second
+
+    waits = node.common.told.metrics.registry.get_sample_value(
+        "gpu_dra_prepare_phase_duration_seconds_count", {"phase": "device_wait"}
+    )
+    assert waits == 1
+
+
 async def test_a_device_that_the_other_instance_releases_is_noticed(
     api: ClaimApi, tmp_path: Path, allocated: Any
 ) -> None:
