@@ -248,7 +248,7 @@ SLICE_WATCHERS = 3
 """Scheduler, the controller that evicts by taints, and the node's own driver; each ``gpu-dra top`` is one more."""
 SURGE = 30.0
 """Seconds for which a DaemonSet with ``maxSurge: 1`` and ``minReadySeconds: 5`` is at one node, images included."""
-TOP_MIB = 169.0
+TOP_MIB = 126.0
 """Of ``gpu-dra top`` on 1,000 nodes in dynamic mode, see performance.md."""
 
 
