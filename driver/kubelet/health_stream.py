@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import ModuleType
 
-    import grpc.aio
-
     from driver.health import HealthFeed
     from driver.kubelet.server import MeasuredServer
 
@@ -29,7 +27,7 @@ class HealthStream:
             yield message
 
 
-def add_health_streams(feed: HealthFeed, server: grpc.aio.Server | MeasuredServer) -> None:
+def add_health_streams(feed: HealthFeed, server: MeasuredServer) -> None:
     """Serve ``v1`` of Kubernetes 1.37 and newer, and ``v1alpha1`` of 1.34 to 1.36."""
     dra_health_v1_pb2_grpc.add_DRAResourceHealthServicer_to_server(HealthStream(feed, dra_health_v1_pb2), server)
     dra_health_v1alpha1_pb2_grpc.add_DRAResourceHealthServicer_to_server(

@@ -142,11 +142,8 @@ async def _child(claims: int) -> None:
     size = sum(len(write_account(budget.account)) for budget in books.budgets.values() if budget.account)
     for task in tasks:
         task.cancel()
-    print(
-        json.dumps(
-            {"mib": memory_mib(os.getpid(), "VmHWM"), "change_us": change_us, "annotation_bytes": size / BUDGETS}
-        )
-    )
+    mib = memory_mib(os.getpid(), "VmHWM")
+    print(json.dumps({"mib": mib, "change_us": change_us, "annotation_bytes": size / BUDGETS}))
 
 
 if __name__ == "__main__":

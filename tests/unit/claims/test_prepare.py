@@ -604,14 +604,20 @@ async def test_after_a_reboot_specs_wait_for_the_kubelet_to_ask(
     assert rebooted.spec_files() == []
 
 
-async def test_a_device_whose_holder_is_just_ending_is_waited_for(
-    api: ClaimApi, tmp_path: Path, allocated: Any
-) -> None:
-    node = await Node(tmp_path, api, patience=10).start()
+async def held_and_wanted(node: Node, api: ClaimApi, allocated: Any) -> tuple[dict[str, Any], asyncio.Task[Any]]:
+    """A claim that holds the GPU, and the prepare of another one that waits for it."""
     holder = allocated(name="holder")
     await node.prepare(holder)
     second = asyncio.create_task(node.prepare(allocated(name="second")))
     await eventually(lambda: api.gets == 2)
+    return holder, second
+
+
+async def test_a_device_whose_holder_is_just_ending_is_waited_for(
+    api: ClaimApi, tmp_path: Path, allocated: Any
+) -> None:
+    node = await Node(tmp_path, api, patience=10).start()
+    holder, second = await held_and_wanted(node, api, allocated)
 
     await node.unprepare(holder)
 
@@ -622,10 +628,7 @@ async def test_how_long_a_device_was_waited_for_is_a_phase_of_its_own(
     api: ClaimApi, tmp_path: Path, allocated: Any
 ) -> None:
     node = await Node(tmp_path, api, patience=10).start()
-    holder = allocated(name="holder")
-    await node.prepare(holder)
-    second = asyncio.create_task(node.prepare(allocated(name="second")))
-    await eventually(lambda: api.gets == 2)
+    holder, second = await held_and_wanted(node, api, allocated)
 
     await node.unprepare(holder)
     await second
@@ -641,10 +644,7 @@ async def test_a_device_that_the_other_instance_releases_is_noticed(
 ) -> None:
     node = await Node(tmp_path, api, patience=10).start()
     other = await Node(tmp_path, api).start()
-    holder = allocated(name="holder")
-    await node.prepare(holder)
-    second = asyncio.create_task(node.prepare(allocated(name="second")))
-    await eventually(lambda: api.gets == 2)
+    holder, second = await held_and_wanted(node, api, allocated)
 
     await other.unprepare(holder)
 
